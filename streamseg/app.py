@@ -1,0 +1,126 @@
+"""Where adapters meet the runtime, and nowhere else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from streamseg.config import Config
+from streamseg.errors import ConfigError
+from streamseg.model.fitted import FittedModel, load_fitted
+from streamseg.model.records import Start
+from streamseg.model.start import start_from_fitted
+from streamseg.processing.clock import Clock, SystemClock
+from streamseg.processing.job import Job
+from streamseg.processing.observe import Observer
+from streamseg.processing.restore import restore
+from streamseg.processing.settings import JobSettings
+from streamseg.runtime.loop import Loop, Stop
+from streamseg.transports.embedded import EmbeddedReader, EmbeddedTransport, Wiring
+from streamseg.transports.files import LineStream, Source, open_source, standard_output
+
+STANDARD = "-"
+
+
+class App:
+    """A job over the embedded store, wired by a configuration."""
+
+    def __init__(
+        self,
+        config: Config,
+        observer: Observer,
+        *,
+        clock: Clock | None = None,
+        stop: Stop | None = None,
+        fault: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        """Raises StreamsegError where it cannot start."""
+        self.config = config
+        fitted = read_fitted(config)
+        self.settings = settings_of(config, fitted)
+        self.transport = EmbeddedTransport(
+            Path(config.embedded.path), wiring=_wiring(config), reopen=lambda path: _source(config, path), fault=fault
+        )
+        self.loop = Loop(
+            self.transport,
+            self.settings,
+            clock or SystemClock(),
+            observer,
+            stop or threading.Event(),
+            batch_records=config.input.batch_records,
+            warm_start=lambda: _warm_start(self.settings, fitted, config),
+        )
+
+    def run(self) -> None:
+        """Until the input ends or `stop` is set. Raises StreamsegError."""
+        try:
+            self.loop.run()
+        finally:
+            self.transport.close()
+
+
+def open_reader(config: Config) -> EmbeddedReader:
+    """The state for reading, also while a job runs. Raises ConfigError, CorruptedError."""
+    return EmbeddedReader(Path(config.embedded.path), lambda path: _source(config, path))
+
+
+def restored(config: Config, reader: EmbeddedReader) -> Job:
+    """The job as of its last commit, for `explain` and `segments`."""
+    settings = settings_of(config, read_fitted(config))
+    return restore(reader, settings, SystemClock(), range(reader.n_partitions))
+
+
+def settings_of(config: Config, fitted: FittedModel | None) -> JobSettings:
+    return config.job_settings(len(fitted.segments) if fitted else None)
+
+
+def read_fitted(config: Config) -> FittedModel | None:
+    """The warm start's model file. Raises ConfigError."""
+    if config.model.start is None:
+        return None
+    path = Path(config.model.start)
+    try:
+        return load_fitted(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read the model file: {error}", where="model.start") from None
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"{str(path)!r} is no model file: {error}", where="model.start", hint="`streamseg fit` writes one"
+        ) from None
+
+
+def _warm_start(settings: JobSettings, fitted: FittedModel | None, config: Config) -> Start | None:
+    if fitted is None:
+        return None
+    try:
+        return start_from_fitted(settings.model, fitted)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"the model file does not fit: {error}", where=str(config.model.start)) from None
+
+
+def _wiring(config: Config) -> Wiring:
+    state = Path(config.embedded.path)
+    path = config.input.path
+    source: Source | LineStream | None = None
+    if path == STANDARD:
+        source = LineStream(0)
+    elif path is not None:
+        source = _source(config, Path(path))
+    output = config.output.path
+    if output is None:
+        return Wiring(source)
+    if output == STANDARD:
+        return Wiring(source, standard_output(), state.with_suffix(".dead-letters.jsonl"))
+    return Wiring(source, Path(output), dead_letters_path(Path(output)))
+
+
+def dead_letters_path(tags: Path) -> Path:
+    """Beside the tags: tags.jsonl -> tags.dead-letters.jsonl."""
+    return tags.with_suffix(".dead-letters.jsonl")
+
+
+def _source(config: Config, path: Path) -> Source:
+    return open_source(path, config.layout().numeric_fields, config.input.event_time)

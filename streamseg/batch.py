@@ -1,0 +1,80 @@
+"""What the batch notebook does, once: scale, k-means, profiles; saved as a model that a stream can start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import StandardScaler
+
+from streamseg.config import Config
+from streamseg.errors import ConfigError
+from streamseg.kernel.elementary import signed_log1p
+from streamseg.model.fitted import FittedFeature, FittedModel, FittedSegment
+from streamseg.model.naming import names_of
+
+
+def read_table(file: Path, config: Config) -> tuple[pd.DataFrame, int]:
+    """Columns of the weighted features, complete rows only, and how many rows were left out. Raises ConfigError."""
+    if not file.is_file():
+        raise ConfigError(f"there is no file {str(file)!r}")
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".csv": pd.read_csv,
+        ".parquet": pd.read_parquet,
+        ".jsonl": _read_json_lines,
+    }
+    try:
+        frame = readers.get(file.suffix.lower(), pd.read_csv)(file)
+    except (ValueError, OSError, ImportError, pd.errors.ParserError) as error:
+        raise ConfigError(f"cannot read {str(file)!r}: {error}") from None
+    features = [feature for feature in config.features if feature.weight > 0]
+    for feature in features:
+        if feature.one_hot is not None:
+            raise ConfigError(f"fit takes numbers only, feature {feature.name!r} is a text field")
+        if feature.name not in frame.columns:
+            columns = ", ".join(map(str, frame.columns))
+            raise ConfigError(
+                f"{str(file)!r} has no column {feature.name!r}, it has: {columns}",
+                hint="name the features in streamseg.toml ([[features]])",
+            )
+    try:
+        numbers = frame[[feature.name for feature in features]].astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{str(file)!r} has a value that is no number: {error}") from None
+    complete = np.isfinite(numbers.to_numpy()).all(axis=1)
+    return numbers[complete], int((~complete).sum())
+
+
+def _read_json_lines(file: Path) -> pd.DataFrame:
+    return pd.read_json(file, lines=True)
+
+
+def fit_table(frame: pd.DataFrame, config: Config, n_segments: int, seed: int) -> FittedModel:
+    """scikit-learn's StandardScaler and KMeans, with its defaults. Raises ConfigError where rows are too few."""
+    transforms = {feature.name: feature.transform for feature in config.features}
+    x = frame.to_numpy(dtype=np.float64).copy()
+    for j, name in enumerate(frame.columns):
+        if transforms[name] == "log1p":
+            x[:, j] = signed_log1p(x[:, j])
+    if len(np.unique(x, axis=0)) < n_segments or n_segments < 1:
+        raise ConfigError(f"{n_segments} segments need as many different customers, there are {len(np.unique(x, axis=0))}")
+    scaler = StandardScaler()
+    scaled = scaler.fit_transform(x)
+    kmeans = KMeans(n_clusters=n_segments, random_state=seed).fit(scaled)
+    order = np.argsort(-np.bincount(kmeans.labels_, minlength=n_segments), kind="stable")
+    z = kmeans.cluster_centers_[order]
+    centers = scaler.inverse_transform(z)
+    sizes = np.bincount(kmeans.labels_, minlength=n_segments)[order]
+    names = names_of(z.T, list(frame.columns))
+    features = [
+        FittedFeature(name=name, transform=transforms[name], count=float(len(x)), mean=float(m), variance=float(v))
+        for name, m, v in zip(frame.columns, scaler.mean_, scaler.var_, strict=True)
+    ]
+    segments = [
+        FittedSegment(id=i, name=name, center=dict(zip(frame.columns, map(float, c), strict=True)), size=float(n))
+        for i, (name, c, n) in enumerate(zip(names, centers, sizes, strict=True))
+    ]
+    return FittedModel(features=features, segments=segments, inertia=float(kmeans.inertia_))

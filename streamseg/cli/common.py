@@ -1,0 +1,60 @@
+"""What all commands share: flags to configuration, errors to exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from streamseg.config import Loaded, load, parse_assignment
+from streamseg.errors import StreamsegError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Into a pipe or a file tables are as wide as they need to be.
+_WIDE = 200
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+err = Console(stderr=True, highlight=False)
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 a defect of the program; 2 wrong settings, flags or files; 3 `verify` found a difference;
+4 stored bytes are damaged; 5 could not write (disk full, ...), nothing was lost: run it again; 6 another process has
+taken over.
+"""
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default: streamseg.toml.")]
+State = Annotated[str | None, typer.Option("--state", "-s", help="State file (embedded.path); default: streamseg.db.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key=value for any key, such as model.segments=5.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Loaded:
+    """Flags by their dotted key with __ for the dot; --set for the others."""
+    given = {key.replace("__", "."): value for key, value in flags.items()}
+    given |= dict(parse_assignment(text) for text in sets or [])
+    return load(file, given)
+
+
+def process_edge(command: Callable[P, R]) -> Callable[P, R]:
+    """The edge of the process: errors become a message and an exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except StreamsegError as error:
+            err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            # The reader of our output has gone; what it did not take is kept and sent by the next run.
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+
+    return run

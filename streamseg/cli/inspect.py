@@ -1,0 +1,191 @@
+"""`streamseg segments`, `explain`, `verify`: reading a state, also while a job writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from streamseg.app import open_reader, read_fitted, restored, settings_of
+from streamseg.cli.common import AsJson, ConfigFile, Set, State, configuration, err, out, process_edge
+from streamseg.config import Config
+from streamseg.errors import ConfigError
+from streamseg.processing.catalog import segment_records
+from streamseg.processing.clock import SystemClock
+from streamseg.processing.explain import Explanation, FeatureValue
+from streamseg.processing.explain import explain as explain_customer
+from streamseg.processing.job import Job
+from streamseg.processing.verify import Report, Verifier
+from streamseg.records.outputs import SegmentRecord, encode_json
+from streamseg.telemetry.status import bar
+
+_REASONS = {"event": "because of an event", "model_update": "because the model changed", "time": "because time passed"}
+
+
+@contextmanager
+def _opened(config: Config) -> Iterator[Job]:
+    reader = open_reader(config)
+    try:
+        yield restored(config, reader)
+    finally:
+        reader.close()
+
+
+@process_edge
+def segments(state: State = None, config: ConfigFile = None, as_json: AsJson = False, sets: Set = None) -> None:
+    """Print the segments: names, sizes, centers in your units.
+
+    Examples:
+
+        streamseg segments --state streamseg.db
+
+        streamseg segments --json | jq '.[].name'
+    """
+    loaded = configuration(config, sets, embedded__path=state).config
+    with _opened(loaded) as job:
+        clock_us = SystemClock().now_us()
+        found = segment_records(job.state, job.settings.model, clock_us) if job.state.ready else []
+    found = sorted(found, key=lambda segment: -segment.size)
+    if as_json:
+        print(encode_json(found).decode())
+        return
+    if not found:
+        warm_up = job.state.warm_up
+        out.print(f"no segments yet: warming up, {len(warm_up.rows):,} customers of {job.settings.model.warm_up:,} seen")
+        return
+    out.print(segment_table(found), soft_wrap=True)
+    spec = job.settings.model
+    out.print(
+        f"[dim]model version {job.state.version}, metric epoch {job.state.metric.epoch}; "
+        f"{spec.n_segments} segments ({job.settings.segments_chosen}), forgetting: {spec.forgetting.unit}"
+    )
+
+
+def segment_table(found: list[SegmentRecord]) -> Table:
+    features = list(found[0].center)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ["id", "segment", "customers", "share", *features, "radius"]:
+        table.add_column(name, justify="left" if name in ("segment", "share") else "right")
+    for segment in found:
+        centers = [_cell(segment.center[name], segment.z.get(name)) for name in features]
+        radius = "" if segment.radius_p50 is None else f"{segment.radius_p50:.2f}"
+        share = f"{bar(segment.share)} {segment.share:4.0%}"
+        table.add_row(str(segment.segment_id), escape(segment.name), f"{segment.size:,}", share, *centers, radius)
+    return table
+
+
+def _cell(value: float | None, z: float | None) -> str:
+    if value is None:
+        return "[dim]unknown"
+    return f"{value:,.4g}" if z is None else f"{value:,.4g} [dim]{z:+.1f}σ[/]"
+
+
+@process_edge
+def explain(
+    customer: Annotated[str, typer.Argument(help="The customer's id.")],
+    state: State = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    sets: Set = None,
+) -> None:
+    """Say why a customer is where it is, since when, and how sure.
+
+    Examples:
+
+        streamseg explain 718 --state streamseg.db
+
+        streamseg explain 718 --json
+    """
+    loaded = configuration(config, sets, embedded__path=state).config
+    with _opened(loaded) as job:
+        found = explain_customer(job, customer)
+    if found is None:
+        raise ConfigError(f"the state knows no customer {customer!r}", hint="ids are as in the events; erased ones are gone")
+    if as_json:
+        print(encode_json(found).decode())
+        return
+    for line in in_words(found):
+        out.print(line, soft_wrap=True)
+
+
+def in_words(found: Explanation) -> list[str]:
+    if found.status == "waiting":
+        return [f"Customer {escape(found.customer_id)} waits: {', '.join(found.missing)} not known yet.", *_values(found)]
+    if found.segment_name is None:
+        return [f"Customer {escape(found.customer_id)} has no segment yet: the model warms up.", *_values(found)]
+    lines = [f"[bold]{escape(found.segment_name)}[/] (segment {found.segment_id})"]
+    if found.margin is not None:
+        lines.append(f"margin {found.margin:.2f}; runner-up {escape(found.runner_up_segment_name or '')} "
+                     f"({found.runner_up_segment_id})")  # fmt: skip
+    if found.drivers:
+        lines.append("; ".join(f"{d.feature} {d.z:+.1f}σ ({d.share:.0%} of why)" for d in found.drivers))
+    if found.entered_at is not None and found.reason is not None:
+        moved = "entered" if found.previous_segment_name is None else "moved"
+        origin = f" from {escape(found.previous_segment_name)}" if found.previous_segment_name else ""
+        lines.append(f"{moved}{origin} on {_day(found.entered_at)} {_REASONS[found.reason]}")
+    if found.outlier:
+        lines.append("[yellow]an outlier: far from the center for its segment[/]")
+    if found.now_nearest is not None:
+        lines.append(
+            f"[yellow]the model has moved on since: by its last event it would be in segment {found.now_nearest} now[/]"
+        )
+    return [*lines, *_values(found)]
+
+
+def _values(found: Explanation) -> list[str]:
+    def text(feature: FeatureValue) -> str:
+        if feature.value is None:
+            return f"{feature.name} unknown"
+        return f"{feature.name} {feature.value:,.4g}" + ("" if feature.z is None else f" ({feature.z:+.1f}σ)")
+
+    values = ", ".join(text(feature) for feature in found.features)
+    return [f"[dim]{escape(values)}; last event {_day(found.last_event)}; model version {found.model_version}"]
+
+
+def _day(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso):%-d %B %Y}"
+
+
+@process_edge
+def verify(state: State = None, config: ConfigFile = None, as_json: AsJson = False, sets: Set = None) -> None:
+    """Prove from the logs that every tag follows from the input, or name the first difference (exit code 3).
+
+    Examples:
+
+        streamseg verify --state streamseg.db
+
+        streamseg verify --json && echo every tag re-derived
+    """
+    loaded = configuration(config, sets, embedded__path=state).config
+    reader = open_reader(loaded)
+    columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} records"), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=err, disable=as_json or not err.is_terminal, transient=True) as progress:
+            total = sum(there.next_offset for there in reader.committed().values())
+            bar_id = progress.add_task("verify", total=total)
+            settings = settings_of(loaded, read_fitted(loaded))
+            verifier = Verifier(reader, settings, SystemClock(), lambda r: progress.update(bar_id, completed=r.records))
+            report = verifier.run()
+    finally:
+        reader.close()
+    if as_json:
+        print(encode_json(report).decode())
+        return
+    for line in report_lines(report):
+        out.print(line, soft_wrap=True)
+
+
+def report_lines(report: Report) -> list[str]:
+    horizon = ", ".join(f"partition {p} from offset {offset:,}" for p, offset in report.horizon.items())
+    lines = [
+        f"[green]verified[/] {report.batches:,} batches: {report.records:,} records, {report.tags:,} tags, "
+        f"{report.dead_letters:,} dead letters re-derived, byte for byte",
+        f"horizon: {horizon} (model version {report.model_version}); what is older was truncated behind snapshots",
+    ]
+    return lines + [f"[yellow]not compared:[/] {escape(text)}" for text in report.unread]

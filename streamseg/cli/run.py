@@ -1,0 +1,90 @@
+"""`streamseg run`: the job."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+from streamseg.app import App
+from streamseg.cli.common import ConfigFile, Set, State, configuration, err, process_edge
+from streamseg.config import Config
+from streamseg.processing.observe import Observer
+from streamseg.telemetry.logs import JsonLog
+from streamseg.telemetry.status import StatusLine
+from streamseg.transports.files import LineStream
+
+
+@process_edge
+def run(
+    input_path: Annotated[str | None, typer.Option("--input", "-i", help="A .jsonl, .csv or .parquet file, or -.")] = None,
+    output_path: Annotated[str | None, typer.Option("--output", "-o", help="A file for the tags, or -.")] = None,
+    state: State = None,
+    config: ConfigFile = None,
+    emit: Annotated[str | None, typer.Option(help="every | changes")] = None,
+    segments: Annotated[int | None, typer.Option(help="Number of segments (model.segments).")] = None,
+    start: Annotated[str | None, typer.Option(help="Model file to start from (model.start).")] = None,
+    log: Annotated[Literal["auto", "json", "status"], typer.Option(help="Log lines, or a status line.")] = "auto",
+    sets: Set = None,
+) -> None:
+    """Read events, tag customers, until the input ends.
+
+    Ctrl-C and SIGTERM finish the batch. Run it again to go on: nothing is lost and nothing doubled.
+
+    Examples:
+
+        streamseg run --input events.jsonl --output tags.jsonl --state shop.db
+
+        cat events.jsonl | streamseg run --input - --output - > tags.jsonl
+
+        streamseg run -i events.csv -o tags.jsonl --set model.segments=4 --start model.json
+    """
+    loaded = configuration(
+        config,
+        sets,
+        input__path=input_path,
+        output__path=output_path,
+        embedded__path=state,
+        output__emit=emit,
+        model__segments=segments,
+        model__start=start,
+    ).config
+    if loaded.input.path is None:
+        raise typer.BadParameter("give the events with --input FILE (or - for standard input)")
+    stop = stop_on_signals()
+    run_app(loaded, stop, status=log == "status" or (log == "auto" and err.is_terminal))
+
+
+def run_app(config: Config, stop: threading.Event, *, status: bool, table: bool = False) -> Observer:
+    """Run the job; returns its observer. Raises StreamsegError."""
+    observers: list[App] = []
+    observer: Observer = (
+        StatusLine(err, lambda: remaining(observers[0]), table=table) if status else JsonLog(sys.stderr, config.application)
+    )
+    application = App(config, observer, stop=stop)
+    observers.append(application)
+    application.run()
+    return observer
+
+
+def remaining(application: App) -> str:
+    """How much of the input is left, in words."""
+    source = application.transport.wiring.source
+    if source is None or isinstance(source, LineStream):
+        return "none" if source is None or source.exhausted else "unknown"
+    return source.remaining(application.transport.position(source))
+
+
+def stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop

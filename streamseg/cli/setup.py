@@ -1,0 +1,92 @@
+"""`streamseg init`, `config show`, `schema`: getting started and looking things up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from streamseg.cli.common import AsJson, ConfigFile, Set, configuration, out, process_edge
+from streamseg.config import flat_keys
+from streamseg.config_template import SCHEMA_FILE, render_schema, render_template
+from streamseg.errors import ConfigError
+from streamseg.records.schemas import assignment_schema, dead_letter_schema, event_schema, segment_schema
+
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+
+
+@process_edge
+def init(
+    directory: Annotated[Path, typer.Argument(help="Where to write.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented `streamseg.toml`, and its JSON Schema for editors.
+
+    Example:
+
+        streamseg init && streamseg config show --origin
+    """
+    target = directory / "streamseg.toml"
+    if target.exists() and not force:
+        raise ConfigError(f"{target} exists already", hint="--force overwrites it")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        target.write_text(render_template(), encoding="utf-8")
+        (directory / SCHEMA_FILE).write_text(render_schema(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write: {error}") from None
+    out.print(f"wrote {target} and {directory / SCHEMA_FILE}; next: streamseg run --input events.jsonl --output tags.jsonl")
+
+
+@config_app.command("show")
+@process_edge
+def config_show(
+    config: ConfigFile = None,
+    sets: Set = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Say where each value is from.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print every key with its value: flags win over the environment, that over the file, that over defaults.
+
+    Examples:
+
+        streamseg config show --origin
+
+        STREAMSEG_MODEL__SEGMENTS=5 streamseg config show --origin --json
+    """
+    loaded = configuration(config, sets)
+    flat = flat_keys(loaded.config)
+    if as_json:
+        values = {k: {"value": v, "origin": loaded.origins[k]} for k, v in flat.items()} if origin else flat
+        print(json.dumps(values, indent=2))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in flat.items():
+        text = json.dumps(value)
+        table.add_row(key, text, f"[dim]{loaded.origins[key]}" if origin else "")
+    out.print(table, soft_wrap=True)
+
+
+@process_edge
+def schema(
+    what: Annotated[Literal["event", "assignment", "segment", "dead-letter"], typer.Argument(help="Which record.")],
+    config: ConfigFile = None,
+    sets: Set = None,
+) -> None:
+    """Print the JSON Schema of a record; that of the event is made from the configured features.
+
+    Example:
+
+        streamseg schema event > event.schema.json
+    """
+    loaded = configuration(config, sets).config
+    schemas = {
+        "event": lambda: event_schema(loaded.job_settings().fields),
+        "assignment": assignment_schema,
+        "segment": segment_schema,
+        "dead-letter": dead_letter_schema,
+    }
+    print(json.dumps(schemas[what](), indent=2))

@@ -1,0 +1,367 @@
+"""The configuration: one frozen tree from defaults, `streamseg.toml`, `STREAMSEG_*` environment and flags, in rising order.
+
+`load` remembers for every key which of them won.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from streamseg.errors import ConfigError
+from streamseg.features.aggregates import AggregateName, Feature
+from streamseg.features.layout import Layout
+from streamseg.model.spec import (
+    AUTO_SEGMENTS,
+    MAX_FEATURES,
+    MAX_SEGMENTS,
+    WARM_UP_SECONDS,
+    ModelFeature,
+    ModelSpec,
+    parse_duration,
+    parse_forgetting,
+)
+from streamseg.processing.settings import JobSettings
+from streamseg.records.events import EventFields
+
+DEFAULT_FILE = Path("streamseg.toml")
+_ENV_PREFIX = "STREAMSEG_"
+_AUTO_RETAG_SHARE = 3.0
+
+Duration = Annotated[str, Field(pattern=r"^\s*\d+(\.\d+)?\s*[smhdw]\s*$", examples=["90d", "12h"])]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputConfig(_Section):
+    transport: Literal["embedded"] = Field("embedded", description="where the events come from")
+    path: str | None = Field(None, description="a .jsonl, .csv or .parquet file, or - for standard input")
+    topic: str = Field("customer-events", description="the input's name in `source`")
+    customer_id: str = Field("customer_id", min_length=1, description="path of the customer's id in an event")
+    event_time: str = Field("event_time", min_length=1, description="path of the event's time")
+    batch_records: int = Field(5000, ge=1, le=100_000, description="records in a micro-batch")
+    max_record_bytes: int = Field(1_000_000, ge=100, description="larger records are dead letters")
+
+
+class OutputConfig(_Section):
+    path: str | None = Field(None, description="a file, or - for standard output; dead letters go beside it")
+    topic: str = Field("customer-segments", description="assignments")
+    catalog_topic: str = Field("segments", description="what the segments are")
+    dead_letter_topic: str = Field("customer-events-dead-letters", description="records that could not be used")
+    emit: Literal["every", "changes"] = Field("every", description="a record for every event, or only for changes")
+
+
+class FeatureConfig(_Section):
+    name: str = Field(min_length=1, description="its name in drivers, profiles and models")
+    field: str | None = Field(None, min_length=1, description="path in the event; default: the name")
+    aggregate: AggregateName = Field("last", description="over the customer's events")
+    half_life: Duration | None = Field(None, description="event time after which an event counts half")
+    transform: Literal["none", "log1p"] = Field("none", description="signed, so refunds may be negative")
+    weight: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="in the distance; 0: for profiles only")
+    one_hot: tuple[str, ...] | None = Field(None, description="the categories of a text field")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.half_life is not None and self.aggregate in ("last", "max"):
+            raise ValueError(f"half_life makes no sense with aggregate {self.aggregate!r}: there is nothing that fades")
+        if self.one_hot is not None:
+            if self.aggregate != "last" or self.transform != "none":
+                raise ValueError("one_hot goes with aggregate 'last' and without transform")
+            if len(self.one_hot) < 2 or len(set(self.one_hot)) != len(self.one_hot):
+                raise ValueError("one_hot needs at least two categories, all different")
+        return self
+
+    def feature(self) -> Feature:
+        return Feature(
+            name=self.name,
+            field=self.field or self.name,
+            aggregate=self.aggregate,
+            half_life_s=parse_duration(self.half_life) if self.half_life else None,
+            transform=self.transform,
+            weight=self.weight,
+            categories=self.one_hot or (),
+            every_event=self.field is None and self.aggregate in ("count", "gap"),
+        )
+
+
+class ModelConfig(_Section):
+    segments: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_SEGMENTS)] = Field(
+        "auto", description=f'a number; "auto" means {AUTO_SEGMENTS} until the number is learned'
+    )
+    half_life: float | str = Field(
+        "auto", description='"none", customer weights (50000), or event time ("30d"); "auto" means none until it is learned'
+    )
+    warm_up: int = Field(1000, ge=1, description="complete customers before the first segments")
+    customer_half_life: Literal["none"] | Duration = Field(
+        "90d", description='a customer\'s event counts by the time since the one before; "none": each counts 1'
+    )
+    retag_every: Literal["auto", "none"] | Duration = Field(
+        "auto",
+        description='event time after which silent customers are tagged again; "auto": a third of the shortest half-life',
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the first centers")
+    start: str | None = Field(None, description="a model file to start from, instead of a warm-up")
+    max_gain: float | Literal["none"] = Field(
+        0.1, description="guard: the most that one event moves a center, under forgetting"
+    )
+    clip_sigmas: float | Literal["none"] = Field(8.0, description="guard: learned values are clipped so many deviations off")
+    max_ahead: Duration | Literal["none"] = Field("1h", description="guard: a lone time so far ahead is held back")
+
+    @field_validator("half_life")
+    @classmethod
+    def _half_life(cls, value: float | str) -> float | str:
+        parse_forgetting(value)
+        return value
+
+
+class EmbeddedConfig(_Section):
+    path: str = Field("streamseg.db", description="the state file")
+
+
+class Config(_Section):
+    """All settings. What is left out has a default that works."""
+
+    application: str = Field("streamseg", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="names the internal logs")
+    input: InputConfig = InputConfig()
+    output: OutputConfig = OutputConfig()
+    features: tuple[FeatureConfig, ...] = Field(
+        (FeatureConfig(name="age"), FeatureConfig(name="income"), FeatureConfig(name="purchases")),
+        min_length=1,
+        max_length=MAX_FEATURES,
+        description="what a customer is made of",
+    )
+    model: ModelConfig = ModelConfig()
+    embedded: EmbeddedConfig = EmbeddedConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = [feature.name for feature in self.features]
+        if len(set(names)) != len(names):
+            raise ValueError("features: names must differ")
+        reserved = {self.input.customer_id, self.input.event_time, "erase", "event_id"}
+        for feature in self.features:
+            if (feature.field or feature.name) in reserved and not feature.feature().every_event:
+                raise ValueError(f"features: {feature.field or feature.name!r} is not a field for a feature")
+        self.model_spec().check()
+        return self
+
+    def layout(self) -> Layout:
+        return Layout(tuple(feature.feature() for feature in self.features))
+
+    def model_spec(self) -> ModelSpec:
+        """What the model is told. A start from a file says how many segments there are."""
+        layout, model = self.layout(), self.model
+        transforms = [layout.features[row.feature].transform for row in layout.rows]
+        longest = layout.longest_half_life_s
+        return ModelSpec(
+            tuple(
+                ModelFeature(row.name, row.weight, row.group, transform)
+                for row, transform in zip(layout.rows, transforms, strict=True)
+            ),
+            AUTO_SEGMENTS if model.segments == "auto" else model.segments,
+            parse_forgetting(model.half_life),
+            max(model.warm_up, 1),
+            model.seed,
+            None if model.max_gain == "none" else float(model.max_gain),
+            None if model.clip_sigmas == "none" else float(model.clip_sigmas),
+            None if model.max_ahead == "none" else parse_duration(model.max_ahead),
+            min_warm_up_s=longest / 3,
+            max_warm_up_s=max(WARM_UP_SECONDS, longest / 3),
+        )
+
+    def retag_every_s(self) -> float | None:
+        if self.model.retag_every == "none":
+            return None
+        if self.model.retag_every != "auto":
+            return parse_duration(self.model.retag_every)
+        half_lives = [f.half_life_s for f in self.layout().features if f.half_life_s and f.aggregate in ("count", "sum")]
+        return min(half_lives) / _AUTO_RETAG_SHARE if half_lives else None
+
+    def job_settings(self, n_segments: int | None = None) -> JobSettings:
+        """`n_segments`: how many the warm start has, where the configuration leaves it open."""
+        layout, spec = self.layout(), self.model_spec()
+        chosen = "auto: 5, as the number is not learned yet" if self.model.segments == "auto" else "set"
+        if self.model.segments == "auto" and n_segments is not None:
+            spec = msgspec.structs.replace(spec, n_segments=n_segments)
+            chosen = "auto: as many as the warm start has"
+        half_life = self.model.customer_half_life
+        return JobSettings(
+            application=self.application,
+            config=self._semantics(spec),
+            layout=layout,
+            model=spec,
+            fields=EventFields(self.input.customer_id, self.input.event_time, layout.numeric_fields, layout.text_fields),
+            topic=self.input.topic,
+            customer_half_life_s=None if half_life == "none" else parse_duration(half_life),
+            retag_every_s=self.retag_every_s(),
+            emit=self.output.emit,
+            max_record_bytes=self.input.max_record_bytes,
+            segments_chosen=chosen,
+        )
+
+    def _semantics(self, spec: ModelSpec) -> str:
+        """Canonical JSON of every key that a tag depends on, dotted."""
+        tree = self.model_dump(mode="json")
+        keys = {f"model.{key}": value for key, value in tree["model"].items() if key != "start"}
+        keys["model.segments"] = spec.n_segments
+        keys |= {f"features.{f['name']}.{key}": v for f in tree["features"] for key, v in f.items() if key != "name"}
+        keys["features"] = [f["name"] for f in tree["features"]]
+        keys |= {f"input.{key}": tree["input"][key] for key in ("customer_id", "event_time", "topic", "max_record_bytes")}
+        keys["output.emit"] = tree["output"]["emit"]
+        keys["application"] = self.application
+        return msgspec.json.encode(dict(sorted(keys.items()))).decode()
+
+
+class Loaded(NamedTuple):
+    """The configuration, and for each dotted key where its value is from: default, file, environment or flag."""
+
+    config: Config
+    origins: dict[str, str]
+
+
+def load(file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Loaded:
+    """`flags`: dotted keys to values, None for not given. Raises ConfigError naming key, origin and what to do.
+
+    Without `file` a `streamseg.toml` in the working directory is read, if there is one.
+    """
+    layers = [
+        (str(file or DEFAULT_FILE), _from_file(file)),
+        ("environment", _from_environment(environ)),
+        ("flag", _nested({key: value for key, value in flags.items() if value is not None})),
+    ]
+    origins: dict[str, str] = {}
+    merged: dict[str, Any] = {}
+    for origin, layer in layers:
+        _merge(merged, layer, origin, origins)
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        raise _explained(error, origins) from None
+    for key in flat_keys(config):
+        origins.setdefault(key, "default")
+    return Loaded(config, origins)
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`key=value` of --set; the value is read as TOML where it is, else as text. Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set takes key=value, not {text!r}", hint="for example --set model.segments=5")
+    try:
+        return key.strip(), tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def flat_keys(config: Config) -> dict[str, Any]:
+    """Dotted keys to values; features are one key."""
+    tree = config.model_dump(mode="json")
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    path = file or DEFAULT_FILE
+    if not path.exists():
+        if file is not None:
+            raise ConfigError(f"there is no configuration file {str(file)!r}", hint="`streamseg init` writes one")
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration is not TOML: {error}", where=str(path)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from None
+
+
+class _Environment(BaseSettings):
+    model_config = {"env_prefix": _ENV_PREFIX, "env_nested_delimiter": "__", "extra": "allow"}
+    application: str = ""
+    input: dict[str, Any] = {}
+    output: dict[str, Any] = {}
+    features: list[dict[str, Any]] = []
+    model: dict[str, Any] = {}
+    embedded: dict[str, Any] = {}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Variables STREAMSEG_SECTION__KEY; STREAMSEG_FEATURES is a JSON array."""
+    ours = {name: value for name, value in environ.items() if name.upper().startswith(_ENV_PREFIX)}
+    known = {field.upper() for field in Config.model_fields}
+    layer: dict[str, Any] = {}
+    source = EnvSettingsSource(_Environment)
+    source.env_vars = {name.lower(): value for name, value in ours.items()}
+    for name in ours:
+        section = name.upper().removeprefix(_ENV_PREFIX).split("__")[0]
+        if section not in known and section != "TEST_KAFKA":
+            raise ConfigError(
+                f"unknown environment variable {name}",
+                hint=f"keys are {_ENV_PREFIX}SECTION__KEY; see `streamseg config show`",
+            )
+    try:
+        layer = source()
+    except Exception as error:  # noqa: BLE001 - pydantic-settings raises its own, around what json raises
+        raise ConfigError(f"cannot read the environment: {error}", hint="STREAMSEG_FEATURES takes a JSON array") from None
+    return layer
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[leaf] = value
+    return tree
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any], origin: str, origins: dict[str, str], prefix: str = "") -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(into.get(key, {}), dict):
+            _merge(into.setdefault(key, {}), value, origin, origins, f"{prefix}{key}.")
+        else:
+            into[key] = value
+            origins[f"{prefix}{key}"] = origin
+
+
+def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if not re.match(r"^(literal|constrained|function|float|int|str)", str(part))]
+    key = ".".join(path)
+    origin = next((origins[known] for known in sorted(origins, reverse=True) if key.startswith(known)), "")
+    message = re.sub(r"^Value error, ", "", first["msg"])
+    if first["type"] == "extra_forbidden":
+        section: Any = Config
+        names = _keys_beside(section, path)
+        return ConfigError(f"unknown key {key!r}", where=origin, hint=f"known there: {', '.join(names)}")
+    value = "" if first["type"] == "value_error" or isinstance(first["input"], dict) else f" (it is {first['input']!r})"
+    return ConfigError(
+        f"{key}: {message}{value}" if key else message, where=origin, hint="`streamseg config show` lists all keys"
+    )
+
+
+def _keys_beside(section: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for name in path[:-1]:
+        if name.isdigit():
+            section = FeatureConfig
+            continue
+        annotation = section.model_fields[name].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return sorted(section.model_fields)

@@ -1,0 +1,86 @@
+"""Errors whose class is the reaction of whoever catches them.
+
+A message says what happened, where, and what to do: ``message``, ``where`` and ``hint``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class DeadLetterCode(StrEnum):
+    """Why an input record could not be used. A closed list: consumers may switch on it."""
+
+    NOT_JSON = "not_json"
+    NOT_UTF8 = "not_utf8"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_CUSTOMER_ID = "missing_customer_id"
+    WRONG_TYPE = "wrong_type"
+    NOT_FINITE = "not_finite"
+    BAD_TIME = "bad_time"
+    MISSING_TIME = "missing_time"
+    FUTURE_TIME = "future_time"
+    TOO_LARGE = "too_large"
+
+
+class StreamsegError(Exception):
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        exit_code: what a command that ends with this error returns to the shell.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = self.message
+        if self.where:
+            text += f" ({self.where})"
+        if self.hint:
+            text += f"\n  what to do: {self.hint}"
+        return text
+
+
+class ConfigError(StreamsegError):
+    """The user has to change something before anything can start."""
+
+    exit_code = 2
+
+
+class DifferenceError(StreamsegError):
+    """`verify` found the first place where logs and tags disagree."""
+
+    exit_code = 3
+
+
+class CorruptedError(StreamsegError):
+    """Stored bytes are not what was written: stop, restore from the snapshot before."""
+
+    exit_code = 4
+
+
+class RetriableError(StreamsegError):
+    """Nothing of the batch was kept: abort, restore, retry."""
+
+    exit_code = 5
+
+
+class FencedError(StreamsegError):
+    """Somebody else owns the work now: drop state, rejoin (or stop, where there is nothing to join)."""
+
+    exit_code = 6
+
+
+class RecordError(StreamsegError):
+    """One input record cannot be used: it becomes a dead letter in the same transaction."""
+
+    def __init__(self, code: DeadLetterCode, message: str, field: str = "") -> None:
+        super().__init__(message, where=field)
+        self.code = code
+        self.field = field

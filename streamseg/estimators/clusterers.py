@@ -1,0 +1,479 @@
+"""`Segmenter` and `KMeans`: river clusterers over the model that the job runs."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from river import base
+
+from streamseg.estimators.rows import ArrayLike2D, frame_of, number, row_of, times_of, weights_of
+from streamseg.kernel.clusters import CenterDelta, margin, nearest, nearest_label
+from streamseg.kernel.elementary import exp2_scalar
+from streamseg.kernel.metric import is_off, squared_distances_between
+from streamseg.kernel.moments import Moments, moments_of
+from streamseg.kernel.types import Array
+from streamseg.model.apply import apply
+from streamseg.model.codec import from_json, to_json
+from streamseg.model.fitted import FittedModel
+from streamseg.model.learning import block_edges, collect, learn
+from streamseg.model.records import CandidateDelta, Delta, Start, WarmRows
+from streamseg.model.spec import ModelFeature, ModelSpec, parse_forgetting
+from streamseg.model.start import start_from_centers, start_from_fitted, start_from_warm_up, warm_up_over
+from streamseg.model.state import Metric, ModelState, Profile
+
+Features = Sequence[Hashable]
+Centers = Mapping[int, Mapping[str, float]]
+
+NO_SEGMENT = -1
+_FORMAT_VERSION = 1
+
+
+class _Clusterer(base.Clusterer):
+    """What both clusterers are: a model, learned row by row or in batches, without customers and without a log.
+
+    Rows with a missing, infinite, too large or non-numeric feature are not learned; `n_rejected` counts them.
+    """
+
+    n_rejected: int
+
+    def _begin(self, features: Features | None) -> None:
+        self.n_rejected = 0
+        self._features: tuple[Hashable, ...] | None = tuple(features) if features is not None else None
+        self._spec = self._make_spec(tuple(str(name) for name in self._features or ("x",)))
+        self._spec.check()
+        self._state = ModelState.empty(self._spec)
+        self._start: Start | None = None
+        if self._features is not None:
+            self._warm_start()
+
+    @abc.abstractmethod
+    def _make_spec(self, names: tuple[str, ...], warm_up: int | None = None) -> ModelSpec:
+        """The parameters as a spec; `warm_up` instead of the parameter, where it had to be longer."""
+
+    @abc.abstractmethod
+    def _given_start(self) -> Centers | FittedModel | None:
+        """The parameter `start`."""
+
+    def _warm_start(self) -> None:
+        given = self._given_start()
+        if given is None:
+            return
+        if isinstance(given, FittedModel):
+            self._accept(start_from_fitted(self._spec, given))
+        else:
+            self._accept(start_from_centers(self._spec, given))
+
+    def _accept(self, start: Start) -> None:
+        apply(self._state, self._spec, start)
+        self._start = start
+
+    def _know(self, names: Sequence[Hashable]) -> None:
+        """Take the features of the first row, where none were named. In sorted order, so the first row's does not count."""
+        if self._features is None:
+            self._features = tuple(sorted(names, key=str))
+            self._spec = self._make_spec(tuple(str(name) for name in self._features))
+            self._state = ModelState.empty(self._spec)
+            self._warm_start()
+
+    def learn_one(self, x: dict[Any, Any], w: float = 1.0, t: float | None = None) -> None:
+        """Learn one row of weight `w` at event time `t` (seconds). Raises ValueError for a bad weight or time."""
+        self._know([name for name, value in x.items() if number(value) == number(value)] if x else [])
+        row = row_of(x, self._features or ())
+        if row is None or not self._features:
+            self.n_rejected += 1
+            return
+        self._learn(row, weights_of(w, 1), times_of(t, 1))
+
+    def learn_many(
+        self, X: pd.DataFrame | ArrayLike2D, w: npt.ArrayLike | None = None, t: npt.ArrayLike | None = None
+    ) -> None:
+        """Learn rows in order. X: DataFrame, or float array of shape (n_rows, n_features); w, t: scalar or (n_rows,).
+
+        Raises ValueError for a wrong shape, a bad weight or time.
+        """
+        if self._features is None:
+            self._know(list(X.columns) if isinstance(X, pd.DataFrame) else list(range(np.asarray(X).shape[1])))
+        frame = frame_of(X, self._features or ())
+        weights, times = weights_of(w, len(frame.usable)), times_of(t, len(frame.usable))
+        if frame.usable.all():
+            self._learn(frame.x, weights, times)
+            return
+        self.n_rejected += int(np.count_nonzero(~frame.usable))
+        self._learn(frame.x[:, frame.usable], weights[frame.usable], None if times is None else times[frame.usable])
+
+    def _learn(self, x: Array, w: Array, t: Array | None) -> None:
+        if self._spec.forgetting.unit == "time" and t is None:
+            raise ValueError("a half-life in event time needs t, the event time of each row in seconds")
+        first = 0
+        if not self._state.ready:
+            first = min(x.shape[1], self._spec.warm_up - len(self._state.warm_up.rows))
+            self._warm(x[:, :first], w[:first], None if t is None else t[:first])
+        if first < x.shape[1]:
+            x, w, t = x[:, first:], w[first:], None if t is None else t[first:]
+            edges = block_edges(self._state.rows, x.shape[1])
+            apply(self._state, self._spec, learn(self._state, self._spec, x, w, t, edges))
+
+    def _warm(self, x: Array, w: Array, t: Array | None) -> None:
+        done = self._state.warm_up.events
+        position = self._state.age + np.cumsum(w)
+        at = position if self._spec.forgetting.unit == "weight" or t is None else t
+        rows = WarmRows(list(range(done, done + x.shape[1])), w, at, x)
+        apply(self._state, self._spec, collect(self._state, self._spec, rows, x.shape[1], t))
+        if warm_up_over(self._state, self._spec):
+            start = start_from_warm_up(self._state, self._spec)
+            if start is not None:
+                self._accept(start)
+            else:
+                # Fewer distinct rows than centers: wait for as many rows again.
+                self._spec = self._make_spec(self._spec.names, 2 * len(self._state.warm_up.rows))
+
+    def predict_one(self, x: dict[Any, Any]) -> int:
+        """The segment id of one row; -1 while there is no model, or where the row lacks a usable feature. Pure."""
+        row = row_of(x, self._features or ()) if self._state.ready else None
+        if row is None:
+            return NO_SEGMENT
+        champion = self._state.tagging
+        label, _ = nearest_label(row, champion.centers.centers, self._state.metric.inverse(self._spec))
+        return champion.segments[int(label[0])].id
+
+    def predict_many(self, X: pd.DataFrame | ArrayLike2D) -> pd.Series[Any]:
+        """Segment ids, int64, with the index of X; -1 as in `predict_one`. Pure."""
+        return self.assign_many(X)["segment_id"].rename(None)
+
+    def assign_many(self, X: pd.DataFrame | ArrayLike2D) -> pd.DataFrame:
+        """segment_id, distance, runner_up_segment_id, margin of each row, with the index of X. Pure.
+
+        Without a segment (or a runner-up) ids are -1 and numbers NaN.
+        """
+        frame = frame_of(X, self._features) if self._features is not None else None
+        n_rows = len(X) if isinstance(X, pd.DataFrame) else len(np.asarray(X))
+        ids, runners = np.full(n_rows, NO_SEGMENT), np.full(n_rows, NO_SEGMENT)
+        distance, sure = np.full(n_rows, np.nan), np.full(n_rows, np.nan)
+        if frame is not None and self._state.ready:
+            all_usable = bool(frame.usable.all())
+            usable: Any = slice(None) if all_usable else frame.usable
+            champion, inverse = self._state.tagging, self._state.metric.inverse(self._spec)
+            near = nearest(frame.x[:, usable], champion.centers.centers, inverse)
+            names = np.array([*champion.ids, NO_SEGMENT], dtype=np.int64)
+            ids[usable], runners[usable] = names[near.labels], names[near.runner_up]
+            distance[usable] = np.sqrt(near.squared)
+            sure[usable] = margin(near, squared_distances_between(champion.centers.centers, inverse))
+        index = frame.labels if frame is not None else X.index if isinstance(X, pd.DataFrame) else None
+        columns = {"segment_id": ids, "distance": distance, "runner_up_segment_id": runners, "margin": sure}
+        return pd.DataFrame(columns, index=index, copy=False)
+
+    @property
+    def centers(self) -> dict[int, dict[str, float]]:
+        """Centers by segment id, in feature units, unscaled; empty while there is no model."""
+        if not self._state.ready:
+            return {}
+        columns = self._state.tagging.centers.centers.T.tolist()
+        return {i: dict(zip(self._names(), c, strict=True)) for i, c in zip(self._state.tagging.ids, columns, strict=True)}
+
+    @property
+    def weights(self) -> dict[int, float]:
+        """Weight of each segment, faded to now, warm-up rows included."""
+        if not self._state.ready:
+            return {}
+        champion = self._state.tagging
+        return dict(zip(champion.ids, champion.centers.weights.tolist(), strict=True))
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Running mean of each feature, faded, warm-up rows included."""
+        return dict(zip(self._names(), self._moments().mean.tolist(), strict=True))
+
+    @property
+    def variances(self) -> dict[str, float]:
+        """Running population variance of each feature, faded, warm-up rows included."""
+        return dict(zip(self._names(), self._moments().variance().tolist(), strict=True))
+
+    @property
+    def n_seen(self) -> int:
+        """Rows learned, warm-up included."""
+        return self._state.rows
+
+    @property
+    def n_clipped(self) -> int:
+        """Values that the guard `clip_sigmas` pulled in."""
+        return self._state.clipped
+
+    def _names(self) -> tuple[str, ...]:
+        return self._spec.names if self._features else ()
+
+    def _moments(self) -> Moments:
+        rows = self._state.warm_up.rows
+        if self._state.ready or not rows:
+            return self._state.moments if self._features else Moments.empty(0)
+        x = np.array([row for _, _, row in rows.values()], dtype=np.float64).T
+        return moments_of(np.ascontiguousarray(x), np.array([w for w, _, _ in rows.values()]))
+
+    def merge(self, other: Self) -> None:
+        """Add what `other` learned apart from the same start, as if its rows came after this one's.
+
+        Both are in their warm-up, or both began with the same `start`. Raises ValueError otherwise.
+        """
+        if other._spec.features != self._spec.features or other._spec.forgetting != self._spec.forgetting:
+            raise ValueError("cannot merge models of different features or half-lives")
+        if not other._state.ready:
+            self._take_rows(other._state)
+        elif not self._state.ready:
+            mine, self._state, self._start = self._state, _copy(other._state), other._start
+            self._take_rows(mine)
+        elif self._start is None or (self._start != other._start and to_json(self._start) != to_json(other._start)):
+            raise ValueError("cannot merge models that did not begin with the same start")
+        else:
+            self._add(_since_start(other._state, other._start, self._spec))
+        self.n_rejected += other.n_rejected
+
+    def _take_rows(self, other: ModelState) -> None:
+        rows = list(other.warm_up.rows.values())
+        if rows:
+            x = np.ascontiguousarray(np.array([row for _, _, row in rows], dtype=np.float64).T)
+            at = None if self._spec.forgetting.unit != "time" else np.array([at for _, at, _ in rows], dtype=np.float64)
+            self._learn(x, np.array([w for w, _, _ in rows]), at)
+
+    def _add(self, delta: Delta) -> None:
+        apply(self._state, self._spec, delta)
+        moments, metric, n = self._state.moments, self._state.metric, self._spec.n_weighted
+        if metric.settled and not self._spec.unit_metric and is_off(moments.variance()[:n], metric.variance[:n]):
+            self._state.metric = Metric(metric.epoch + 1, True, moments.mean.copy(), moments.variance())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, JSON-safe and exact."""
+        return {
+            "format": f"streamseg.{type(self).__name__}",
+            "version": _FORMAT_VERSION,
+            "features": None if self._features is None else list(self._features),
+            "warm_up": self._spec.warm_up,
+            "n_rejected": self.n_rejected,
+            "params": to_json(_plain(self._get_params())),
+            "state": to_json(self._state),
+            "start": to_json(self._start),
+        }
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Self:
+        """The estimator that `to_dict` wrote. Raises ValueError for another format or version."""
+        if d.get("format") != f"streamseg.{cls.__name__}" or d.get("version") != _FORMAT_VERSION:
+            raise ValueError(f"not a {cls.__name__} of version {_FORMAT_VERSION}: {d.get('format')} {d.get('version')}")
+        params = dict(d["params"])
+        if isinstance(params.get("features"), list):
+            params["features"] = tuple(params["features"])
+        start = params.get("start")
+        if start is not None:
+            fitted = "segments" in start
+            params["start"] = from_json(start, FittedModel) if fitted else {int(i): c for i, c in start.items()}
+        out = cls(**params)
+        if d["features"] is not None:
+            out._know(d["features"])
+            out._features = tuple(d["features"])
+        out._spec = out._make_spec(out._spec.names, d["warm_up"])
+        out._state = from_json(d["state"], ModelState)
+        out._start = from_json(d["start"], Start | None)  # type: ignore[arg-type]
+        out.n_rejected = d["n_rejected"]
+        return out
+
+
+class Segmenter(_Clusterer):
+    """Online customer segmentation: running scaling inside the metric, k centers in the features' own units.
+
+    A scaler that moves moves no center: distances are scaled by variances that are frozen for an epoch, and renewed when
+    the running ones have left them by a factor of 1.5.
+
+    Parameters
+    ----------
+    features
+        Names of the features; None takes those of the first row.
+    n_segments
+        Number of segments k, or "auto", which means 5.
+    half_life
+        How fast the past fades: None (not at all), a number of rows' weight, or a duration of event time such as "30d".
+        "auto" means None.
+    warm_up
+        Rows before the first centers (k-means++ with restarts); at least `n_segments`. They are learned, too.
+    seed
+        Seed of the first centers.
+    start
+        First centers, {segment_id: {feature: value}} in the features' units, or a fitted model; then there is no warm-up.
+    max_gain
+        Guard, under forgetting: one row moves a center by at most max(1/n, max_gain) of the way. None turns it off.
+    clip_sigmas
+        Guard: a feature is learned as at most this many standard deviations from its center. None turns it off.
+    max_ahead
+        Guard: a lone event time further than this many seconds ahead weighs as the latest one. None turns it off.
+
+    Examples
+    --------
+    >>> from streamseg import Segmenter
+    >>> model = Segmenter(features=("age", "income"), n_segments=2, warm_up=4)
+    >>> for age, income in [(20, 10), (22, 12), (60, 90), (61, 95), (21, 11)]:
+    ...     model.learn_one({"age": age, "income": income})
+    >>> model.predict_one({"age": 25, "income": 15}) == model.predict_one({"age": 20, "income": 9})
+    True
+    >>> model.predict_one({"age": 25}) # a feature is missing
+    -1
+    """
+
+    def __init__(
+        self,
+        features: tuple[str, ...] | None = ("age", "income", "purchases"),
+        n_segments: int | str = 5,
+        half_life: float | str | None = None,
+        warm_up: int = 1000,
+        seed: int = 0,
+        start: Centers | FittedModel | None = None,
+        max_gain: float | None = 0.1,
+        clip_sigmas: float | None = 8.0,
+        max_ahead: float | None = 3600.0,
+    ) -> None:
+        self.features = features
+        self.n_segments = n_segments
+        self.half_life = half_life
+        self.warm_up = warm_up
+        self.seed = seed
+        self.start = start
+        self.max_gain = max_gain
+        self.clip_sigmas = clip_sigmas
+        self.max_ahead = max_ahead
+        if isinstance(features, str):
+            raise ValueError("features must be a sequence of names, not one string")
+        self._begin(features)
+
+    def _make_spec(self, names: tuple[str, ...], warm_up: int | None = None) -> ModelSpec:
+        return ModelSpec(
+            tuple(ModelFeature(name) for name in names),
+            _count("n_segments", self.n_segments, len(self.start) if isinstance(self.start, Mapping) else None),
+            parse_forgetting(self.half_life),
+            warm_up or _count("warm_up", self.warm_up),
+            _count("seed", self.seed),
+            self.max_gain,
+            self.clip_sigmas,
+            self.max_ahead,
+        )
+
+    def _given_start(self) -> Centers | FittedModel | None:
+        return self.start
+
+    @classmethod
+    def _unit_test_params(cls) -> Iterator[dict[str, Any]]:
+        yield {"features": None, "n_segments": 3, "warm_up": 20}
+
+
+class KMeans(_Clusterer):
+    """Online k-means on inputs that are scaled already, such as those of a `StandardScaler` before it.
+
+    The same learning as `Segmenter`, with every variance taken as 1 and no guards. Features are those of the first row.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of clusters k.
+    half_life
+        None (each center is the mean of its rows), a number of rows' weight, or a duration of event time.
+    warm_up
+        Rows before the first centers; at least `n_clusters`.
+    seed
+        Seed of the first centers.
+    start
+        First centers, {cluster: {feature: value}}; then there is no warm-up.
+
+    Examples
+    --------
+    >>> from streamseg import KMeans, StandardScaler
+    >>> model = StandardScaler() | KMeans(n_clusters=2, warm_up=4)
+    >>> for x in [1, 2, 50, 51, 1, 49]:
+    ...     model.learn_one({"x": x})
+    >>> model.predict_one({"x": 0}) != model.predict_one({"x": 60})
+    True
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 5,
+        half_life: float | str | None = None,
+        warm_up: int = 1000,
+        seed: int = 0,
+        start: Centers | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.half_life = half_life
+        self.warm_up = warm_up
+        self.seed = seed
+        self.start = start
+        self._begin(None)
+
+    def _make_spec(self, names: tuple[str, ...], warm_up: int | None = None) -> ModelSpec:
+        return ModelSpec(
+            tuple(ModelFeature(name) for name in names),
+            _count("n_clusters", self.n_clusters),
+            parse_forgetting(self.half_life),
+            warm_up or _count("warm_up", self.warm_up),
+            _count("seed", self.seed),
+            max_gain=None,
+            clip_sigmas=None,
+            max_ahead=None,
+            unit_metric=True,
+        )
+
+    def _given_start(self) -> Centers | None:
+        return self.start
+
+    @classmethod
+    def _unit_test_params(cls) -> Iterator[dict[str, Any]]:
+        yield {"n_clusters": 3, "warm_up": 20}
+
+
+def _count(name: str, value: Any, auto: int | None = None) -> int:
+    if value == "auto":
+        return auto or 5
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    return int(value)
+
+
+def _plain(params: dict[str, Any]) -> dict[str, Any]:
+    start = params.get("start")
+    if isinstance(start, Mapping):
+        return {**params, "start": {int(i): {str(f): float(v) for f, v in c.items()} for i, c in start.items()}}
+    return params
+
+
+def _copy(state: ModelState) -> ModelState:
+    return from_json(to_json(state), ModelState)
+
+
+def _since_start(state: ModelState, start: Start | None, spec: ModelSpec) -> Delta:
+    """What a model learned since its start, as one delta: its sums less those of the start, faded alike."""
+    assert start is not None
+    forgetting = spec.forgetting
+    faded = exp2_scalar(-state.age / forgetting.half_life) if forgetting.unit == "weight" else 1.0
+    champion, first = state.tagging.centers, start.centers
+    origin = state.metric.origin[: spec.n_weighted]
+    before = first.weights * faded
+    hits = np.maximum(champion.weights - before, 0.0)
+    sums = champion.weights * (champion.centers - origin[:, None]) - before * (first.centers - origin[:, None])
+    delta = CenterDelta(origin, hits, np.where(hits > 0.0, sums, 0.0), np.zeros_like(hits), champion.learned - first.learned)
+    ids = state.tagging.ids
+    part = CandidateDelta(ids, delta, Profile.empty(0, len(ids)), np.zeros(0, dtype=np.int64), np.zeros(0))
+    return Delta(
+        0, b"", state.metric.epoch, state.clock, state.last_time, state.age, state.rows,
+        _moments_since(state.moments, start.moments, faded), [part], None, None,
+        clipped=state.clipped, held_back=state.held_back,
+    )  # fmt: skip
+
+
+def _moments_since(now: Moments, start: Moments, faded: float) -> Moments:
+    before = start.weight * faded
+    weight = now.weight - before
+    safe = np.where(weight > 0.0, weight, 1.0)
+    gap = np.where(start.weight > 0.0, now.mean - start.mean, 0.0)
+    mean = now.mean + gap * (before / safe)
+    apart = mean - np.where(start.weight > 0.0, start.mean, mean)
+    share = before * weight / np.where(now.weight > 0.0, now.weight, 1.0)
+    return Moments(weight, mean, np.maximum(now.m2 - start.m2 * faded - apart * apart * share, 0.0))

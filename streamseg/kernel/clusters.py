@@ -1,0 +1,219 @@
+"""Assignment and learning of k centers in feature units.
+
+Learning within a micro-batch happens on a `Step`, which keeps each center in factored form::
+
+    center = (prior * start + sums) / (prior + hits)          sums relative to `origin`
+
+`start` is the center of the model version that the batch was computed from, `prior` its weight, `hits` and `sums` what
+the batch added. Decay scales prior, hits and sums alike, so blocks compose, and in the end `hits` and `sums` *are* the
+delta: applying it to `start` gives what the step arrived at, applying it to a center that other workers moved in the
+meantime merges the two.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from streamseg.kernel.metric import squared_distances
+from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
+
+BLOCK_ROWS = 250
+# Rows assigned at a time: what they need stays in the second-level cache.
+_CHUNK_ROWS = 1_000
+
+
+class Nearest(NamedTuple):
+    """For each row: the nearest center, the next one, and both squared distances.
+
+    With one center `runner_up` is -1 and `runner_up_squared` infinite.
+    """
+
+    labels: Ints
+    squared: Array
+    runner_up: Ints
+    runner_up_squared: Array
+
+    def take(self, places: Ints) -> Nearest:
+        """Some of the rows, in the order of `places`."""
+        return Nearest(self.labels[places], self.squared[places], self.runner_up[places], self.runner_up_squared[places])
+
+
+def nearest_label(x: Array, centers: Array, inverse: Array) -> tuple[Ints, Array]:
+    """Nearest center and its squared distance; of equal ones the first. IN all; shapes as in `squared_distances`."""
+    squared = squared_distances(x, centers, inverse)
+    return squared.argmin(axis=0), np.minimum.reduce(squared, axis=0)
+
+
+def nearest(x: Array, centers: Array, inverse: Array) -> Nearest:
+    """The two nearest centers of each row. IN x (n_features, n_rows), centers (n_features, k), inverse (n_features,)."""
+    n_rows = x.shape[1]
+    out = Nearest(np.empty(n_rows, np.int64), np.empty(n_rows), np.full(n_rows, -1), np.full(n_rows, np.inf))
+    for first in range(0, n_rows, _CHUNK_ROWS):
+        rows = slice(first, min(first + _CHUNK_ROWS, n_rows))
+        squared = squared_distances(x[:, rows], centers, inverse)
+        labels = squared.argmin(axis=0)
+        at = np.arange(squared.shape[1])
+        out.labels[rows] = labels
+        out.squared[rows] = squared[labels, at]
+        if len(squared) > 1:
+            squared[labels, at] = np.inf
+            out.runner_up[rows] = squared.argmin(axis=0)
+            out.runner_up_squared[rows] = np.minimum.reduce(squared, axis=0)
+    return out
+
+
+def margin(near: Nearest, between: Array) -> Array:
+    """(d2^2 - d1^2) / |c1 - c2|^2, clipped to 0..1: 0 halfway, 1 at the center or beyond; NaN with one center.
+
+    IN near, between (k, k) squared distances between centers.
+    """
+    if len(between) < 2:
+        return np.full(len(near.labels), np.nan)
+    apart = between[near.labels, near.runner_up]
+    share = (near.runner_up_squared - near.squared) / np.where(apart > 0.0, apart, np.inf)
+    return np.minimum(np.maximum(share, 0.0), 1.0)
+
+
+def driver_shares(x: Array, near: Nearest, centers: Array, inverse: Array) -> Array:
+    """Each feature's share of d2^2 - d1^2, (n_features, n_rows): why this center and not the next. IN all.
+
+    Shares add up to 1; one may be negative (the feature speaks for the other center). All are 0 on a tie.
+    """
+    first = x - centers[:, near.labels]
+    second = x - centers[:, near.runner_up]
+    second *= second
+    first *= first
+    second -= first
+    second *= inverse[:, None]
+    gap = near.runner_up_squared - near.squared
+    second /= np.where(gap > 0.0, gap, np.inf)
+    return second
+
+
+def clip_to_centers(x: Array, labels: Ints, centers: Array, spread: Array) -> Array:
+    """Rows pulled to within `spread` (n_features,) of their center. IN all; NumPy's `inf` turns a feature's clip off."""
+    reference = centers.take(labels, axis=1)
+    band = spread[:, None]
+    clipped: Array = np.maximum(x, reference - band)
+    np.minimum(clipped, reference + band, out=clipped)
+    return clipped
+
+
+class Centers(msgspec.Struct):
+    """k centers: `centers` (n_features, k), `weights` (k,) decayed, `learned` (k,) weight ever learned, not decayed."""
+
+    centers: Array
+    weights: Array
+    learned: Array
+
+    def copy(self) -> Centers:
+        return Centers(self.centers.copy(), self.weights.copy(), self.learned.copy())
+
+
+class CenterDelta(msgspec.Struct):
+    """What rows add to k centers.
+
+    Attributes:
+        origin: (n_features,), what `sums` are relative to.
+        hits: (k,) decayed weight of the rows; sums: (n_features, k) of weight times (row - origin).
+        floor: (k,) prior weight that the guard `max_gain` asks for, 0 where it did not bind.
+        learned: (k,) weight, not decayed.
+    """
+
+    origin: Array
+    hits: Array
+    sums: Array
+    floor: Array
+    learned: Array
+
+
+class Step:
+    """Centers on their way through the blocks of one micro-batch. `centers` is where they are now."""
+
+    def __init__(self, start: Centers, origin: Array) -> None:
+        self.start = start
+        self.centers = start.centers.copy()
+        self.origin = origin
+        self.prior = start.weights.copy()
+        self.hits = np.zeros_like(start.weights)
+        self.sums = np.zeros_like(start.centers)
+        self.learned = np.zeros_like(start.weights)
+        self.raised = np.zeros(len(start.weights), dtype=np.bool_)
+        self._origin_column = origin[:, None]
+        self._offset = start.centers - self._origin_column
+        self._cell_offset = len(start.weights) * np.arange(len(origin))[:, None]
+
+    def decay(self, factor: float) -> None:
+        """Fade prior and block sums alike; no center moves."""
+        if factor != 1.0:
+            self.prior *= factor
+            self.hits *= factor
+            self.sums *= factor
+
+    def learn(self, x: Array, labels: Ints, weights: Array, w: Array, max_gain: float | None) -> None:
+        """Move each hit center to the weighted mean of what it has seen. IN all.
+
+        `weights` (n_rows,) are decayed to the block's end, `w` are not. A center without hits does not move by one bit.
+        """
+        k = len(self.prior)
+        hits = sums_by_label(labels, weights, k)
+        hit = hits > 0.0
+        if max_gain is not None:
+            self._raise_prior(hit, max_gain)
+        cells = labels + self._cell_offset
+        rows = x - self._origin_column
+        rows *= weights
+        self.sums += sums_by_label(cells.ravel(), rows.ravel(), k * len(x)).reshape(len(x), k)
+        self.hits += hits
+        self.learned += hits if w is weights else sums_by_label(labels, w, k)
+        total = self.prior + self.hits
+        if hit.all():
+            self.centers = self.start.centers + (self.sums - self._offset * self.hits) / total
+        else:
+            moved = self.start.centers + (self.sums - self._offset * self.hits) / np.where(hit, total, 1.0)
+            self.centers = np.where(hit, moved, self.centers)
+
+    def _raise_prior(self, hit: Flags, max_gain: float) -> None:
+        """Hold the gain of one event to max(1 / n, max_gain): a center of n events weighs at least min(n, 1 / gain - 1)."""
+        total = self.prior + self.hits
+        floor = np.minimum(self.start.learned + self.learned, 1.0 / max_gain - 1.0)
+        low = hit & (total < floor)
+        if low.any():
+            faded = low & (total <= 0.0)
+            scale = np.where(low & ~faded, floor / np.where(total > 0.0, total, 1.0), 1.0)
+            self.prior = np.where(faded, floor, self.prior * scale)
+            self.hits *= scale
+            self.sums *= scale
+            self.raised |= low
+
+    def delta(self) -> CenterDelta:
+        return CenterDelta(self.origin, self.hits, self.sums, np.where(self.raised, self.prior, 0.0), self.learned)
+
+
+def apply_delta(state: Centers, delta: CenterDelta, state_factor: float, delta_factor: float) -> None:
+    """Merge a delta into centers. INOUT state, IN delta; the factors bring both to their common clock."""
+    prior = np.maximum(state.weights * state_factor, delta.floor * delta_factor)
+    hits = delta.hits * delta_factor
+    hit = hits > 0.0
+    total = np.where(hit, prior + hits, 1.0)
+    offset = state.centers - delta.origin[:, None]
+    moved = state.centers + (delta.sums * delta_factor - offset * hits) / total
+    state.centers = np.where(hit, moved, state.centers)
+    state.weights = np.where(hit, prior + hits, state.weights * state_factor)
+    state.learned = state.learned + delta.learned
+
+
+def compose(first: CenterDelta, second: CenterDelta, first_factor: float, second_factor: float) -> CenterDelta:
+    """One delta for two learned one after the other. IN both; the factors bring both to their common clock."""
+    hits = second.hits * second_factor
+    rebased = (second.sums + second.hits * (second.origin - first.origin)[:, None]) * second_factor
+    return CenterDelta(
+        first.origin,
+        first.hits * first_factor + hits,
+        first.sums * first_factor + rebased,
+        np.maximum(first.floor * first_factor, second.floor * second_factor),
+        first.learned + second.learned,
+    )

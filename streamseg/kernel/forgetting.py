@@ -1,0 +1,85 @@
+"""Forgetting: none, by position (weights seen), or by event time (forward decay, Cormode et al., ICDE 2009).
+
+Weights are kept as of a *clock*: the largest event time seen. Moving the clock multiplies every older weight by one
+factor, so decayed sums of two parts compose, and for event time their order does not matter. A weight refers to the
+clock and never to an absolute epoch, so timestamps of any size neither overflow nor underflow.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+
+from streamseg.kernel.elementary import exp2, exp2_scalar
+from streamseg.kernel.types import Array, Flags
+
+# Before any event. Finite, so that it survives JSON.
+NEVER = -1e300
+
+
+class Aged(NamedTuple):
+    """The weights of a block as of its end, and what its passing did to everything before."""
+
+    weights: Array
+    factor: float
+    clock: float
+    age: float
+
+
+class Forgetting(msgspec.Struct, frozen=True):
+    """How fast the past fades.
+
+    Attributes:
+        unit: what the half-life counts: nothing, learned weight, or seconds of event time.
+        half_life: in that unit; not used for "none".
+    """
+
+    unit: Literal["none", "weight", "time"] = "none"
+    half_life: float = float("inf")
+
+    def age(self, w: Array, t: Array | None, clock: float) -> Aged:
+        """Weights (n_rows,) as of the end of a block. IN w, t (seconds, guarded by `guarded_times`); clock in seconds."""
+        if self.unit == "weight":
+            position = np.cumsum(w)
+            total = float(position[-1])
+            fading = exp2((position - total) / self.half_life)
+            return Aged(w * fading, exp2_scalar(-total / self.half_life), clock, total)
+        later = clock if t is None else max(clock, float(t.max()))
+        if self.unit == "time":
+            assert t is not None
+            fading = exp2((t - later) / self.half_life)
+            return Aged(w * fading, self._between(clock, later), later, 0.0)
+        return Aged(w, 1.0, later, 0.0)
+
+    def meet(self, clock: float, other_clock: float, other_age: float) -> tuple[float, float]:
+        """Factors that bring a state and a delta learned apart to their common clock: (state's, delta's)."""
+        if self.unit == "weight":
+            return exp2_scalar(-other_age / self.half_life), 1.0
+        if self.unit == "time":
+            later = max(clock, other_clock)
+            return self._between(clock, later), self._between(other_clock, later)
+        return 1.0, 1.0
+
+    def _between(self, earlier: float, later: float) -> float:
+        return 1.0 if earlier == NEVER else exp2_scalar((earlier - later) / self.half_life)
+
+
+def guarded_times(t: Array, clock: float, last: float, max_ahead: float | None) -> tuple[Array, Flags]:
+    """Times that a single wrong one cannot spoil: (times of shape (n_rows,), which ones were held back).
+
+    A time more than `max_ahead` seconds ahead of both the clock and the event before it weighs as at the clock. Two in a
+    row that agree are believed, so a stream that was idle for a year goes on. IN t; `last` is the raw time of the event
+    before the first.
+    """
+    if max_ahead is None or clock == NEVER:
+        if max_ahead is None or len(t) < 2:
+            return t, np.zeros(len(t), dtype=np.bool_)
+        clock = last = float(t[0])
+    before = np.concatenate(([last], t[:-1]))
+    ahead = (t > clock + max_ahead) & (t > before + max_ahead)
+    if not ahead.any():
+        return t, ahead
+    believed = np.maximum.accumulate(np.where(ahead, clock, np.maximum(t, clock)))
+    return np.where(ahead, believed, t), ahead

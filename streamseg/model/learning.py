@@ -1,0 +1,176 @@
+"""Learning: rows to a delta. Nothing here changes the model; `apply` does, when the delta comes back through the log.
+
+A batch steps in blocks on a local copy, so that what is learned does not depend on how large a transaction was: each
+block is assigned with the centers as the block before left them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from streamseg.kernel import histogram
+from streamseg.kernel.clusters import BLOCK_ROWS, Step, clip_to_centers, nearest_label
+from streamseg.kernel.forgetting import guarded_times
+from streamseg.kernel.metric import is_off
+from streamseg.kernel.moments import Moments, moments_of, side_by_side
+from streamseg.kernel.types import Array, Ints, sums_by_label
+from streamseg.model.apply import unsettled_metric
+from streamseg.model.records import CandidateDelta, Delta, WarmRows
+from streamseg.model.spec import SETTLING_ROWS, ModelSpec
+from streamseg.model.state import Candidate, Metric, ModelState, Profile
+
+
+def block_edges(counter: int, n_rows: int, first: int = 0) -> list[int]:
+    """Edges of blocks of `BLOCK_ROWS` over rows [first, first + n_rows), `counter` rows being in the open block."""
+    inner = range(first + BLOCK_ROWS - counter % BLOCK_ROWS, first + n_rows, BLOCK_ROWS)
+    return [first, *inner, first + n_rows]
+
+
+def learn(
+    state: ModelState, spec: ModelSpec, x: Array, w: Array, t: Array | None, edges: Sequence[int], digest: bytes = b""
+) -> Delta:
+    """The delta of rows. IN all; x (n_features, n_rows) with weighted features complete, w (n_rows,), t in seconds.
+
+    `edges` are the block edges; `digest` is the state's, where a log wants it.
+    """
+    local = _Local(state, spec)
+    if t is not None and len(t):
+        last = float(t[-1])
+        t, held = guarded_times(t, state.clock, state.last_time, spec.max_ahead)
+        local.held_back = int(np.count_nonzero(held))
+    else:
+        last = state.last_time
+    for first, end in pairwise(edges):
+        if end > first:
+            local.block(x[:, first:end], w[first:end], None if t is None else t[first:end])
+    return local.delta(state, x.shape[1], last, digest)
+
+
+def collect(
+    state: ModelState,
+    spec: ModelSpec,
+    rows: WarmRows,
+    events: int,
+    t: Array | None,
+    digest: bytes = b"",
+) -> Delta:
+    """The delta of a batch of a warm-up. IN all; `events` accepted events at times `t` (seconds)."""
+    clock, last, first, held = state.clock, state.last_time, None, 0
+    if t is not None and len(t):
+        first, last = float(t[0]), float(t[-1])
+        guarded, ahead = guarded_times(t, clock, state.last_time, spec.max_ahead)
+        clock = max(clock, float(guarded.max()))
+        held = int(np.count_nonzero(ahead))
+    age = float(np.add.reduce(rows.weights))
+    return Delta(
+        state.version, digest, state.metric.epoch, clock, last, age, events, Moments.empty(len(spec.features)), [], None,
+        rows, events=events, first_s=first, held_back=held,
+    )  # fmt: skip
+
+
+class _Local:
+    """The champion and the metric on their way through the blocks of one batch."""
+
+    def __init__(self, state: ModelState, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.metric: Metric = state.metric
+        self.renewal: Metric | None = None
+        self.running = state.moments.copy()
+        self.added = Moments.empty(len(spec.features))
+        self.candidate: Candidate = state.tagging
+        self.step = Step(self.candidate.centers, state.metric.origin[: spec.n_weighted])
+        self.profile = Profile.empty(len(spec.features) - spec.n_weighted, len(self.candidate.segments))
+        self.histogram = np.zeros_like(self.candidate.histogram)
+        self.clock = state.clock
+        self.age = 0.0
+        self.rows = state.rows
+        self.clipped = 0
+        self.held_back = 0
+        self._set_metric(state.metric)
+
+    def _set_metric(self, metric: Metric) -> None:
+        self.metric = metric
+        self.inverse = metric.inverse(self.spec)
+        sigmas = self.spec.clip_sigmas
+        self.spread: Array | None = None
+        self.clip_above = np.inf
+        if sigmas is not None and metric.settled:
+            scaled = self.inverse > 0.0
+            safe = np.where(scaled, self.inverse, 1.0)
+            self.spread = np.where(scaled, sigmas * np.sqrt(self.spec.feature_weight / safe), np.inf)
+            # Nearer than this, no feature can be beyond the clip: most blocks need no more than this look.
+            self.clip_above = sigmas * sigmas * float(self.spec.feature_weight.min())
+
+    def block(self, x: Array, w: Array, t: Array | None) -> None:
+        """Learn one block, having assigned it with what stands now. IN all."""
+        n = self.spec.n_weighted
+        weighted = x[:n]
+        labels, squared = nearest_label(weighted, self.step.centers, self.inverse)
+        if self.spread is not None and np.maximum.reduce(squared) > self.clip_above:
+            clipped = clip_to_centers(weighted, labels, self.step.centers, self.spread)
+            self.clipped += int(np.count_nonzero(clipped != weighted))
+            weighted = clipped
+        aged = self.spec.forgetting.age(w, t, self.clock)
+        self.clock = aged.clock
+        self.age += float(np.add.reduce(w))
+        self._decay(aged.factor)
+        forgets = self.spec.forgetting.unit != "none"
+        self.step.learn(weighted, labels, aged.weights, w, self.spec.max_gain if forgets else None)
+        self._learn_moments(weighted, x[n:], aged.weights, labels)
+        self.histogram += histogram.count(squared, labels, aged.weights, len(self.candidate.segments))
+        self.rows += x.shape[1]
+        self._renew_metric()
+
+    def _decay(self, factor: float) -> None:
+        if factor != 1.0:
+            self.step.decay(factor)
+            self.running.decay(factor)
+            self.added.decay(factor)
+            self.profile.decay(factor)
+            self.histogram *= factor
+
+    def _learn_moments(self, weighted: Array, extra: Array, weights: Array, labels: Ints) -> None:
+        block = moments_of(weighted, weights)
+        if len(extra):
+            block = side_by_side([block, moments_of(extra, weights, complete=False)])
+            self.profile.merge(profile_of(extra, labels, weights, len(self.candidate.segments)))
+        self.running.merge(block)
+        self.added.merge(block)
+
+    def _renew_metric(self) -> None:
+        if self.spec.unit_metric:
+            return
+        if not self.metric.settled and self.rows < SETTLING_ROWS:
+            self._set_metric(unsettled_metric(self.running, self.step.centers, self.metric.epoch))
+            return
+        variance = self.running.variance()
+        n = self.spec.n_weighted
+        if self.metric.settled and not is_off(variance[:n], self.metric.variance[:n]):
+            return
+        renewed = Metric(self.metric.epoch + 1, True, self.running.mean.copy(), variance)
+        self._set_metric(renewed)
+        self.renewal = renewed
+        self.histogram = np.zeros_like(self.histogram)
+
+    def delta(self, base: ModelState, n_rows: int, last_time: float, digest: bytes) -> Delta:
+        cells = np.flatnonzero(self.histogram)
+        part = CandidateDelta(self.candidate.ids, self.step.delta(), self.profile, cells, self.histogram.ravel()[cells])
+        return Delta(
+            base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, self.added, [part],
+            self.renewal, None, events=n_rows, clipped=self.clipped, held_back=self.held_back,
+        )  # fmt: skip
+
+
+def profile_of(extra: Array, labels: Ints, weights: Array, k: int) -> Profile:
+    """Means by center of the profile features, NaN left out. IN extra (n_profile, n_rows), labels, weights."""
+    out = Profile.empty(len(extra), k)
+    for j, row in enumerate(extra):
+        there = ~np.isnan(row)
+        hits = sums_by_label(labels[there], weights[there], k)
+        sums = sums_by_label(labels[there], weights[there] * row[there], k)
+        out.weights[j] = hits
+        out.means[j] = sums / np.where(hits > 0.0, hits, 1.0)
+    return out

@@ -1,0 +1,45 @@
+"""Names in words, from what sets a segment apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamseg.kernel.types import Array
+
+# Standard deviations from the mean of all customers at which a word changes.
+_QUIET, _SLIGHT, _STRONG = 0.25, 0.5, 1.25
+
+
+def names_of(z: Array, features: list[str]) -> list[str]:
+    """A distinct name for each segment: its two strongest features, such as "High income, low purchases".
+
+    IN z (n_features, k): how many standard deviations each center lies above the mean of all customers. Names that say the
+    same in another order count as equal; where two segments would share one, levels are told ("very", "slightly"), then
+    further features, then a number.
+    """
+    k = z.shape[1]
+    for depth, detailed in [(2, False), (2, True), (3, True), (len(features), True)]:
+        words = [_words(z[:, i], features, depth, detailed) for i in range(k)]
+        if len({frozenset(told) for told in words}) == k:
+            break
+    names = [_sentence(told) for told in words]
+    return [name if names.index(name) == i else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
+
+
+def _words(z: Array, features: list[str], depth: int, detailed: bool) -> list[str]:
+    strongest = [int(j) for j in np.argsort(-np.abs(z), kind="stable")[:depth] if abs(z[j]) >= _QUIET]
+    return [f"{_level(float(z[j]), detailed)} {features[j].replace('_', ' ')}" for j in strongest] or ["average"]
+
+
+def _sentence(words: list[str]) -> str:
+    text = ", ".join(words)
+    return text[0].upper() + text[1:]
+
+
+def _level(z: float, detailed: bool) -> str:
+    level = "high" if z > 0 else "low"
+    if detailed and abs(z) >= _STRONG:
+        return f"very {level}"
+    if detailed and abs(z) < _SLIGHT:
+        return f"slightly {level}"
+    return level

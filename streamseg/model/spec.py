@@ -1,0 +1,132 @@
+"""What the model is told and never learns: features, number of segments, forgetting, guards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from streamseg.kernel.forgetting import Forgetting
+from streamseg.kernel.types import Array, Ints
+
+AUTO_SEGMENTS = 5
+MAX_SEGMENTS = 64
+MAX_FEATURES = 64
+# A warm start that has centers only takes its metric from this many rows.
+SETTLING_ROWS = 250
+# A warm-up that ends before `warm_up` customers were seen needs this many for each segment.
+CUSTOMERS_PER_SEGMENT = 10
+WARM_UP_EVENTS_FACTOR = 10
+WARM_UP_SECONDS = 30 * 86400.0
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90d", "12h", "15m", "30s" or "2w". Raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", text)
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"{text!r} is not a positive duration such as 90d, 12h, 15m, 30s or 2w")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def parse_forgetting(half_life: float | str | None) -> Forgetting:
+    """The half-life as users write it: None, "none" or "auto" (none), a number of weights, or a duration in event time.
+
+    Raises ValueError.
+    """
+    if half_life is None or half_life in ("none", "auto"):
+        return Forgetting()
+    if isinstance(half_life, str):
+        return Forgetting("time", parse_duration(half_life))
+    if isinstance(half_life, bool) or not 0 < half_life < float("inf"):
+        raise ValueError(f"half_life must be positive and finite, not {half_life!r}")
+    return Forgetting("weight", float(half_life))
+
+
+class ModelFeature(msgspec.Struct, frozen=True):
+    """One number of a customer.
+
+    Attributes:
+        weight: its weight in the distance; 0 keeps it for profiles only.
+        group: features of one group share a variance (the categories of a one-hot field); "" for none.
+        transform: what was done to the values before the model sees them.
+    """
+
+    name: str
+    weight: float = 1.0
+    group: str = ""
+    transform: Literal["none", "log1p"] = "none"
+
+
+class ModelSpec(msgspec.Struct, frozen=True, dict=True):
+    """Fixed for the life of a model. Weighted features come first.
+
+    Attributes:
+        n_segments: k.
+        warm_up: complete customers before the first centers.
+        min_warm_up_s, max_warm_up_s: event time that a warm-up takes at least, and at most.
+        max_gain, clip_sigmas, max_ahead: the guards; None turns one off.
+        unit_metric: inputs are scaled already, every variance counts as 1.
+    """
+
+    features: tuple[ModelFeature, ...]
+    n_segments: int = AUTO_SEGMENTS
+    forgetting: Forgetting = Forgetting()
+    warm_up: int = 1000
+    seed: int = 0
+    max_gain: float | None = 0.1
+    clip_sigmas: float | None = 8.0
+    max_ahead: float | None = 3600.0
+    min_warm_up_s: float = 0.0
+    max_warm_up_s: float = WARM_UP_SECONDS
+    unit_metric: bool = False
+
+    def check(self) -> None:
+        """Raises ValueError on nonsense, naming the parameter."""
+        names = [feature.name for feature in self.features]
+        _require(len(names) > 0, "features must name at least one feature")
+        _require(len(set(names)) == len(names), "features must have distinct names")
+        _require(len(names) <= MAX_FEATURES, f"features must be at most {MAX_FEATURES}, not {len(names)}")
+        _require(all(0 <= f.weight < float("inf") for f in self.features), "a feature's weight must be 0 or positive")
+        _require(self.n_weighted > 0, "at least one feature must have a weight above 0")
+        _require(1 <= self.n_segments <= MAX_SEGMENTS, f"n_segments must be 1 to {MAX_SEGMENTS}, not {self.n_segments}")
+        _require(self.warm_up >= self.n_segments, f"warm_up ({self.warm_up}) must be at least n_segments")
+        _require(self.max_gain is None or 0 < self.max_gain <= 1, "max_gain must be in (0, 1], or None")
+        _require(self.clip_sigmas is None or self.clip_sigmas > 0, "clip_sigmas must be positive, or None")
+        _require(self.max_ahead is None or self.max_ahead >= 0, "max_ahead must be 0 or positive, or None")
+        _require(0 <= self.seed < 2**32, "seed must be in 0 .. 2**32 - 1")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def n_weighted(self) -> int:
+        """How many features count in the distance; the others are for profiles."""
+        return sum(feature.weight > 0 for feature in self.features)
+
+    @cached_property
+    def feature_weight(self) -> Array:
+        """Weights of the weighted features, (n_weighted,)."""
+        return np.array([feature.weight for feature in self.features[: self.n_weighted]])
+
+    @cached_property
+    def groups(self) -> Ints:
+        """A number for each weighted feature, (n_weighted,), equal where they share a variance, in rising order."""
+        seen: dict[str, int] = {}
+        keys = [feature.group or f"\0{feature.name}" for feature in self.features[: self.n_weighted]]
+        return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
+
+
+def weighted_first(features: Sequence[ModelFeature]) -> tuple[ModelFeature, ...]:
+    return tuple(sorted(features, key=lambda feature: feature.weight == 0))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,164 @@
+"""First centers: from a warm-up, or from a warm start (a fitted model, or centers from elsewhere)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from streamseg.kernel.clusters import Centers
+from streamseg.kernel.elementary import exp2
+from streamseg.kernel.moments import Moments, moments_of, side_by_side
+from streamseg.kernel.starts import kmeans_labels, trimmed_band
+from streamseg.kernel.types import Array, Ints, sums_by_label
+from streamseg.model.apply import unsettled_metric
+from streamseg.model.fitted import FittedModel
+from streamseg.model.learning import profile_of
+from streamseg.model.naming import names_of
+from streamseg.model.records import Start
+from streamseg.model.spec import CUSTOMERS_PER_SEGMENT, WARM_UP_EVENTS_FACTOR, ModelSpec
+from streamseg.model.state import Candidate, Metric, ModelState, Profile, Segment
+
+
+def warm_up_over(state: ModelState, spec: ModelSpec, *, input_ended: bool = False) -> bool:
+    """Whether the first centers are due."""
+    if state.ready:
+        return False
+    warm_up, customers = state.warm_up, len(state.warm_up.rows)
+    if input_ended:
+        return customers >= spec.n_segments
+    lasted = state.clock - warm_up.first_s if warm_up.first_s is not None else 0.0
+    if lasted < spec.min_warm_up_s:
+        return False
+    if customers >= spec.warm_up:
+        return True
+    enough = customers >= CUSTOMERS_PER_SEGMENT * spec.n_segments
+    return enough and (warm_up.events >= WARM_UP_EVENTS_FACTOR * spec.warm_up or lasted >= spec.max_warm_up_s)
+
+
+def start_from_warm_up(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Start | None:
+    """First centers by k-means++ on the latest row of each customer; None where fewer than k rows are distinct."""
+    x, weights = _warm_rows(state, spec)
+    n = spec.n_weighted
+    if spec.clip_sigmas is not None:
+        low, high = trimmed_band(x[:n], spec.clip_sigmas)
+        x[:n] = np.minimum(np.maximum(x[:n], low[:, None]), high[:, None])
+    moments = moments_of(x[:n], weights)
+    if len(x) > n:
+        moments = side_by_side([moments, moments_of(x[n:], weights, complete=False)])
+    metric = _frozen(spec, moments, state.metric.epoch + 1)
+    inverse = metric.inverse(spec)
+    seen = x[:n][inverse > 0.0]
+    if not len(seen) or np.unique(seen, axis=1).shape[1] < spec.n_segments:
+        return None
+    labels = _by_size(kmeans_labels(x[:n], inverse, spec.n_segments, spec.seed), spec.n_segments)
+    centers = _means(x[:n], labels, weights, spec.n_segments)
+    ids = range(state.next_id, state.next_id + spec.n_segments)
+    segments = _named(spec, ids, centers.centers, metric, {}, state.version + 1)
+    profile = profile_of(x[n:], labels, weights, spec.n_segments)
+    return Start(state.version, digest, segments, centers, profile, moments, metric)
+
+
+def start_from_centers(spec: ModelSpec, centers: Mapping[int, Mapping[str, float]]) -> Start:
+    """A warm start from centers alone, of weight 0. Raises ValueError."""
+    ids = _checked_ids(spec, centers)
+    array = np.array([[float(centers[i][name]) for i in ids] for name in spec.names[: spec.n_weighted]])
+    if not np.isfinite(array).all():
+        raise ValueError("a starting center has a value that is not finite")
+    k = len(ids)
+    candidate = Candidate.start([Segment(i, "") for i in ids], Centers(array, np.zeros(k), np.zeros(k)),
+                                Profile.empty(len(spec.features) - spec.n_weighted, k))  # fmt: skip
+    moments = Moments.empty(len(spec.features))
+    metric = _frozen(spec, moments, 1) if spec.unit_metric else unsettled_metric(moments, array, 1)
+    segments = _named(spec, ids, array, metric, {}, 1)
+    return Start(0, b"", segments, candidate.centers, candidate.profile, moments, metric)
+
+
+def start_from_fitted(spec: ModelSpec, model: FittedModel) -> Start:
+    """A warm start from a model file: its centers, sizes and moments. Raises ValueError where features differ."""
+    by_name = {feature.name: feature for feature in model.features}
+    missing = [feature.name for feature in spec.features if feature.weight > 0 and feature.name not in by_name]
+    if missing:
+        raise ValueError(f"the model was fitted without the feature {missing[0]!r}; it has {sorted(by_name)}")
+    for feature in spec.features:
+        fitted = by_name.get(feature.name)
+        if fitted is not None and fitted.transform != feature.transform:
+            raise ValueError(f"feature {feature.name!r} was fitted with transform {fitted.transform!r}")
+    ids = _checked_ids(spec, {segment.id: segment.center for segment in model.segments})
+    by_id = {segment.id: segment for segment in model.segments}
+    n = spec.n_weighted
+    array = np.array([[by_id[i].center[name] for i in ids] for name in spec.names[:n]])
+    sizes = np.array([by_id[i].size for i in ids], dtype=np.float64)
+    profile = Profile.empty(len(spec.features) - n, len(ids))
+    moments = Moments.empty(len(spec.features))
+    for j, name in enumerate(spec.names):
+        if name in by_name:
+            fitted = by_name[name]
+            moments.weight[j], moments.mean[j] = fitted.count, fitted.mean
+            moments.m2[j] = fitted.variance * fitted.count
+    metric = _frozen(spec, moments, 1)
+    names = {i: by_id[i].name for i in ids}
+    segments = _named(spec, ids, array, metric, names, 1)
+    return Start(0, b"", segments, Centers(array, sizes, sizes.copy()), profile, moments, metric)
+
+
+def _frozen(spec: ModelSpec, moments: Moments, epoch: int) -> Metric:
+    variance = np.ones(len(spec.features)) if spec.unit_metric else moments.variance()
+    return Metric(epoch, True, moments.mean.copy(), variance)
+
+
+def _checked_ids(spec: ModelSpec, centers: Mapping[int, Mapping[str, float]]) -> list[int]:
+    if not centers:
+        raise ValueError("a start needs at least one center")
+    for segment_id, center in centers.items():
+        if isinstance(segment_id, bool) or not isinstance(segment_id, int) or segment_id < 0:
+            raise ValueError(f"segment ids are integers from 0, not {segment_id!r}")
+        missing = [name for name in spec.names[: spec.n_weighted] if name not in center]
+        if missing:
+            raise ValueError(f"the starting center {segment_id} lacks the feature {missing[0]!r}")
+    if len(centers) != spec.n_segments:
+        raise ValueError(f"the start has {len(centers)} centers, n_segments is {spec.n_segments}")
+    return sorted(centers)
+
+
+def _warm_rows(state: ModelState, spec: ModelSpec) -> tuple[Array, Array]:
+    """Rows (n_features, n_rows) and their weights, faded to now. The order is that of first appearance."""
+    rows = state.warm_up.rows.values()
+    x = np.array([row for _, _, row in rows], dtype=np.float64).reshape(len(rows), len(spec.features)).T.copy()
+    weights = np.array([w for w, _, _ in rows])
+    if spec.forgetting.unit != "none":
+        now = state.age if spec.forgetting.unit == "weight" else state.clock
+        at = np.array([now if at is None else at for _, at, _ in rows], dtype=np.float64)
+        weights = weights * exp2(np.minimum(at - now, 0.0) / spec.forgetting.half_life)
+    return x, weights
+
+
+def _by_size(labels: Ints, k: int) -> Ints:
+    """Labels renumbered by falling size, so that ids do not depend on how k-means numbered them."""
+    sizes = np.bincount(labels, minlength=k)
+    rank = np.empty(k, dtype=np.int64)
+    rank[np.argsort(-sizes, kind="stable")] = np.arange(k)
+    return rank[labels]
+
+
+def _means(x: Array, labels: Ints, weights: Array, k: int) -> Centers:
+    hits = sums_by_label(labels, weights, k)
+    origin = x[:, 0]
+    sums = np.array([sums_by_label(labels, weights * (row - o), k) for row, o in zip(x, origin, strict=True)])
+    return Centers(origin[:, None] + sums / np.where(hits > 0.0, hits, 1.0), hits, hits.copy())
+
+
+def z_of(spec: ModelSpec, centers: Array, metric: Metric) -> Array:
+    """Centers in standard deviations from the mean, (n_weighted, k); 0 where a feature does not vary."""
+    n = spec.n_weighted
+    deviation = np.sqrt(metric.variance[:n])
+    flat = deviation <= 0.0
+    z: Array = (centers - metric.origin[:n, None]) / np.where(flat, 1.0, deviation)[:, None]
+    return np.where(flat[:, None], 0.0, z)
+
+
+def _named(
+    spec: ModelSpec, ids: range | list[int], centers: Array, metric: Metric, given: Mapping[int, str], version: int
+) -> list[Segment]:
+    names = names_of(z_of(spec, centers, metric), list(spec.names[: spec.n_weighted]))
+    return [Segment(i, given.get(i) or name, version) for i, name in zip(ids, names, strict=True)]

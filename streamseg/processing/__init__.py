@@ -1,0 +1,1 @@
+"""The whole job without I/O: records in, commit plan out."""

@@ -1,0 +1,419 @@
+"""The job: a batch of records to a commit plan, and back from the logs to state.
+
+A plan changes nothing. What it publishes comes back: the model delta through the model log, like everybody's; the
+customers' deltas through `committed`, by the function that restores them. An abort costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+
+from streamseg.errors import ConfigError
+from streamseg.kernel.types import Array
+from streamseg.model.apply import apply
+from streamseg.model.codec import pack
+from streamseg.model.learning import block_edges, collect, learn
+from streamseg.model.records import Delta, Start, WarmRows
+from streamseg.model.start import start_from_warm_up, warm_up_over
+from streamseg.model.state import ModelState
+from streamseg.processing.catalog import catalog_messages
+from streamseg.processing.clock import Clock
+from streamseg.processing.logs import (
+    FORMAT_VERSION,
+    BatchRecord,
+    CustomerDelta,
+    Genesis,
+    Manifest,
+    Mark,
+    OffsetMetadata,
+    SnapshotHead,
+    SnapshotRows,
+    StartRecord,
+    decode_model_record,
+    encode_entry,
+)
+from streamseg.processing.observe import BatchCommitted, ModelChanged, Observation, SegmentSummary, SnapshotTaken
+from streamseg.processing.partition import PartitionJob, PartitionResult, next_sweep
+from streamseg.processing.replica import Replica
+from streamseg.processing.settings import JobSettings
+from streamseg.processing.task import Task, TaskState
+from streamseg.processing.transport import CommitPlan, CommitResult, Committed, Log, Ownership, Polled
+from streamseg.records.events import EventDecoder
+from streamseg.records.frames import MAX_FRAME_BYTES, Entry, frames
+
+# What an id takes in a snapshot, roughly.
+_ID_BYTES = 32
+# Erased customers leave the log by the next snapshot, which comes at the latest after so many batches.
+_ERASURE_BATCHES = 20
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what follows from it once it is committed.
+
+    Attributes:
+        deltas: the customers' deltas with their sizes, by partition.
+        observation: what observers are told, given the segments after the commit.
+    """
+
+    plan: CommitPlan
+    deltas: Mapping[int, tuple[CustomerDelta, int]]
+    observation: Callable[[tuple[SegmentSummary, ...]], Observation] | None = None
+
+
+@dataclass(frozen=True)
+class PlannedSnapshot:
+    """A snapshot of one partition's customers."""
+
+    plan: CommitPlan
+    partition: int
+    mark: Mark
+    written: list[int]
+    model_version: int
+
+
+@dataclass(frozen=True)
+class PlannedModelSnapshot:
+    plan: CommitPlan
+    version: int
+    next_offset: int
+
+
+class KeptSnapshot(NamedTuple):
+    """A model snapshot: its version, its offset, and where the model log goes on behind it."""
+
+    version: int
+    offset: int
+    next_offset: int
+
+
+class Job:
+    """One worker's share of an application: a replica of the model, and a task for each owned partition."""
+
+    def __init__(self, settings: JobSettings, clock: Clock, n_partitions: int) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.n_partitions = n_partitions
+        self.replica = Replica(settings.model, settings.config)
+        self.tasks: dict[int, Task] = {}
+        self.decoder = EventDecoder(settings.fields, settings.max_record_bytes)
+        self.model_snapshots: list[KeptSnapshot] = []
+        self._failed_start_at = 0
+        self._baseline: tuple[list[int], int, Array] = ([], 0, np.empty((0, 0)))
+
+    @property
+    def state(self) -> ModelState:
+        return self.replica.state
+
+    # -- Plans --------------------------------------------------------------------------------------------------------
+
+    def plan_genesis(self, ownership: Ownership, warm_start: Start | None) -> CommitPlan:
+        """The first record of a model log, and the warm start if there is one."""
+        genesis = Genesis(FORMAT_VERSION, self.settings.config, self.n_partitions)
+        internal = [(Log.MODEL, 0, encode_entry(genesis))]
+        catalog: list[tuple[bytes, bytes]] = []
+        if warm_start is not None:
+            clock_us = self.clock.now_us()
+            internal.append((Log.MODEL, 0, encode_entry(StartRecord(warm_start, clock_us))))
+            after = ModelState.empty(self.settings.model)
+            after.version += 1
+            apply(after, self.settings.model, warm_start)
+            catalog = catalog_messages(after, self.settings.model, clock_us)
+        return CommitPlan(ownership, {}, catalog=catalog, internal=internal)
+
+    def plan_batch(self, polled: Polled) -> Planned:
+        """What a poll's records, and slices of sweeps under way, publish. IN polled."""
+        clock_us = self.clock.now_us()
+        results: dict[int, PartitionResult] = {}
+        for partition in sorted(self.tasks):
+            task = self.tasks[partition]
+            work = PartitionJob(task, self.state, self.settings, clock_us, task.metadata.horizon)
+            records = polled.partitions.get(partition)
+            if records is not None and len(records.offsets):
+                results[partition] = work.process(records, self.decoder)
+            elif work.sweep.active or work.sweep != task.mark.sweep:
+                results[partition] = work.idle()
+        return self._planned(polled.ownership, results, self.batch_record(results, clock_us))
+
+    def batch_record(self, results: Mapping[int, PartitionResult], clock_us: int) -> BatchRecord:
+        """Manifest and model delta of a batch."""
+        manifest = Manifest(
+            FORMAT_VERSION,
+            self.replica.config_digest,
+            self.state.version,
+            self.replica.digest,
+            clock_us,
+            [result.manifest for result in results.values()],
+            [key for result in results.values() for key in result.newcomers],
+        )
+        return BatchRecord(manifest, self._learn(results))
+
+    def _planned(self, ownership: Ownership, results: Mapping[int, PartitionResult], record: BatchRecord) -> Planned:
+        internal = []
+        deltas = {}
+        for partition, result in results.items():
+            payload = pack(result.delta)
+            internal.append((Log.CUSTOMERS, partition, encode_entry(result.delta)))
+            deltas[partition] = (result.delta, len(payload))
+        internal.append((Log.MODEL, 0, encode_entry(record)))
+        plan = CommitPlan(
+            ownership,
+            {
+                partition: Committed(
+                    result.delta.mark.next,
+                    OffsetMetadata(result.delta.mark.seq, self.tasks[partition].snapshots).encode(),
+                )
+                for partition, result in results.items()
+            },
+            {partition: result.tags for partition, result in results.items() if result.tags},
+            (),
+            {partition: result.dead_letters for partition, result in results.items() if result.dead_letters},
+            internal,
+        )
+        return Planned(plan, deltas, partial(_committed, results, record))
+
+    def _learn(self, results: Mapping[int, PartitionResult]) -> Delta:
+        state, spec, digest = self.state, self.settings.model, self.replica.digest
+        if state.ready:
+            parts = [(self.tasks[p].mark.block, r.learn) for p, r in results.items() if r.learn is not None]
+            edges = [0]
+            for block, part in parts:
+                edges += block_edges(block, part.x.shape[1], edges[-1])[1:]
+            x = _joined([part.x for _, part in parts], len(spec.features))
+            w, t = _flat([part.w for _, part in parts]), _flat([part.t for _, part in parts])
+            delta = learn(state, spec, x, w, t, edges, digest)
+        else:
+            warm = [r.warm_up for r in results.values() if r.warm_up is not None]
+            times, at = _flat([part.times for part in warm]), _flat([part.at for part in warm])
+            n = len(at)
+            if spec.forgetting.unit == "weight":
+                at = state.age + np.arange(1.0, n + 1.0)
+            keys = [key for part in warm for key in part.keys]
+            rows = WarmRows(keys, np.ones(n), at, _joined([part.x for part in warm], len(spec.features)))
+            delta = collect(state, spec, rows, len(times), times, digest)
+        for result in results.values():
+            delta.erased += result.erased_keys
+            for segment, change in result.moved.items():
+                delta.moved[segment] = delta.moved.get(segment, 0) + change
+        return delta
+
+    def plan_start(self, ownership: Ownership, *, input_ended: bool) -> Planned | None:
+        """First centers, if the warm-up is over; with them their catalog records. None while it is not."""
+        if not warm_up_over(self.state, self.settings.model, input_ended=input_ended):
+            return None
+        if self._failed_start_at == self.state.version:
+            return None
+        start = start_from_warm_up(self.state, self.settings.model, self.replica.digest)
+        if start is None:
+            self._failed_start_at = self.state.version
+            return None
+        after = self.replica.copy_of_state()
+        apply(after, self.settings.model, start)
+        clock_us = self.clock.now_us()
+        plan = CommitPlan(
+            ownership,
+            self._touched_offsets(),
+            catalog=catalog_messages(after, self.settings.model, clock_us),
+            internal=[(Log.MODEL, 0, encode_entry(StartRecord(start, clock_us)))],
+        )
+        return Planned(plan, {})
+
+    def _touched_offsets(self) -> dict[int, Committed]:
+        """Offsets as they stand: a commit without offsets would not be fenced."""
+        return {p: Committed(task.mark.next, task.metadata.encode()) for p, task in self.tasks.items() if task.mark.seq}
+
+    def sweep_pending(self) -> bool:
+        """Whether stored customers are still to be re-tagged."""
+        return any(
+            (sweep := next_sweep(task.mark, self.state, self.settings, len(task.table))).active or sweep != task.mark.sweep
+            for task in self.tasks.values()
+        )
+
+    # -- After a commit -----------------------------------------------------------------------------------------------
+
+    def committed(self, planned: Planned) -> None:
+        """Apply a committed plan's customer deltas."""
+        for partition, (delta, size) in planned.deltas.items():
+            self.tasks[partition].apply(delta, size)
+
+    def apply_model_entry(self, entry: Entry) -> Observation | None:
+        """Apply an entry of the model log. Returns what observers should know."""
+        was_ready, epoch = self.state.ready, self.state.metric.epoch
+        record = decode_model_record(entry.payload)
+        if isinstance(record, Genesis) and record.n_partitions != self.n_partitions:
+            raise ConfigError(
+                f"the input has {self.n_partitions} partitions, the state was written for {record.n_partitions}",
+                hint="customers would move between partitions; start a new application from the input's beginning",
+            )
+        self.replica.apply(record, entry.end)
+        if self.state.ready and (not was_ready or self.state.metric.epoch != epoch):
+            what = "metric_renewed" if was_ready else "started"
+            return ModelChanged(what, self.state.version, self.segments())
+        return None
+
+    def segments(self) -> tuple[SegmentSummary, ...]:
+        """Segments by falling size."""
+        if not self.state.ready:
+            return ()
+        members = self.state.members
+        total = sum(members.values()) or 1
+        found = [
+            SegmentSummary(s.id, s.name, members.get(s.id, 0), members.get(s.id, 0) / total, shift)
+            for s, shift in zip(self.state.tagging.segments, self._shifts(), strict=True)
+        ]
+        return tuple(sorted(found, key=lambda segment: -segment.customers))
+
+    def _shifts(self) -> list[float]:
+        champion, metric = self.state.tagging, self.state.metric
+        ids, epoch, centers = self._baseline
+        if (ids, epoch) != (champion.ids, metric.epoch):
+            centers = champion.centers.centers.copy()
+            self._baseline = (champion.ids, metric.epoch, centers)
+        moved = champion.centers.centers - centers
+        squared = np.add.reduce(moved * moved * metric.inverse(self.settings.model)[:, None], axis=0)
+        shifts: list[float] = np.sqrt(squared).tolist()
+        return shifts
+
+    # -- Snapshots ----------------------------------------------------------------------------------------------------
+
+    def snapshots_due(self, *, stopping: bool = False) -> list[int]:
+        """Partitions whose customers should be written whole."""
+        return [
+            p
+            for p, task in self.tasks.items()
+            if task.delta_bytes > max(task.snapshot_bytes, self.settings.snapshot_bytes)
+            or (task.mark.erased and (stopping or task.mark.batches >= _ERASURE_BATCHES))
+        ]
+
+    def plan_model_snapshot(self, ownership: Ownership) -> PlannedModelSnapshot:
+        """A snapshot of the model. It names the version that it covers, and may come to stand behind newer deltas."""
+        snapshot = self.replica.snapshot()
+        plan = CommitPlan(ownership, self._touched_offsets(), internal=[(Log.MODEL_SNAPSHOTS, 0, encode_entry(snapshot))])
+        return PlannedModelSnapshot(plan, snapshot.version, snapshot.next_offset)
+
+    def model_snapshot_written(self, planned: PlannedModelSnapshot, result: CommitResult) -> None:
+        self.model_snapshots.append(KeptSnapshot(planned.version, result.first_offsets[0], planned.next_offset))
+
+    def plan_customer_snapshot(self, ownership: Ownership, partition: int) -> PlannedSnapshot:
+        """A snapshot of one partition. Its records are made while they are written, so memory stays flat."""
+        task = self.tasks[partition]
+        mark = replace(task.mark, seq=task.mark.seq + 1, batches=0, erased=0)
+        written: list[int] = []
+        clock_us = self.clock.now_us()
+        pieces = snapshot_pieces(task, mark, clock_us, self.state.version, written)
+        plan = CommitPlan(
+            ownership,
+            {partition: Committed(mark.next, OffsetMetadata(mark.seq, task.snapshots).encode())},
+            catalog=catalog_messages(self.state, self.settings.model, clock_us) if self.state.ready else (),
+            internal=[(Log.CUSTOMERS, partition, frames(pieces, separate=True))],
+        )
+        return PlannedSnapshot(plan, partition, mark, written, self.state.version)
+
+    def customer_snapshot_written(self, planned: PlannedSnapshot, result: CommitResult) -> Observation:
+        """Take note of a committed snapshot. After an erasure nothing before it is kept, not even for `verify`."""
+        task = self.tasks[planned.partition]
+        erased = task.mark.erased > 0
+        task.snapshot_written(result.first_offsets[0], sum(planned.written), planned.mark, planned.model_version)
+        if erased:
+            task.snapshots = task.snapshots[-1:] * 2
+        return SnapshotTaken(planned.partition, task.table.n_customers, planned.model_version)
+
+    def plan_offsets(self, ownership: Ownership) -> CommitPlan:
+        """Offsets as they stand, naming the snapshots that are kept: what is deleted next is no longer referred to."""
+        return CommitPlan(ownership, self._touched_offsets())
+
+    def deletable(self) -> list[tuple[Log, int, int]]:
+        """(log, partition, offset): records below are in a kept snapshot, and needed by nobody.
+
+        One generation of customers' snapshots is kept beside the newest, and the newest model snapshot that is not newer
+        than the oldest of those.
+        """
+        below = []
+        for p, task in self.tasks.items():
+            if len(task.snapshots) > 1:
+                below.append((Log.CUSTOMERS, p, task.snapshots[0].offset))
+                below.append((Log.SPOOL, p, task.snapshots[0].next_input))
+        horizons = [task.metadata.horizon for task in self.tasks.values()]
+        horizons += [horizon for p, horizon in self.replica.horizons.items() if p not in self.tasks]
+        usable = [snapshot for snapshot in self.model_snapshots if snapshot.version <= min(horizons, default=0)]
+        if usable:
+            self.model_snapshots = self.model_snapshots[self.model_snapshots.index(usable[-1]) :]
+            below += [(Log.MODEL, 0, usable[-1].next_offset), (Log.MODEL_SNAPSHOTS, 0, usable[-1].offset)]
+        return below
+
+    def suspend(self) -> None:
+        """State is not to be trusted any more: it must be restored before the next plan."""
+        for task in self.tasks.values():
+            task.transition(TaskState.SUSPENDED)
+
+
+def snapshot_pieces(task: Task, mark: Mark, clock_us: int, version: int, written: list[int]) -> Iterator[bytes]:
+    """Values of a snapshot, each small enough for a record. Their sizes go to `written`."""
+    table = task.table
+    width = sum(np.dtype(spec.dtype).itemsize for spec in table.specs) + _ID_BYTES
+    yield from _fitting(SnapshotHead(mark, clock_us, version, len(table), table.n_customers), written)
+    for rows in table.chunks(max(1, MAX_FRAME_BYTES * 3 // 4 // width)):
+        yield from _fitting(SnapshotRows(rows), written)
+
+
+def _fitting(value: SnapshotHead | SnapshotRows, written: list[int]) -> Iterator[bytes]:
+    piece = pack(value)
+    if len(piece) > MAX_FRAME_BYTES and isinstance(value, SnapshotRows):
+        for half in value.rows.halves():
+            yield from _fitting(SnapshotRows(half), written)
+        return
+    written.append(len(piece))
+    yield piece
+
+
+def _joined(parts: list[np.ndarray], n_rows: int) -> np.ndarray:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts, axis=1) if parts else np.empty((n_rows, 0))
+
+
+def _flat(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _committed(
+    results: Mapping[int, PartitionResult], record: BatchRecord, segments: tuple[SegmentSummary, ...]
+) -> BatchCommitted:
+    transitions: Counter[tuple[int, int]] = Counter()
+    outcomes: Counter[str] = Counter()
+    codes: Counter[str] = Counter()
+    assignments: Counter[tuple[int, str, str]] = Counter()
+    for result in results.values():
+        part = result.manifest
+        outcomes.update(
+            assigned=part.assigned,
+            waiting=part.waiting,
+            warming_up=part.warming_up,
+            erased=part.erased,
+            dead_letter=part.dead_letters,
+        )
+        codes.update(letter.code for letter in result.dead_letters)
+        assignments.update(result.assignments)
+        transitions.update(result.transitions)
+    marks = {p: result.delta.mark for p, result in results.items()}
+    watermarks = [mark.clock_us for mark in marks.values() if mark.clock_us is not None]
+    return BatchCommitted(
+        dict(outcomes),
+        dict(codes),
+        dict(assignments),
+        dict(transitions),
+        segments,
+        {p: mark.next for p, mark in marks.items()},
+        record.manifest.model_version,
+        record.manifest.clock_us,
+        max(watermarks, default=None),
+        record.delta.clipped,
+        record.delta.held_back,
+    )

@@ -1,0 +1,238 @@
+"""The entries of the internal logs.
+
+Model log: a genesis (configuration, partitions), then starts and batches in one order for all workers. A batch holds the
+manifest of what was read and the delta of what was learned; manifests tile the input. Customer log of a partition: deltas
+and snapshots of its customers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import msgspec
+
+from streamseg.features.table import Rows, TableChange
+from streamseg.model.codec import pack, unpack
+from streamseg.model.records import Delta, Start
+from streamseg.model.state import ModelState
+from streamseg.records.frames import cut, frames
+
+FORMAT_VERSION = 1
+
+
+class PartitionManifest(msgspec.Struct):
+    """What a batch did with one partition.
+
+    Attributes:
+        first, next: input offsets [first, next); records: how many there were; checksum: of their keys and values.
+        dead_letters, waiting, erased, warming_up, assigned: what became of them, together `records`.
+        tags_first, tags, tags_checksum: published records, and how many the partition had before.
+        letters_first: dead letters that the partition had before.
+        sweep: rows [first, end) that were re-tagged, at which epoch; None for no slice.
+        last_assigned_at: microseconds.
+        horizon: model version of the oldest customer snapshot that is kept.
+    """
+
+    partition: int
+    first: int
+    next: int
+    records: int
+    checksum: int
+    dead_letters: int
+    waiting: int
+    erased: int
+    warming_up: int
+    assigned: int
+    tags_first: int
+    tags: int
+    tags_checksum: int
+    letters_first: int
+    sweep: tuple[int, int, int] | None
+    last_assigned_at: int
+    horizon: int
+
+
+class Manifest(msgspec.Struct):
+    """What one batch read and wrote, and the one clock reading that it used (microseconds).
+
+    Attributes:
+        model_version, model_digest: the model that the tags were made with.
+        newcomers: hashes of 1/1024 of the new customers, so that one on two partitions is noticed.
+    """
+
+    format_version: int
+    config_digest: bytes
+    model_version: int
+    model_digest: bytes
+    clock_us: int
+    partitions: list[PartitionManifest]
+    newcomers: list[int] = []
+
+
+class Genesis(msgspec.Struct, tag="genesis"):
+    """The first record of a model log: who writes here, with which settings, over how many partitions."""
+
+    format_version: int
+    config: str
+    n_partitions: int
+
+
+class BatchRecord(msgspec.Struct, tag="batch"):
+    manifest: Manifest
+    delta: Delta
+
+
+class StartRecord(msgspec.Struct, tag="start"):
+    start: Start
+    clock_us: int
+
+
+ModelRecord = Genesis | BatchRecord | StartRecord
+
+
+class ModelSnapshot(msgspec.Struct):
+    """The model at a version. Records of the model log below `next_offset` are in it, and no others."""
+
+    format_version: int
+    version: int
+    next_offset: int
+    genesis: Genesis
+    state: ModelState
+    positions: dict[int, int]
+    horizons: dict[int, int]
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """A pass over stored customers: rows [cursor, end) are still to be seen for `epoch`.
+
+    Attributes:
+        model_epoch, time_epoch: what customers are tagged with. One of them changes from sweep to sweep, which is the
+            reason that its records give.
+    """
+
+    epoch: int = 0
+    model_epoch: int = 0
+    time_epoch: int = 0
+    cursor: int = 0
+    end: int = 0
+    reason: str = "model_update"
+
+    @property
+    def active(self) -> bool:
+        return self.cursor < self.end
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Where a partition stands after a commit. Carried whole by every entry of its customer log.
+
+    Attributes:
+        seq: commits so far; next: next input offset; model_version: highest used; assigned_at: last given (microseconds).
+        block: rows in the open learning block.
+        clock_us, last_us: event-time watermark, and the last event's time as it came.
+        tags, letters: records published so far.
+        batches: since the last snapshot; erased: customers erased since then.
+    """
+
+    seq: int = 0
+    next: int = 0
+    model_version: int = 0
+    assigned_at: int = 0
+    block: int = 0
+    clock_us: int | None = None
+    last_us: int = 0
+    tags: int = 0
+    letters: int = 0
+    sweep: Sweep = Sweep()
+    batches: int = 0
+    erased: int = 0
+
+
+class CustomerDelta(msgspec.Struct, tag="delta"):
+    """What a batch did to the customers of a partition; [first, mark.next) is the input that it covers."""
+
+    mark: Mark
+    first: int
+    change: TableChange
+
+
+class SnapshotHead(msgspec.Struct, tag="head"):
+    """Begins a snapshot of `n_customers` in a table of `n_rows`. `clock_us` is that of the commit's catalog records."""
+
+    mark: Mark
+    clock_us: int
+    model_version: int
+    n_rows: int
+    n_customers: int
+
+
+class SnapshotRows(msgspec.Struct, tag="rows"):
+    rows: Rows
+
+
+CustomerEntry = CustomerDelta | SnapshotHead | SnapshotRows
+
+
+class KeptCustomers(msgspec.Struct, frozen=True, array_like=True):
+    """A snapshot in the customer log: its offset, the model version it was taken at, the input offset it reaches to."""
+
+    offset: int
+    model_version: int
+    next_input: int
+
+
+class OffsetMetadata(msgspec.Struct, frozen=True):
+    """What is committed with an input offset.
+
+    Attributes:
+        seq: of the mark.
+        snapshots: the kept snapshots of the customer log, oldest first; with fewer than two, all of the log is kept.
+    """
+
+    seq: int = 0
+    snapshots: tuple[KeptCustomers, ...] = ()
+
+    def encode(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> OffsetMetadata:
+        return msgspec.json.decode(text, type=cls) if text else cls()
+
+    @property
+    def horizon(self) -> int:
+        """Model version of the oldest state that `verify` can start from."""
+        return self.snapshots[0].model_version if len(self.snapshots) > 1 else 0
+
+
+def encode_entry(value: Any) -> list[bytes]:
+    """Records of one entry."""
+    return list(frames(cut(pack(value))))
+
+
+def decode_model_record(payload: bytes) -> ModelRecord:
+    return unpack(payload, ModelRecord)  # type: ignore[arg-type]
+
+
+def decode_customer_entry(payload: bytes) -> CustomerEntry:
+    return unpack(payload, CustomerEntry)  # type: ignore[arg-type]
+
+
+def decode_model_snapshot(payload: bytes) -> ModelSnapshot:
+    return unpack(payload, ModelSnapshot)
+
+
+def config_digest(config: str) -> bytes:
+    return hashlib.blake2b(config.encode(), digest_size=16).digest()
+
+
+def config_differences(old: str, new: str) -> list[str]:
+    """Dotted keys in which two configurations differ."""
+    before, after = json.loads(old), json.loads(new)
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def customer_hash(customer_id: str) -> int:
+    """64 bits that stand for a customer where the id must not be kept."""
+    return int.from_bytes(hashlib.blake2b(customer_id.encode(), digest_size=8).digest(), "little")

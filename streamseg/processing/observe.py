@@ -1,0 +1,93 @@
+"""Typed events for observers: logs, status, metrics. Told after a commit, never before; values, never live state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class SegmentSummary:
+    """A segment in short. `shift`: how far its center moved since the metric was set, in standard deviations."""
+
+    id: int
+    name: str
+    customers: int
+    share: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class Started:
+    """The job is restored and goes on. `positions`: next input offsets."""
+
+    application: str
+    positions: Mapping[int, int]
+    model_version: int
+    customers: int
+    restore_seconds: float
+
+
+@dataclass(frozen=True)
+class BatchCommitted:
+    """One commit with events.
+
+    Attributes:
+        outcomes: events by what became of them: assigned, waiting, warming_up, erased, dead_letter.
+        dead_letters: by code; assignments: by (segment, change, reason); transitions: by (from, to), -1 for none before.
+        segments: as of after the batch.
+        clock_us: the batch's clock reading; watermark_us: event time that the batch has reached.
+    """
+
+    outcomes: Mapping[str, int]
+    dead_letters: Mapping[str, int]
+    assignments: Mapping[tuple[int, str, str], int]
+    transitions: Mapping[tuple[int, int], int]
+    segments: tuple[SegmentSummary, ...]
+    positions: Mapping[int, int]
+    model_version: int
+    clock_us: int
+    watermark_us: int | None
+    clipped: int
+    held_back: int
+
+
+@dataclass(frozen=True)
+class ModelChanged:
+    """The model was started, or its metric renewed. `what`: "started" or "metric_renewed"."""
+
+    what: str
+    model_version: int
+    segments: tuple[SegmentSummary, ...]
+
+
+@dataclass(frozen=True)
+class SnapshotTaken:
+    partition: int
+    customers: int
+    model_version: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The job cannot go on as wished, and says why. `event` is a stable name."""
+
+    event: str
+    message: str
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The job ended: "input_ended", "signal", or the class of an error."""
+
+    reason: str
+    positions: Mapping[int, int]
+
+
+Observation = Started | BatchCommitted | ModelChanged | SnapshotTaken | Waiting | Stopped
+
+
+class Observer(Protocol):
+    def observe(self, event: Observation) -> None: ...

@@ -1,0 +1,325 @@
+"""One partition's part of a micro-batch: records to tags, customers and rows to learn. Changes nothing."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from streamseg.features.aggregates import NO_TIME
+from streamseg.features.fold import Events, Fold, fold
+from streamseg.features.table import NO_SEGMENT, Retag, Rows, TableChange
+from streamseg.kernel.clusters import BLOCK_ROWS
+from streamseg.kernel.forgetting import NEVER, guarded_times
+from streamseg.kernel.types import Array, Ints
+from streamseg.model.state import ModelState
+from streamseg.model.tagging import Tags, segment_of, tag
+from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash
+from streamseg.processing.settings import JobSettings
+from streamseg.processing.tags import Published, Subjects, assignments, counted, pick, sweep_subjects, transitions
+from streamseg.processing.task import Task
+from streamseg.processing.transport import Records
+from streamseg.processing.walk import REASONS, store_tags, tell_model_updates, walk
+from streamseg.records.events import Decoded, EventDecoder, Rejected
+from streamseg.records.outputs import DeadLetter, Source
+
+SWEEP_ROWS = 10_000
+_NEWCOMER_SAMPLE = 1024
+
+
+class ToLearn(NamedTuple):
+    """Rows that the model learns: `x` (n_rows_of_model, n), weights, event times in seconds."""
+
+    x: Array
+    w: Array
+    t: Array
+
+
+class ToWarmUp(NamedTuple):
+    """A warm-up's share: times of all complete events, and the latest row of each customer."""
+
+    times: Array
+    keys: list[int]
+    x: Array
+    at: Array
+
+
+@dataclass(frozen=True)
+class PartitionResult:
+    """Everything that a partition contributes to a commit plan."""
+
+    tags: Published
+    dead_letters: list[DeadLetter]
+    delta: CustomerDelta
+    manifest: PartitionManifest
+    learn: ToLearn | None = None
+    warm_up: ToWarmUp | None = None
+    moved: Counter[int] = field(default_factory=Counter)
+    erased_keys: list[int] = field(default_factory=list)
+    newcomers: list[int] = field(default_factory=list)
+    assignments: Counter[tuple[int, str, str]] = field(default_factory=Counter)
+    transitions: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+
+class PartitionJob:
+    """Processes one partition's share of one batch. Lives as long as the batch; reads the task, never changes it."""
+
+    def __init__(self, task: Task, state: ModelState, settings: JobSettings, clock_us: int, horizon: int) -> None:
+        """`horizon`: model version of the oldest customer snapshot that is kept, for the manifest."""
+        self.horizon = horizon
+        self.task, self.state, self.settings, self.clock_us = task, state, settings, clock_us
+        self.mark = task.mark
+        self.sweep = next_sweep(self.mark, state, settings, len(task.table))
+        self.boundary = boundary_of(self.sweep, settings)
+        self.assigned_at = max(clock_us, self.mark.assigned_at + 1)
+        self.tags: Published = []
+        self.moved: Counter[int] = Counter()
+        self.assignments: Counter[tuple[int, str, str]] = Counter()
+        self.transitions: Counter[tuple[int, int]] = Counter()
+
+    def idle(self) -> PartitionResult:
+        """A slice of a sweep without records."""
+        retag = self._slice(None)
+        empty = np.empty(0, dtype=np.int64)
+        change = TableChange(Rows(empty, empty, [], self.task.table.empty_rows(0)), empty, retag)
+        mark = self._mark(self.mark.next, 0, self.mark.clock_us, self.mark.last_us, 0, 0)
+        manifest = self._manifest(mark, 0, 0, 0, retag, 0, 0)
+        return self._result([], CustomerDelta(mark, self.mark.next, change), manifest)
+
+    def process(self, records: Records, decoder: EventDecoder) -> PartitionResult:
+        """A batch's records, after a slice of the sweep under way."""
+        now = self.clock_us
+        decoded, rejected = decoder.decode(records.keys, records.values, records.timestamps_ms, now)
+        events = Events(decoded.ids, decoded.times, decoded.erase, decoded.numbers, decoded.texts)
+        folded = fold(self.task.table, events, self.settings.customer_half_life_s, self.boundary)
+        retag = self._slice(folded)
+        self._tag_events(folded, decoded, np.asarray(records.offsets, dtype=np.int64)[decoded.at])
+        letters = [self._letter(records, reject) for reject in rejected]
+        clock, last = self._watermark(decoded.times[~decoded.erase])
+        n_complete, n_erased = int(np.count_nonzero(folded.complete)), int(np.count_nonzero(decoded.erase))
+        learned = n_complete if self.state.ready else 0
+        mark = self._mark(records.next_offset, learned, clock, last, len(letters), n_erased)
+        change = folded.change(retag)
+        checksum = _checksum(records.keys, records.values)
+        manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), retag, n_complete, n_erased)
+        result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest)
+        hashes = [customer_hash(name) for name in change.touched.new_ids]
+        return replace(
+            result,
+            learn=_to_learn(folded, decoded) if learned else None,
+            warm_up=_to_warm_up(folded, decoded) if n_complete and not self.state.ready else None,
+            erased_keys=[customer_hash(decoded.ids[i]) for i in np.flatnonzero(decoded.erase).tolist()],
+            newcomers=[key for key in hashes if key % _NEWCOMER_SAMPLE == 0],
+        )
+
+    def _slice(self, folded: Fold | None) -> Retag | None:
+        """Re-tag a slice of stored customers with the batch's model, but those that have events in the batch."""
+        sweep, table = self.sweep, self.task.table
+        if not sweep.active:
+            return None
+        end = min(sweep.cursor + SWEEP_ROWS, sweep.end)
+        rows = np.arange(sweep.cursor, end)
+        stale = (table.column("epoch")[rows] != sweep.epoch) & (table.column("time")[rows] > np.int64(NO_TIME))
+        if folded is not None:
+            stale &= ~np.isin(rows, folded.rows)
+        rows = rows[stale]
+        x = table.vectors(rows, self.boundary)
+        complete = ~np.isnan(x[: self.settings.layout.n_weighted]).any(axis=0)
+        rows, x = rows[complete], x[:, complete]
+        segment = segment_of(self.state, self.settings.model, x) if len(rows) else rows
+        previous = table.column("segment")[rows].astype(np.int64)
+        moved = segment != previous
+        rows, x, segment, previous = rows[moved], x[:, moved], segment[moved], previous[moved]
+        watermark = self.mark.clock_us or 0
+        retag = Retag(sweep.cursor, end, sweep.epoch, rows, segment, watermark, REASONS.index(sweep.reason))
+        self._count_moves(previous, segment)
+        if len(rows):
+            ids = [str(table.ids[row]) for row in rows.tolist()]
+            times: Ints = table.column("time")[rows].astype(np.int64)
+            self._publish(sweep_subjects(self.state, self.settings, ids, x, previous, times, watermark, retag.reason), None)
+        return retag
+
+    def _tag_events(self, folded: Fold, decoded: Decoded, offsets: Ints) -> None:
+        state, spec = self.state, self.settings.model
+        complete = np.flatnonzero(folded.complete)
+        tags: Tags | None = None
+        labels = np.full(len(folded.place), NO_SEGMENT, dtype=np.int64)
+        everyone = len(complete) == len(labels)
+        x = folded.x if everyone else folded.x[:, complete]
+        if state.ready and len(complete):
+            tags = tag(state, spec, x)
+            labels[complete] = tags.segment_ids
+        out = walk(folded, labels, decoded.times, decoded.erase)
+        if tags is not None:
+            tell_model_updates(out, folded, state, spec)
+        store_tags(out, folded, decoded.times, decoded.erase, self.sweep.epoch if state.ready else -1)
+        self._count_moves(folded.segment, folded.state["segment"].astype(np.int64))
+        partition, topic = self.task.partition, self.settings.topic
+        at = complete.tolist()
+        subjects = Subjects(
+            decoded.ids if everyone else [decoded.ids[i] for i in at],
+            tags,
+            x,
+            out.previous[complete],
+            out.changed[complete],
+            out.entered_at[complete],
+            out.reasons[complete],
+            decoded.times[complete],
+            [Source(topic, partition, offset) for offset in offsets[complete].tolist()],
+            decoded.event_ids if everyone else [decoded.event_ids[i] for i in at],
+        )
+        self._publish(subjects, (complete, np.flatnonzero(decoded.erase), decoded.ids))
+
+    def _publish(self, subjects: Subjects, events: tuple[Ints, Ints, Sequence[str]] | None) -> None:
+        """Encode subjects; `events`: (place of each subject, places of erasures, ids) puts tombstones in between."""
+        self.assignments += counted(subjects)
+        self.transitions += transitions(subjects)
+        if events is not None and self.settings.emit == "changes":
+            changed = np.flatnonzero(subjects.changed)
+            subjects, events = pick(subjects, changed), (events[0][changed], *events[1:])
+        n_erased = len(events[1]) if events else 0
+        assigned_at = self.assigned_at + np.arange(len(subjects.ids) + n_erased)
+        self.assigned_at += len(assigned_at)
+        if not n_erased or events is None:
+            self.tags += assignments(subjects, assigned_at, self.state, self.settings)
+            return
+        places, erasures, ids = events
+        position = np.searchsorted(np.sort(np.concatenate([places, erasures])), places)
+        values = iter(assignments(subjects, assigned_at[position], self.state, self.settings))
+        gone = set(erasures.tolist())
+        for place in np.sort(np.concatenate([places, erasures])).tolist():
+            self.tags.append((ids[place].encode(), None) if place in gone else next(values))
+
+    def _count_moves(self, before: Ints, after: Ints) -> None:
+        size = max(int(before.max(initial=-1)), int(after.max(initial=-1))) + 2
+        change = np.bincount(after + 1, minlength=size) - np.bincount(before + 1, minlength=size)
+        for segment in np.flatnonzero(change[1:]).tolist():
+            self.moved[segment] += int(change[segment + 1])
+
+    def _watermark(self, times: Ints) -> tuple[int | None, int]:
+        """Largest event time believed, and the last one, in microseconds."""
+        if not len(times):
+            return self.mark.clock_us, self.mark.last_us
+        clock = NEVER if self.mark.clock_us is None else self.mark.clock_us / 1e6
+        guarded, _ = guarded_times(times / 1e6, clock, self.mark.last_us / 1e6, self.settings.model.max_ahead)
+        reached = round(float(guarded.max()) * 1e6)
+        return reached if self.mark.clock_us is None else max(self.mark.clock_us, reached), int(times[-1])
+
+    def _letter(self, records: Records, reject: Rejected) -> DeadLetter:
+        error, at = reject.error, reject.at
+        return DeadLetter(
+            records.keys[at],
+            records.values[at],
+            error.code.value,
+            error.message,
+            self.settings.topic,
+            self.task.partition,
+            records.offsets[at],
+            error.field,
+        )
+
+    def _mark(self, next_offset: int, learned: int, clock_us: int | None, last_us: int, letters: int, erased: int) -> Mark:
+        mark, sweep = self.mark, self.sweep
+        if sweep.active:
+            sweep = msgspec.structs.replace(sweep, cursor=min(sweep.cursor + SWEEP_ROWS, sweep.end))
+        return Mark(
+            seq=mark.seq + 1,
+            next=next_offset,
+            model_version=self.state.version,
+            assigned_at=max(self.assigned_at - 1, mark.assigned_at),
+            block=(mark.block + learned) % BLOCK_ROWS,
+            clock_us=clock_us,
+            last_us=last_us,
+            tags=mark.tags + len(self.tags),
+            letters=mark.letters + letters,
+            sweep=sweep,
+            batches=mark.batches + 1,
+            erased=mark.erased + erased,
+        )
+
+    def _manifest(
+        self, mark: Mark, n_records: int, checksum: int, letters: int, retag: Retag | None, complete: int, erased: int
+    ) -> PartitionManifest:
+        ready = self.state.ready
+        return PartitionManifest(
+            partition=self.task.partition,
+            first=self.mark.next,
+            next=mark.next,
+            records=n_records,
+            checksum=checksum,
+            dead_letters=letters,
+            waiting=n_records - letters - erased - complete,
+            erased=erased,
+            warming_up=0 if ready else complete,
+            assigned=complete if ready else 0,
+            tags_first=self.mark.tags,
+            tags=len(self.tags),
+            tags_checksum=_checksum([], [value for _, value in self.tags]),
+            letters_first=self.mark.letters,
+            sweep=None if retag is None else (retag.first, retag.end, retag.epoch),
+            last_assigned_at=mark.assigned_at,
+            horizon=self.horizon,
+        )
+
+    def _result(self, letters: list[DeadLetter], delta: CustomerDelta, manifest: PartitionManifest) -> PartitionResult:
+        return PartitionResult(
+            self.tags,
+            letters,
+            delta,
+            manifest,
+            moved=self.moved,
+            assignments=self.assignments,
+            transitions=self.transitions,
+        )
+
+
+def next_sweep(mark: Mark, state: ModelState, settings: JobSettings, n_rows: int) -> Sweep:
+    """The sweep that a batch works on: the one under way, or a new one where model or time have moved on.
+
+    A change of the model restarts a sweep; time waits until it is done, so a sweep has one reason.
+    """
+    sweep = mark.sweep
+    if not state.ready:
+        return sweep
+    if state.metric.epoch != sweep.model_epoch:
+        return Sweep(sweep.epoch + 1, state.metric.epoch, sweep.time_epoch, 0, n_rows, "model_update")
+    if settings.retag_every_s is not None and mark.clock_us is not None and not sweep.active:
+        time_epoch = int(mark.clock_us // (settings.retag_every_s * 1e6))
+        if time_epoch != sweep.time_epoch:
+            return Sweep(sweep.epoch + 1, sweep.model_epoch, time_epoch, 0, n_rows, "time")
+    return sweep
+
+
+def boundary_of(sweep: Sweep, settings: JobSettings) -> int:
+    """The time (microseconds) that silent customers are seen at."""
+    return NO_TIME if settings.retag_every_s is None else int(sweep.time_epoch * settings.retag_every_s * 1e6)
+
+
+def _to_learn(folded: Fold, decoded: Decoded) -> ToLearn:
+    if folded.complete.all():
+        return ToLearn(folded.x, folded.weight, decoded.times / 1e6)
+    rows = folded.complete
+    return ToLearn(folded.x[:, rows], folded.weight[rows], decoded.times[rows] / 1e6)
+
+
+def _to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:
+    events = np.flatnonzero(folded.complete)
+    latest = np.full(len(folded.rows), -1)
+    np.maximum.at(latest, folded.place[events], events)
+    rows = np.sort(latest[(latest >= 0) & ~folded.erased])
+    keys = [customer_hash(decoded.ids[i]) for i in rows.tolist()]
+    return ToWarmUp(decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6)
+
+
+def _checksum(keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> int:
+    """CRC-32 of keys and values with their number; None is told from empty."""
+    total = zlib.crc32(len(values).to_bytes(8, "little"))
+    for column in (keys, values):
+        parts = column if None not in column else [b"\0null" if part is None else part for part in column]
+        total = zlib.crc32(b"\n".join(parts), total)  # type: ignore[arg-type]
+    return total

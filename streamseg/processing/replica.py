@@ -1,0 +1,132 @@
+"""A replica of the model: applies the model log in order, checks that manifests tile the input.
+
+Every worker holds one. After the same number of records all of them hold the same model, byte for byte.
+"""
+
+from __future__ import annotations
+
+from streamseg.errors import ConfigError, CorruptedError
+from streamseg.model.apply import apply
+from streamseg.model.codec import pack, unpack
+from streamseg.model.spec import ModelSpec
+from streamseg.model.state import ModelState
+from streamseg.processing.logs import (
+    FORMAT_VERSION,
+    BatchRecord,
+    Genesis,
+    Manifest,
+    ModelRecord,
+    ModelSnapshot,
+    StartRecord,
+    config_differences,
+    config_digest,
+)
+
+# Versions whose digests a replica remembers: a delta may have been computed from any of them.
+_REMEMBERED = 256
+
+
+class Replica:
+    """The model at a version, and where the log goes on."""
+
+    def __init__(self, spec: ModelSpec, config: str) -> None:
+        self.spec = spec
+        self.config = config
+        self.config_digest = config_digest(config)
+        self.state = ModelState.empty(spec)
+        self.genesis: Genesis | None = None
+        self.next_offset = 0
+        self.positions: dict[int, int] = {}
+        self.horizons: dict[int, int] = {}
+        self._digests: dict[int, bytes] = {}
+        self._remember()
+
+    def _remember(self) -> None:
+        self._digests[self.state.version] = self.state.digest()
+        self._digests.pop(self.state.version - _REMEMBERED, None)
+
+    @property
+    def digest(self) -> bytes:
+        """Of the state at this version."""
+        return self._digests[self.state.version]
+
+    def apply(self, record: ModelRecord, end: int) -> None:
+        """Apply one record, the log going on at `end`.
+
+        Raises ConfigError where the log belongs to other settings, CorruptedError where it does not fit this replica.
+        """
+        if isinstance(record, Genesis):
+            self._check_genesis(record)
+            self.state.version += 1
+        elif isinstance(record, StartRecord):
+            apply(self.state, self.spec, record.start)
+        else:
+            self._check_batch(record)
+            apply(self.state, self.spec, record.delta)
+        self.next_offset = end
+        self._remember()
+
+    def _check_genesis(self, genesis: Genesis) -> None:
+        if self.genesis is not None:
+            return
+        if genesis.format_version != FORMAT_VERSION:
+            raise ConfigError(
+                f"the state has format version {genesis.format_version}, this program writes {FORMAT_VERSION}",
+                hint="run the version of streamseg that wrote it, or start a new state",
+            )
+        if genesis.config != self.config:
+            changed = ", ".join(config_differences(genesis.config, self.config))
+            raise ConfigError(
+                f"the state was written with other settings: {changed}",
+                hint="run with the settings that it was written with, or start a new state (another --state) from the "
+                "same input",
+            )
+        self.genesis = genesis
+
+    def _check_batch(self, record: BatchRecord) -> None:
+        manifest: Manifest = record.manifest
+        if manifest.config_digest != self.config_digest:
+            raise ConfigError("a worker with other settings writes to this model log", hint="stop it")
+        known = self._digests.get(manifest.model_version)
+        if known is not None and known != manifest.model_digest:
+            raise CorruptedError(
+                f"the model of version {manifest.model_version} differs between the worker that wrote a batch and this one",
+                where=f"version {self.state.version + 1} of the model log",
+                hint="run `streamseg verify`; start a new state if the log is damaged",
+            )
+        for part in manifest.partitions:
+            before = self.positions.get(part.partition)
+            if before is not None and part.first != before:
+                kind = "skips" if part.first > before else "repeats"
+                raise CorruptedError(
+                    f"a manifest {kind} input: it begins at {part.first}, the one before ended at {before}",
+                    where=f"partition {part.partition}, version {self.state.version + 1} of the model log",
+                    hint="run `streamseg verify`; restore the state from a backup",
+                )
+            self.positions[part.partition] = part.next
+            self.horizons[part.partition] = part.horizon
+
+    def snapshot(self) -> ModelSnapshot:
+        assert self.genesis is not None
+        return ModelSnapshot(
+            FORMAT_VERSION,
+            self.state.version,
+            self.next_offset,
+            self.genesis,
+            self.copy_of_state(),
+            dict(self.positions),
+            dict(self.horizons),
+        )
+
+    def copy_of_state(self) -> ModelState:
+        return unpack(pack(self.state), ModelState)
+
+    def restore(self, snapshot: ModelSnapshot) -> None:
+        """Take a snapshot's place. Raises ConfigError as `apply` does."""
+        self._check_genesis(snapshot.genesis)
+        self.state = snapshot.state
+        self.next_offset = snapshot.next_offset
+        self.positions = dict(snapshot.positions)
+        self.horizons = dict(snapshot.horizons)
+        self._digests = {}
+        self._remember()

@@ -1,0 +1,37 @@
+"""What a job is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from streamseg.features.layout import Layout
+from streamseg.model.spec import ModelSpec
+from streamseg.records.events import EventFields
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """Settings of a job.
+
+    Attributes:
+        config: canonical JSON of everything that a tag depends on; another one does not fit the same state.
+        customer_half_life_s: None: every event weighs 1.
+        retag_every_s: None: customers who fall silent are not re-tagged.
+        topic: the name of the input in `source`.
+        segments_chosen: how the number of segments came about, in words.
+        snapshot_bytes: a snapshot is due when the deltas behind the last one are larger than it, and than this.
+    """
+
+    application: str
+    config: str
+    layout: Layout
+    model: ModelSpec
+    fields: EventFields
+    topic: str
+    customer_half_life_s: float | None
+    retag_every_s: float | None
+    emit: Literal["every", "changes"]
+    max_record_bytes: int
+    segments_chosen: str
+    snapshot_bytes: int = 16_000_000

@@ -1,0 +1,108 @@
+"""A task: one partition's customers, and where it stands.
+
+::
+
+    CREATED -> RESTORING -> RUNNING -> COMMITTING -> RUNNING
+                                           |
+    any but CLOSED -> CLOSED <- SUSPENDED <+  (outcome unknown, or fenced: state is restored before it runs again)
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from streamseg.errors import CorruptedError
+from streamseg.features.layout import Layout
+from streamseg.features.table import CustomerTable
+from streamseg.processing.logs import CustomerDelta, CustomerEntry, KeptCustomers, Mark, OffsetMetadata, SnapshotHead
+
+
+class TaskState(Enum):
+    CREATED = "created"
+    RESTORING = "restoring"
+    RUNNING = "running"
+    COMMITTING = "committing"
+    SUSPENDED = "suspended"
+    CLOSED = "closed"
+
+
+LEGAL: dict[TaskState, frozenset[TaskState]] = {
+    TaskState.CREATED: frozenset({TaskState.RESTORING, TaskState.CLOSED}),
+    TaskState.RESTORING: frozenset({TaskState.RUNNING, TaskState.SUSPENDED, TaskState.CLOSED}),
+    TaskState.RUNNING: frozenset({TaskState.COMMITTING, TaskState.SUSPENDED, TaskState.CLOSED}),
+    TaskState.COMMITTING: frozenset({TaskState.RUNNING, TaskState.SUSPENDED, TaskState.CLOSED}),
+    TaskState.SUSPENDED: frozenset({TaskState.RESTORING, TaskState.CLOSED}),
+    TaskState.CLOSED: frozenset(),
+}
+
+
+class IllegalTransitionError(RuntimeError):
+    """A defect of the program: a task was moved where it may not go."""
+
+
+class Task:
+    """The customers of one partition and the mark of its last commit.
+
+    Attributes:
+        delta_bytes: of the customer log since the last snapshot; snapshot_bytes: of that snapshot.
+        snapshots: the kept snapshots of the customer log, oldest first.
+    """
+
+    def __init__(self, partition: int, layout: Layout) -> None:
+        self.partition = partition
+        self.layout = layout
+        self.state = TaskState.CREATED
+        self.table = CustomerTable(layout)
+        self.mark = Mark()
+        self.delta_bytes = 0
+        self.snapshot_bytes = 0
+        self.snapshots: tuple[KeptCustomers, ...] = ()
+        self._expected = 0
+
+    def transition(self, to: TaskState) -> None:
+        """Raises IllegalTransitionError."""
+        if to not in LEGAL[self.state]:
+            raise IllegalTransitionError(f"task of partition {self.partition}: {self.state.value} -> {to.value}")
+        self.state = to
+
+    @property
+    def metadata(self) -> OffsetMetadata:
+        """What is committed with the offset that `mark` has reached."""
+        return OffsetMetadata(self.mark.seq, self.snapshots)
+
+    def apply(self, entry: CustomerEntry, size: int) -> None:
+        """Apply one entry of the customer log, own or restored: the same way. Raises CorruptedError."""
+        if isinstance(entry, CustomerDelta):
+            if self.mark.seq and entry.mark.seq != self.mark.seq + 1:
+                raise self._corrupted(f"commit {self.mark.seq + 1} is missing, {entry.mark.seq} follows")
+            self.table.apply(entry.change)
+            self.delta_bytes += size
+            self.mark = entry.mark
+        elif isinstance(entry, SnapshotHead):
+            self.table = CustomerTable(self.layout)
+            self.mark = entry.mark
+            self.delta_bytes, self.snapshot_bytes = 0, size
+            self._expected = entry.n_customers
+            self._n_rows = entry.n_rows
+        else:
+            self.table.put(entry.rows)
+            self.snapshot_bytes += size
+
+    def snapshot_complete(self) -> None:
+        """All rows of a snapshot were applied. Raises CorruptedError where their number is wrong."""
+        if self.table.n_customers != self._expected:
+            raise self._corrupted(f"a snapshot of {self._expected} customers holds {self.table.n_customers}")
+        self.table.extend(self._n_rows)
+
+    def snapshot_written(self, offset: int, size: int, mark: Mark, model_version: int) -> None:
+        """The table was written as a snapshot at `offset` of the customer log."""
+        self.snapshots = (*self.snapshots[-1:], KeptCustomers(offset, model_version, mark.next))
+        self.delta_bytes, self.snapshot_bytes = 0, size
+        self.mark = mark
+
+    def _corrupted(self, why: str) -> CorruptedError:
+        return CorruptedError(
+            f"the customer log is damaged: {why}",
+            where=f"partition {self.partition}",
+            hint="restore the state from a backup, or start a new state from the input",
+        )

@@ -1,0 +1,155 @@
+"""The contract between the job and whatever holds its logs.
+
+`commit(plan)` is the only verb that publishes. A plan is everything that one micro-batch publishes, and the next input
+offsets: all of it or nothing. Every transport passes one contract suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import NamedTuple, Protocol
+
+from streamseg.records.outputs import DeadLetter
+
+
+class Log(StrEnum):
+    """Internal logs. Records are (offset, bytes); offsets rise and may have gaps."""
+
+    CUSTOMERS = "customers"
+    MODEL = "model"
+    MODEL_SNAPSHOTS = "model-snapshots"
+    # The input, where the transport keeps it for the job (standard input); others have nothing to delete there.
+    SPOOL = "spool"
+
+
+class Topic(StrEnum):
+    """What the job publishes for others."""
+
+    ASSIGNMENTS = "assignments"
+    CATALOG = "catalog"
+    DEAD_LETTERS = "dead-letters"
+
+
+class Records(NamedTuple):
+    """Input records of one partition in offset order, as columns. `next_offset` is where the next poll goes on."""
+
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    timestamps_ms: Sequence[int | None]
+    next_offset: int
+
+
+class Ownership(NamedTuple):
+    """Proof of owning partitions, taken when a batch is polled. A commit with one that is outdated is fenced."""
+
+    generation: int
+    partitions: tuple[int, ...]
+
+
+class Polled(NamedTuple):
+    """A poll's answer. `ended`: the input is bounded and there is no more."""
+
+    partitions: Mapping[int, Records]
+    ownership: Ownership
+    ended: bool = False
+
+
+class Committed(NamedTuple):
+    """A committed input position, with the metadata that was committed with it."""
+
+    next_offset: int
+    metadata: str
+
+
+@dataclass(frozen=True)
+class CommitPlan:
+    """All that one commit publishes.
+
+    Attributes:
+        assignments: by partition: (key, value); a value None erases.
+        catalog: (key, value).
+        internal: entries for internal logs: (log, partition, records), in this order; the model delta is last.
+        offsets: the next input offset and metadata of each partition that the plan touches, moved or not.
+    """
+
+    ownership: Ownership
+    offsets: Mapping[int, Committed]
+    assignments: Mapping[int, Sequence[tuple[bytes, bytes | None]]] = field(default_factory=dict)
+    catalog: Sequence[tuple[bytes, bytes]] = ()
+    dead_letters: Mapping[int, Sequence[DeadLetter]] = field(default_factory=dict)
+    internal: Sequence[tuple[Log, int, Iterable[bytes]]] = ()
+
+
+class Outcome(Enum):
+    """COMMITTED: all of the plan is there. ABORTED: nothing is. UNKNOWN: `committed()` decides."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    UNKNOWN = "unknown"
+
+
+class CommitResult(NamedTuple):
+    """`first_offsets`: where the first record of each entry of `plan.internal` went, in their order; () if not committed."""
+
+    outcome: Outcome
+    first_offsets: Sequence[int] = ()
+
+
+class LogReader(Protocol):
+    """The reading side: restore, `verify`, `explain`, `segments`."""
+
+    @property
+    def n_partitions(self) -> int:
+        """Partitions of the input, and of the customer log."""
+        ...
+
+    def committed(self) -> Mapping[int, Committed]:
+        """Committed positions of partitions that have one. Waits for transactions in flight."""
+        ...
+
+    def read(self, log: Log, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
+        """Committed records of an internal log from offset `start` (or the first one retained, if `start` is 0) to its end.
+
+        Raises CorruptedError where `start` is above 0 and no longer retained.
+        """
+        ...
+
+    def input_records(self, partition: int, first: int, next_offset: int) -> Records | None:
+        """Input records again, for `verify`; None where they are gone."""
+        ...
+
+    def published(self, topic: Topic, partition: int, first: int) -> Iterator[bytes | None] | None:
+        """Published values of a partition in order, from the `first`-th ever published; None where they cannot be read."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Transport(LogReader, Protocol):
+    """The whole contract."""
+
+    def ownership(self) -> Ownership:
+        """Which partitions are this worker's now."""
+        ...
+
+    def poll(self, max_records: int, timeout_s: float) -> Polled:
+        """Up to `max_records` input records of each owned partition, after the last polled. Waits up to `timeout_s`."""
+        ...
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Where the next poll goes on: after restore, and after an abort."""
+        ...
+
+    def commit(self, plan: CommitPlan) -> CommitResult:
+        """Publish a plan, all of it or nothing.
+
+        Raises FencedError where the plan's ownership is outdated; nothing is published then.
+        """
+        ...
+
+    def delete_below(self, log: Log, partition: int, offset: int) -> None:
+        """Delete records of an internal log below `offset`."""
+        ...

@@ -1,0 +1,90 @@
+"""Segments along each customer's events: what it was before, whether it changed, since when, and why."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from streamseg.features.fold import Fold
+from streamseg.features.table import COMMON, NO_SEGMENT
+from streamseg.kernel.types import Flags, Ints
+from streamseg.model.spec import ModelSpec
+from streamseg.model.state import ModelState
+from streamseg.model.tagging import segment_of
+
+# Why a customer entered its segment, by the number that the table stores.
+REASONS = ("event", "model_update", "time")
+_EVENT, _MODEL_UPDATE = 0, 1
+
+
+class Walk(NamedTuple):
+    """For each event, (n,).
+
+    Attributes:
+        labels: segment ids, -1 where the event has none; previous: the customer's segment before the event.
+        changed: labels differ from previous; entered_at: microseconds; reasons: places in `REASONS`.
+        prior: the customer's event before, or -1.
+    """
+
+    labels: Ints
+    previous: Ints
+    changed: Flags
+    entered_at: Ints
+    reasons: Ints
+    prior: Ints
+
+
+def walk(folded: Fold, labels: Ints, times: Ints, erase: Flags) -> Walk:
+    """Follow each customer through its events, with reason "event" everywhere. IN all."""
+    n = len(labels)
+    segment, entered = folded.segment.copy(), folded.entered_at.copy()
+    last = np.full(len(folded.rows), -1)
+    out = Walk(
+        labels, np.empty(n, np.int64), np.empty(n, np.bool_), np.empty(n, np.int64), np.zeros(n, np.int64),
+        np.empty(n, np.int64),
+    )  # fmt: skip
+    for batch in folded.rounds:
+        at = folded.place[batch]
+        out.previous[batch] = segment[at]
+        out.prior[batch] = last[at]
+        changed = (labels[batch] != NO_SEGMENT) & (labels[batch] != segment[at])
+        out.changed[batch] = changed
+        segment[at] = np.where(changed, labels[batch], segment[at])
+        entered[at] = np.where(changed, times[batch], entered[at])
+        out.entered_at[batch] = entered[at]
+        last[at] = batch
+        gone = at[erase[batch]]
+        segment[gone] = NO_SEGMENT
+        last[gone] = -1
+    return out
+
+
+def tell_model_updates(out: Walk, folded: Fold, state: ModelState, spec: ModelSpec) -> None:
+    """The own-event rule: where a moved customer's old vector would move too, the reason is the model. INOUT out.reasons."""
+    moved = np.flatnonzero(out.changed & (out.previous != NO_SEGMENT))
+    if not len(moved):
+        return
+    prior = out.prior[moved]
+    old = np.where(prior >= 0, folded.x[:, np.maximum(prior, 0)], folded.before[:, folded.place[moved]])
+    known = ~np.isnan(old[: spec.n_weighted]).any(axis=0)
+    moved, old = moved[known], old[:, known]
+    if len(moved):
+        out.reasons[moved[segment_of(state, spec, old) != out.previous[moved]]] = _MODEL_UPDATE
+
+
+def store_tags(out: Walk, folded: Fold, times: Ints, erase: Flags, epoch: int) -> None:
+    """Put the customers' tags after the batch into their after-images. INOUT folded.state."""
+    columns = folded.state
+    for batch in folded.rounds:
+        event = batch[out.changed[batch]]
+        at = folded.place[event]
+        columns["previous"][at] = out.previous[event]
+        columns["segment"][at] = out.labels[event]
+        columns["entered_at"][at] = times[event]
+        columns["reason"][at] = out.reasons[event]
+        gone = folded.place[batch[erase[batch]]]
+        if len(gone):
+            for spec in COMMON[1:]:
+                columns[spec.name][gone] = spec.empty
+    columns["epoch"][:] = epoch

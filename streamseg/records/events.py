@@ -1,0 +1,336 @@
+"""Events: JSON to columns.
+
+Decoding is one msgspec call a record, into a class made from the configured fields. Only a record that does not fit is
+looked at again, slowly, to say which code it gets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from streamseg.errors import DeadLetterCode, RecordError
+
+MAX_MAGNITUDE = 1e100
+MAX_AHEAD_US = 3_600_000_000
+MAX_ID_CHARACTERS = 4_096
+
+_ERASE = "erase"
+_EVENT_ID = "event_id"
+
+
+class EventFields(NamedTuple):
+    """Dotted paths into the event."""
+
+    customer_id: str = "customer_id"
+    event_time: str = "event_time"
+    numbers: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+
+class Decoded(NamedTuple):
+    """Accepted records as columns, in order; `at` are their places in the input.
+
+    `times` in microseconds; `numbers` NaN where absent.
+    """
+
+    at: npt.NDArray[np.int64]
+    ids: list[str]
+    times: npt.NDArray[np.int64]
+    erase: npt.NDArray[np.bool_]
+    event_ids: list[str | None]
+    numbers: dict[str, npt.NDArray[np.float64]]
+    texts: dict[str, list[str | None]]
+
+
+class Rejected(NamedTuple):
+    at: int
+    error: RecordError
+
+
+class EventDecoder:
+    """Decodes JSON events with the configured fields."""
+
+    def __init__(self, fields: EventFields, max_bytes: int = 1_000_000) -> None:
+        self.fields = fields
+        self.max_bytes = max_bytes
+        self._columns = [fields.customer_id, fields.event_time, _ERASE, _EVENT_ID, *fields.numbers, *fields.texts]
+        kinds: dict[str, Any] = {
+            fields.customer_id: str | int | None,
+            fields.event_time: datetime | int | float | None,
+            _ERASE: bool | None,
+            _EVENT_ID: str | int | None,
+        }
+        kinds |= dict.fromkeys(fields.numbers, float | None)
+        kinds |= dict.fromkeys(fields.texts, str | int | None)
+        strict, self._get = _event_type(kinds)
+        self.type = strict
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(strict).decode
+        lenient, _ = _event_type(kinds | {fields.event_time: Any})
+        self._decode_any_time: Callable[[bytes], Any] = msgspec.json.Decoder(lenient).decode
+
+    def decode(
+        self,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        timestamps_ms: Sequence[int | None],
+        now_us: int,
+    ) -> tuple[Decoded, list[Rejected]]:
+        """Columns of the usable records, and the others with their reasons. Times may be an hour ahead of `now_us`."""
+        try:
+            rows = list(map(self._get, map(self._decode, values)))  # type: ignore[arg-type]
+            at = list(range(len(rows)))
+            rejected: list[Rejected] = []
+        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError):
+            rows, at, rejected = self._decode_each(keys, values)
+        if values and max(map(len, filter(None, values)), default=0) > self.max_bytes:
+            rows, at = self._drop(rows, at, rejected, lambda i, _: self._check_size(values[at[i]]))
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(self._columns)
+        if not all(map(_is_id, columns[0])) or max(map(len, map(str, columns[0])), default=0) > MAX_ID_CHARACTERS:
+            rows, at = self._drop(rows, at, rejected, lambda _, row: self._check_id(row[0]))
+            columns = list(zip(*rows, strict=True)) if rows else [()] * len(self._columns)
+        times, bad = self._times(columns, at, timestamps_ms, now_us)
+        numbers = {
+            name: np.array(column, dtype=np.float64) for name, column in zip(self.fields.numbers, columns[4:], strict=False)
+        }
+        for name, column in numbers.items():
+            for i in np.flatnonzero(np.abs(column) > MAX_MAGNITUDE).tolist():
+                bad.setdefault(i, RecordError(DeadLetterCode.NOT_FINITE, f"{column[i]!r} is above 1e100", name))
+        rejected += [Rejected(at[i], error) for i, error in bad.items()]
+        decoded = self._decoded(columns, at, times, numbers)
+        if bad:
+            decoded = _without(decoded, bad)
+        return decoded, sorted(rejected, key=operator.attrgetter("at"))
+
+    def _decoded(
+        self,
+        columns: list[tuple[Any, ...]],
+        at: list[int],
+        times: npt.NDArray[np.int64],
+        numbers: dict[str, npt.NDArray[np.float64]],
+    ) -> Decoded:
+        ids = list(columns[0]) if all(type(i) is str for i in columns[0]) else [str(i) for i in columns[0]]
+        erase = columns[2]
+        texts = columns[4 + len(self.fields.numbers) :]
+        return Decoded(
+            np.array(at, dtype=np.int64),
+            ids,
+            times,
+            np.array(erase, dtype=np.bool_) if any(erase) else np.zeros(len(ids), dtype=np.bool_),
+            [None if i is None else str(i) for i in columns[3]] if any(columns[3]) else [None] * len(ids),
+            numbers,
+            {
+                name: [None if text is None else str(text) for text in column]
+                for name, column in zip(self.fields.texts, texts, strict=True)
+            },
+        )
+
+    def _decode_each(
+        self, keys: Sequence[bytes | None], values: Sequence[bytes | None]
+    ) -> tuple[list[tuple[Any, ...]], list[int], list[Rejected]]:
+        rows, at, rejected = [], [], []
+        for i, (key, value) in enumerate(zip(keys, values, strict=True)):
+            try:
+                rows.append(self._decode_one(key, value))
+                at.append(i)
+            except RecordError as error:
+                rejected.append(Rejected(i, error))
+        return rows, at, rejected
+
+    def _decode_one(self, key: bytes | None, value: bytes | None) -> tuple[Any, ...]:
+        if value is None:
+            return self._erasure(key)
+        self._check_size(value)
+        try:
+            row: tuple[Any, ...] = self._get(self._decode(value))
+            return row
+        except UnicodeDecodeError:
+            raise RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8") from None
+        except msgspec.ValidationError as error:
+            return self._other_time(value, error)
+        except msgspec.DecodeError as error:
+            raise self._malformed(value, error) from None
+
+    def _erasure(self, key: bytes | None) -> tuple[Any, ...]:
+        if not key:
+            raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, "a null value without a key names nobody to erase")
+        try:
+            customer_id = key.decode()
+        except UnicodeDecodeError:
+            raise RecordError(DeadLetterCode.NOT_UTF8, "the key is not UTF-8") from None
+        return (customer_id, None, True, *([None] * (len(self._columns) - 3)))
+
+    def _other_time(self, value: bytes, error: msgspec.ValidationError) -> tuple[Any, ...]:
+        """A time that ISO 8601 allows and RFC 3339 does not, or the reason why the record does not fit."""
+        text = str(error)
+        where = re.search(r"`\$\.?([^`]*)`$", text)
+        field = where[1] if where else ""
+        if "out of range" in text:
+            raise RecordError(DeadLetterCode.NOT_FINITE, text, field) from None
+        if field != self.fields.event_time:
+            code = DeadLetterCode.WRONG_TYPE if field else DeadLetterCode.NOT_AN_OBJECT
+            code = DeadLetterCode.MISSING_CUSTOMER_ID if field == self.fields.customer_id else code
+            raise RecordError(code, text, field) from None
+        try:
+            row = self._get(self._decode_any_time(value))
+        except msgspec.ValidationError as other:
+            return self._other_time_failed(other)
+        if not isinstance(row[1], str):
+            raise RecordError(DeadLetterCode.BAD_TIME, text, field) from None
+        try:
+            return (row[0], datetime.fromisoformat(row[1].strip()), *row[2:])
+        except ValueError:
+            message = f"{row[1][:40]!r} is neither ISO 8601 nor epoch milliseconds"
+            raise RecordError(DeadLetterCode.BAD_TIME, message, field) from None
+
+    @staticmethod
+    def _other_time_failed(error: msgspec.ValidationError) -> tuple[Any, ...]:
+        where = re.search(r"`\$\.?([^`]*)`$", str(error))
+        raise RecordError(DeadLetterCode.WRONG_TYPE, str(error), where[1] if where else "") from None
+
+    @staticmethod
+    def _malformed(value: bytes, error: msgspec.DecodeError) -> RecordError:
+        if "UTF-8" in str(error) or "utf-8" in str(error):
+            return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
+        if "out of range" in str(error):
+            return RecordError(DeadLetterCode.NOT_FINITE, str(error))
+        try:
+            json.loads(value)
+        except UnicodeDecodeError:
+            return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
+        except (ValueError, RecursionError):
+            return RecordError(DeadLetterCode.NOT_JSON, str(error))
+        return RecordError(DeadLetterCode.NOT_FINITE, "NaN and Infinity are not JSON and not measurements")
+
+    def _check_size(self, value: bytes | None) -> None:
+        if value is not None and len(value) > self.max_bytes:
+            message = f"{len(value)} bytes, the limit is {self.max_bytes}"
+            raise RecordError(DeadLetterCode.TOO_LARGE, message)
+
+    def _check_id(self, customer_id: object) -> None:
+        if not _is_id(customer_id):
+            message = f"the event names no customer in {self.fields.customer_id!r}"
+            raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, message, self.fields.customer_id)
+        if len(str(customer_id)) > MAX_ID_CHARACTERS:
+            message = f"a customer id has at most {MAX_ID_CHARACTERS} characters"
+            raise RecordError(DeadLetterCode.TOO_LARGE, message, self.fields.customer_id)
+
+    @staticmethod
+    def _drop(
+        rows: list[tuple[Any, ...]],
+        at: list[int],
+        rejected: list[Rejected],
+        check: Callable[[int, tuple[Any, ...]], None],
+    ) -> tuple[list[tuple[Any, ...]], list[int]]:
+        """Rows that pass the check; the others go to `rejected`."""
+        kept = []
+        for i, row in enumerate(rows):
+            try:
+                check(i, row)
+                kept.append(i)
+            except RecordError as error:
+                rejected.append(Rejected(at[i], error))
+        return [rows[i] for i in kept], [at[i] for i in kept]
+
+    def _times(
+        self, columns: Sequence[Sequence[Any]], at: list[int], timestamps_ms: Sequence[int | None], now_us: int
+    ) -> tuple[npt.NDArray[np.int64], dict[int, RecordError]]:
+        """Event times in microseconds, and what is wrong with some. An erasure needs no time."""
+        bad: dict[int, RecordError] = {}
+        field = self.fields.event_time
+        seconds: list[float] = []
+        column, erase = columns[1], columns[2]
+        for i, time in enumerate(column):
+            if type(time) is datetime:
+                seconds.append((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+            elif time is not None:
+                seconds.append(time / 1e3)
+            else:
+                timestamp = timestamps_ms[at[i]] if not erase[i] else 0
+                seconds.append(timestamp / 1e3 if timestamp is not None else math.nan)
+                if timestamp is None:
+                    bad[i] = RecordError(DeadLetterCode.MISSING_TIME, "neither event nor record has a time", field)
+        exact = np.array(seconds) * 1e6
+        latest = now_us + MAX_AHEAD_US
+        for i in np.flatnonzero(~(exact <= latest) | (exact < _EARLIEST_US)).tolist():
+            code = DeadLetterCode.FUTURE_TIME if exact[i] > latest else DeadLetterCode.BAD_TIME
+            what = "more than an hour ahead of the clock" if exact[i] > latest else "before the year 1"
+            bad.setdefault(i, RecordError(code, f"{column[i]} is {what}", field))
+        if bad:
+            exact[list(bad)] = 0.0
+        return np.rint(exact).astype(np.int64), bad
+
+
+_EARLIEST_US = -62_135_596_800e6
+
+
+def _is_id(value: object) -> bool:
+    return value is not None and value != ""
+
+
+def _without(decoded: Decoded, bad: dict[int, RecordError]) -> Decoded:
+    kept = np.array([i for i in range(len(decoded.ids)) if i not in bad], dtype=np.int64)
+    pick = kept.tolist()
+    return Decoded(
+        decoded.at[kept],
+        [decoded.ids[i] for i in pick],
+        decoded.times[kept],
+        decoded.erase[kept],
+        [decoded.event_ids[i] for i in pick],
+        {name: column[kept] for name, column in decoded.numbers.items()},
+        {name: [column[i] for i in pick] for name, column in decoded.texts.items()},
+    )
+
+
+def _event_type(kinds: dict[str, Any]) -> tuple[type[Any], Callable[[Any], tuple[Any, ...]]]:
+    """A Struct with the fields of dotted paths, and a function that reads them in order."""
+    tree: dict[str, Any] = {}
+    for path, kind in kinds.items():
+        node = tree
+        *parents, leaf = path.split(".")
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[leaf] = kind
+    places: dict[str, tuple[str, ...]] = {}
+    event = _struct_of(tree, "Event", (), (), places)
+    paths = [places[path] for path in kinds]
+    if all(len(path) == 1 for path in paths):
+        return event, operator.attrgetter(*(path[0] for path in paths))
+
+    def read(value: Any) -> tuple[Any, ...]:
+        return tuple(_follow(value, path) for path in paths)
+
+    return event, read
+
+
+def _struct_of(
+    tree: dict[str, Any], name: str, path: tuple[str, ...], attributes: tuple[str, ...], places: dict[str, tuple[str, ...]]
+) -> type[Any]:
+    fields, rename = [], {}
+    for i, (key, kind) in enumerate(tree.items()):
+        attribute = f"f{i}"
+        rename[attribute] = key
+        if isinstance(kind, dict):
+            nested = _struct_of(kind, f"{name}_{i}", (*path, key), (*attributes, attribute), places)
+            fields.append((attribute, nested | None, None))
+        else:
+            fields.append((attribute, kind, None))
+            places[".".join((*path, key))] = (*attributes, attribute)
+    return msgspec.defstruct(name, fields, rename=rename)
+
+
+def _follow(value: Any, path: tuple[str, ...]) -> Any:
+    for attribute in path:
+        if value is None:
+            return None
+        value = getattr(value, attribute)
+    return value

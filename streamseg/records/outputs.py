@@ -1,0 +1,155 @@
+"""What is published: assignments, catalog records, dead letters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA_VERSION = 1
+
+
+class Driver(msgspec.Struct, frozen=True):
+    feature: str
+    z: float
+    share: float
+
+
+class Source(msgspec.Struct, frozen=True):
+    topic: str
+    partition: int
+    offset: int
+
+
+class Assignment(msgspec.Struct):
+    """The output record. Times are ISO 8601 in UTC with microseconds. All fields are always there."""
+
+    schema_version: int
+    customer_id: str
+    segment_id: int | None
+    segment_name: str | None
+    previous_segment_id: int | None
+    change: str | None
+    reason: str
+    entered_at: str | None
+    event_time: str | None
+    assigned_at: str
+    model_version: int
+    distance: float | None
+    runner_up_segment_id: int | None
+    margin: float | None
+    outlier: bool | None
+    drivers: list[Driver] | None
+    source: Source | None
+    event_id: str | None = None
+
+
+class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The catalog record of a segment. `center` is in the user's units, `z` in standard deviations of all customers."""
+
+    schema_version: int = SCHEMA_VERSION
+    segment_id: int
+    name: str
+    status: str
+    predecessors: tuple[int, ...]
+    successors: tuple[int, ...]
+    center: dict[str, float | None]
+    z: dict[str, float]
+    size: int
+    share: float
+    radius_p50: float | None
+    radius_p95: float | None
+    model_version: int
+    born_version: int
+    updated_at: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """An input record that could not be used, whole (or, if too large, by reference), with the reason."""
+
+    key: bytes | None
+    value: bytes | None
+    code: str
+    message: str
+    topic: str
+    partition: int
+    offset: int
+    field: str
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return [
+            ("streamseg.error.code", self.code.encode()),
+            ("streamseg.error.message", self.message.encode()),
+            ("streamseg.error.topic", self.topic.encode()),
+            ("streamseg.error.partition", str(self.partition).encode()),
+            ("streamseg.error.offset", str(self.offset).encode()),
+            ("streamseg.error.field", self.field.encode()),
+        ]
+
+
+class DeadLetterLine(msgspec.Struct, frozen=True):
+    """A dead letter as a line of a file: bytes that are not UTF-8 are in base64."""
+
+    code: str
+    message: str
+    topic: str
+    partition: int
+    offset: int
+    field: str
+    key: str | None
+    value: str | None
+    value_base64: bytes | None = None
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def encode_json(value: Any) -> bytes:
+    return _ENCODER.encode(value)
+
+
+def encode_all(values: list[Any]) -> list[bytes]:
+    """One JSON text for each value."""
+    if not values:
+        return []
+    lines = _ENCODER.encode_lines(values).split(b"\n")
+    lines.pop()
+    return lines
+
+
+def decode_assignment(value: bytes) -> Assignment:
+    """Raises msgspec.DecodeError."""
+    return msgspec.json.decode(value, type=Assignment)
+
+
+def dead_letter_line(letter: DeadLetter) -> bytes:
+    key = None if letter.key is None else letter.key.decode(errors="replace")
+    text, raw = None, None
+    if letter.value is not None:
+        try:
+            text = letter.value.decode()
+        except UnicodeDecodeError:
+            raw = letter.value
+    return encode_json(
+        DeadLetterLine(
+            letter.code, letter.message, letter.topic, letter.partition, letter.offset, letter.field, key, text, raw
+        )
+    )
+
+
+def tombstone_line(key: bytes) -> bytes:
+    """An erased customer as a line of a file; in a topic it is a null value under the key."""
+    return encode_json({"customer_id": key.decode(), "erase": True})
+
+
+def iso_times(times_us: npt.NDArray[np.int64]) -> list[str]:
+    """ISO 8601 in UTC with microseconds."""
+    text = np.datetime_as_string(times_us.astype("datetime64[us]"), unit="us", timezone="UTC")
+    strings: list[str] = text.tolist()
+    return strings
+
+
+def iso_time(time_us: int) -> str:
+    return iso_times(np.array([time_us]))[0]

@@ -1,0 +1,1 @@
+"""The loop: poll, plan, commit, apply; retries, and stopping."""

@@ -1,0 +1,80 @@
+"""Structured logs: one JSON object a line, with a stable event name. Never customer data, never secrets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TextIO
+
+import msgspec
+
+from streamseg.processing.observe import (
+    BatchCommitted,
+    ModelChanged,
+    Observation,
+    SnapshotTaken,
+    Started,
+    Stopped,
+    Waiting,
+)
+
+# Between two lines about batches.
+_INTERVAL_S = 10.0
+
+
+class JsonLog:
+    """Writes a line for each change of the job, and at most one in ten seconds about batches."""
+
+    def __init__(self, stream: TextIO, application: str, now: Callable[[], float] = time.time) -> None:
+        self._stream, self._application, self._now = stream, application, now
+        self._last = 0.0
+        self._events = 0
+        self._dead_letters = 0
+
+    def observe(self, event: Observation) -> None:
+        match event:
+            case BatchCommitted():
+                self._batch(event)
+            case Started():
+                self._write(
+                    "started",
+                    offsets=dict(event.positions),
+                    model_version=event.model_version,
+                    customers=event.customers,
+                    restore_seconds=round(event.restore_seconds, 3),
+                )
+            case ModelChanged():
+                names = {segment.id: segment.name for segment in event.segments}
+                self._write(f"model_{event.what}", model_version=event.model_version, segments=names)
+            case SnapshotTaken():
+                self._write("snapshot_taken", partition=event.partition, customers=event.customers)
+            case Waiting():
+                self._write(event.event, message=event.message, **event.details)
+            case Stopped():
+                self._write(
+                    "stopped",
+                    reason=event.reason,
+                    offsets=dict(event.positions),
+                    events=self._events,
+                    dead_letters=self._dead_letters,
+                )
+
+    def _batch(self, event: BatchCommitted) -> None:
+        self._events += sum(event.outcomes.values())
+        self._dead_letters += event.outcomes.get("dead_letter", 0)
+        if self._now() - self._last >= _INTERVAL_S:
+            self._last = self._now()
+            self._write(
+                "progress",
+                events=self._events,
+                dead_letters=self._dead_letters,
+                offsets=dict(event.positions),
+                model_version=event.model_version,
+            )
+
+    def _write(self, name: str, **fields: object) -> None:
+        stamp = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+        line = {"time": stamp, "event": name, "application": self._application, **fields}
+        self._stream.write(msgspec.json.encode(line).decode() + "\n")
+        self._stream.flush()

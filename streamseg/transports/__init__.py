@@ -1,0 +1,1 @@
+"""The stores behind the contract of `streamseg.processing.transport`."""

@@ -1,0 +1,322 @@
+"""Files and streams as sources and sinks of the embedded store.
+
+A source gives records from a position that it understands (a byte of a JSON-lines file, a row of a CSV or Parquet file);
+the store commits the position with everything else. A sink appends; the store commits its length, and cuts off what a
+crash left behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import select
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+import msgspec
+
+from streamseg.errors import ConfigError, CorruptedError, RetriableError
+
+# What is kept in memory of a line that is larger than any record may be.
+MAX_LINE_BYTES = 16_000_000
+
+
+class SourceRecords(NamedTuple):
+    """Values in order, the position behind them, and whether the source has no more."""
+
+    values: list[bytes]
+    position: int
+    ended: bool
+
+
+class Source(Protocol):
+    """A bounded, seekable input."""
+
+    path: Path
+
+    def read(self, position: int, max_records: int) -> SourceRecords: ...
+
+    def remaining(self, position: int) -> str:
+        """How much is left behind a position, for people."""
+        ...
+
+
+def open_source(path: Path, numbers: Sequence[str], event_time: str) -> Source:
+    """By its ending. `numbers` and `event_time`: fields that CSV does not tell from text. Raises ConfigError."""
+    if not path.is_file():
+        raise ConfigError(f"there is no input file {str(path)!r}", hint="give the events with --input FILE, or - for stdin")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"cannot read the input file: {error}") from None
+    match path.suffix.lower():
+        case ".csv":
+            return CsvSource(path, numbers, event_time)
+        case ".parquet":
+            return ParquetSource(path)
+        case _:
+            return JsonLinesSource(path)
+
+
+class JsonLinesSource:
+    """A JSON text on each line. Positions are bytes; blank lines are no records."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, position: int, max_records: int) -> SourceRecords:
+        size = self.path.stat().st_size
+        if position > size:
+            raise _shrunk(self.path, position, size, "bytes")
+        values: list[bytes] = []
+        with self.path.open("rb") as file:
+            file.seek(position)
+            while len(values) < max_records:
+                line = _bounded_line(file)
+                if not line:
+                    return SourceRecords(values, file.tell(), True)
+                line = line.strip()
+                if line:
+                    values.append(line)
+            return SourceRecords(values, file.tell(), False)
+
+    def remaining(self, position: int) -> str:
+        return _size(max(0, self.path.stat().st_size - position))
+
+
+def _bounded_line(file: BinaryIO) -> bytes:
+    """A line; of one that is too large for any record only its beginning, the rest is passed over."""
+    line = file.readline(MAX_LINE_BYTES)
+    if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+        while True:
+            rest = file.readline(MAX_LINE_BYTES)
+            if not rest or rest.endswith(b"\n"):
+                break
+    return line
+
+
+class _RowSource:
+    """Positions are rows; a restart reads again up to its row. Keeps its place between reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: Iterator[bytes] | None = None
+        self._at = -1
+
+    def _values(self) -> Iterator[bytes]:
+        raise NotImplementedError
+
+    def read(self, position: int, max_records: int) -> SourceRecords:
+        if self._rows is None or self._at != position:
+            self._rows, self._at = self._values(), 0
+            for _ in range(position):
+                if next(self._rows, None) is None:
+                    raise _shrunk(self.path, position, self._at, "rows")
+                self._at += 1
+        values: list[bytes] = []
+        for value in self._rows:
+            values.append(value)
+            if len(values) == max_records:
+                break
+        self._at = position + len(values)
+        return SourceRecords(values, self._at, len(values) < max_records)
+
+    def remaining(self, position: int) -> str:
+        return f"row {position} on"
+
+
+class CsvSource(_RowSource):
+    """Rows with a header line. A cell of a number's field that is a number becomes one; an empty cell is null."""
+
+    def __init__(self, path: Path, numbers: Sequence[str], event_time: str) -> None:
+        super().__init__(path)
+        self._numbers = frozenset(numbers)
+        self._event_time = event_time
+
+    def _values(self) -> Iterator[bytes]:
+        with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            rows = csv.reader(file)
+            header = next(rows, None)
+            if header is None:
+                return
+            for row in rows:
+                if row:
+                    yield self._value(header, row)
+
+    def _value(self, header: list[str], row: list[str]) -> bytes:
+        """JSON of a row; one that is no row of this table stays as it is, so that it becomes a dead letter, whole."""
+        raw = ",".join(row).encode(errors="surrogateescape")
+        if len(row) != len(header):
+            return raw
+        try:
+            return msgspec.json.encode({name: self._cell(name, cell) for name, cell in zip(header, row, strict=True)})
+        except (UnicodeEncodeError, ValueError):
+            return raw
+
+    def _cell(self, name: str, cell: str) -> Any:
+        text = cell.strip()
+        if not text:
+            return None
+        if name == "erase" and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if name not in self._numbers and name != self._event_time:
+            return text
+        if text.lstrip("-").isdigit():
+            return int(text)
+        if name == self._event_time:
+            return text
+        try:
+            number = float(text)
+        except ValueError:
+            return text
+        return number if math.isfinite(number) else msgspec.Raw(b"NaN")
+
+
+class ParquetSource(_RowSource):
+    """Rows of a Parquet file. Needs pyarrow (the extra `parquet`)."""
+
+    def _values(self) -> Iterator[bytes]:
+        try:
+            import pyarrow.parquet as pq
+        except ImportError:
+            raise ConfigError("reading Parquet needs pyarrow", hint="pip install 'streamseg[parquet]'") from None
+        for batch in pq.ParquetFile(self.path).iter_batches(batch_size=10_000):
+            for row in batch.to_pylist():
+                yield msgspec.json.encode(row)
+
+
+class LineStream:
+    """Lines of standard input, or any file descriptor, as they come."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._partial = b""
+        self._lines: list[bytes] = []
+        self.ended = False
+
+    def take(self, max_lines: int, timeout_s: float) -> list[bytes]:
+        """Up to `max_lines` lines; waits up to `timeout_s` for the first. Blank lines are no records."""
+        while len(self._lines) < max_lines and not self.ended:
+            ready, _, _ = select.select([self._fd], [], [], 0 if self._lines else timeout_s)
+            if not ready:
+                break
+            data = os.read(self._fd, 1 << 20)
+            if not data:
+                self.ended = True
+                data = b"\n" if self._partial else b""
+            *lines, self._partial = (self._partial + data).split(b"\n")
+            self._lines += [line for line in map(bytes.strip, lines) if line]
+        taken, self._lines = self._lines[:max_lines], self._lines[max_lines:]
+        return taken
+
+    @property
+    def exhausted(self) -> bool:
+        return self.ended and not self._lines
+
+
+class FileSink:
+    """A file that only committed bytes belong to."""
+
+    def __init__(self, path: Path, committed: int | None) -> None:
+        """`committed` bytes, None for a file that this state has not written to yet.
+
+        Raises ConfigError where the file is somebody else's, CorruptedError where it lost committed bytes.
+        """
+        self.path = path
+        self.length = committed or 0
+        self.written = self.length
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise ConfigError(f"cannot write the output file: {error}") from None
+        size = self._file.seek(0, os.SEEK_END) if self._file.seekable() else 0
+        if committed is None and size:
+            self._file.close()
+            raise ConfigError(
+                f"the output file {str(path)!r} exists and was not written by this state",
+                hint="choose another --output, or move the file away",
+            )
+        if size < self.length:
+            self._file.close()
+            raise CorruptedError(
+                f"the output file has {size} bytes, {committed} were committed",
+                where=str(path),
+                hint="put the file back, or start a new state and a new output",
+            )
+
+    def append(self, data: bytes) -> None:
+        """Write behind the committed bytes, not yet durable. Raises RetriableError."""
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+        self.written += len(data)
+
+    def sync(self) -> None:
+        """Make what was appended durable. Raises RetriableError."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+
+    def cut(self) -> None:
+        """Drop what is not committed: what is behind `length`."""
+        self.written = self.length
+        if self._file.seekable():
+            self._file.truncate(self.length)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class StreamSink:
+    """Standard output: what it was given cannot be taken back, so it is given committed records only."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, values: Sequence[bytes]) -> None:
+        """Raises BrokenPipeError where the reader has gone."""
+        self._stream.write(b"".join(value + b"\n" for value in values))
+        self._stream.flush()
+
+
+def standard_output() -> StreamSink:
+    return StreamSink(sys.stdout.buffer)
+
+
+def lines_from(path: Path, first: int, start: int) -> Iterator[bytes]:
+    """Lines of a file from byte `start`, the first `first` of them left out."""
+    with path.open("rb") as file:
+        file.seek(start)
+        for i, line in enumerate(file):
+            if i >= first:
+                yield line[:-1] if line.endswith(b"\n") else line
+
+
+def _shrunk(path: Path, position: int, size: int, unit: str) -> ConfigError:
+    return ConfigError(
+        f"the input file has {size} {unit}, but {position} were read before",
+        where=str(path),
+        hint="give the file that the state has read (it may have grown), or another --state",
+    )
+
+
+def _cannot_write(path: Path, error: OSError) -> RetriableError:
+    return RetriableError(
+        f"cannot write: {error.strerror}", where=str(path), hint="free space, then run the same command again"
+    )
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
