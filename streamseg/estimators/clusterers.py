@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -44,7 +45,7 @@ class _Clusterer(base.Clusterer):
     def _begin(self, features: Features | None) -> None:
         self.n_rejected = 0
         self._features: tuple[Hashable, ...] | None = tuple(features) if features is not None else None
-        self._spec = self._make_spec(tuple(str(name) for name in self._features or ("x",)))
+        self._spec = self._make_spec(("x",) if self._features is None else tuple(map(str, self._features)))
         self._spec.check()
         self._state = ModelState.empty(self._spec)
         self._start: Start | None = None
@@ -73,7 +74,7 @@ class _Clusterer(base.Clusterer):
         self._start = start
 
     def _know(self, names: Sequence[Hashable]) -> None:
-        """Take the features of the first row, where none were named. In sorted order, so the first row's does not count."""
+        """Take the features of the first usable row, where none were named; in sorted order, whatever the row's."""
         if self._features is None:
             self._features = tuple(sorted(names, key=str))
             self._spec = self._make_spec(tuple(str(name) for name in self._features))
@@ -82,7 +83,8 @@ class _Clusterer(base.Clusterer):
 
     def learn_one(self, x: dict[Any, Any], w: float = 1.0, t: float | None = None) -> None:
         """Learn one row of weight `w` at event time `t` (seconds). Raises ValueError for a bad weight or time."""
-        self._know([name for name, value in x.items() if number(value) == number(value)] if x else [])
+        if self._features is None and x and not any(math.isnan(number(value)) for value in x.values()):
+            self._know(list(x))
         row = row_of(x, self._features or ())
         if row is None or not self._features:
             self.n_rejected += 1
@@ -225,7 +227,7 @@ class _Clusterer(base.Clusterer):
         elif not self._state.ready:
             mine, self._state, self._start = self._state, _copy(other._state), other._start
             self._take_rows(mine)
-        elif self._start is None or (self._start != other._start and to_json(self._start) != to_json(other._start)):
+        elif to_json(self._start) != to_json(other._start):
             raise ValueError("cannot merge models that did not begin with the same start")
         else:
             self._add(_since_start(other._state, other._start, self._spec))

@@ -188,7 +188,9 @@ class CustomerTable:
             self._columns[spec.name][row] = spec.empty
 
     def _apply_retag(self, retag: Retag) -> None:
-        self._columns["epoch"][retag.first : retag.end] = retag.epoch
+        epoch = self._columns["epoch"]
+        epoch[retag.first : retag.end] = retag.epoch
+        epoch[self.free] = COMMON[-1].empty
         rows = retag.rows
         if len(rows):
             self._columns["previous"][rows] = self._columns["segment"][rows]

@@ -317,17 +317,22 @@ class Job:
         return PlannedSnapshot(plan, partition, mark, written, self.state.version)
 
     def customer_snapshot_written(self, planned: PlannedSnapshot, result: CommitResult) -> Observation:
-        """Take note of a committed snapshot. After an erasure nothing before it is kept, not even for `verify`."""
+        """Take note of a committed snapshot."""
         task = self.tasks[planned.partition]
-        erased = task.mark.erased > 0
         task.snapshot_written(result.first_offsets[0], sum(planned.written), planned.mark, planned.model_version)
-        if erased:
-            task.snapshots = task.snapshots[-1:] * 2
         return SnapshotTaken(planned.partition, task.table.n_customers, planned.model_version)
 
     def plan_offsets(self, ownership: Ownership) -> CommitPlan:
         """Offsets as they stand, naming the snapshots that are kept: what is deleted next is no longer referred to."""
         return CommitPlan(ownership, self._touched_offsets())
+
+    def unannounced(self) -> bool:
+        """Whether a snapshot was written that no committed metadata names yet."""
+        return any(task.snapshots != task.announced for task in self.tasks.values())
+
+    def announced(self) -> None:
+        for task in self.tasks.values():
+            task.announced = task.snapshots
 
     def deletable(self) -> list[tuple[Log, int, int]]:
         """(log, partition, offset): records below are in a kept snapshot, and needed by nobody.
@@ -337,9 +342,9 @@ class Job:
         """
         below = []
         for p, task in self.tasks.items():
-            if len(task.snapshots) > 1:
-                below.append((Log.CUSTOMERS, p, task.snapshots[0].offset))
-                below.append((Log.SPOOL, p, task.snapshots[0].next_input))
+            if len(task.announced) > 1:
+                below.append((Log.CUSTOMERS, p, task.announced[0].offset))
+                below.append((Log.SPOOL, p, task.announced[0].next_input))
         horizons = [task.metadata.horizon for task in self.tasks.values()]
         horizons += [horizon for p, horizon in self.replica.horizons.items() if p not in self.tasks]
         usable = [snapshot for snapshot in self.model_snapshots if snapshot.version <= min(horizons, default=0)]

@@ -68,7 +68,7 @@ def restore_task(reader: LogReader, settings: JobSettings, partition: int, commi
     task.transition(TaskState.RESTORING)
     metadata = OffsetMetadata.decode(committed.metadata) if committed else OffsetMetadata()
     start = metadata.snapshots[-1].offset if metadata.snapshots else 0
-    task.snapshots = metadata.snapshots
+    task.snapshots = task.announced = metadata.snapshots
     replay_customers(task, entries(reader.read(Log.CUSTOMERS, partition, start), f"customers-{partition}"))
     if committed is not None and (task.mark.seq, task.mark.next) != (metadata.seq, committed.next_offset):
         raise CorruptedError(
@@ -85,6 +85,6 @@ def replay_customers(task: Task, log: Iterable[Entry]) -> None:
     """Apply a customer log from an entry on. INOUT task."""
     for entry in log:
         value = decode_customer_entry(entry.payload)
-        task.apply(value, len(entry.payload))
+        task.apply(value, len(entry.payload), entry.first)
         if entry.ends and not isinstance(value, CustomerDelta):
             task.snapshot_complete()

@@ -45,7 +45,7 @@ class Task:
 
     Attributes:
         delta_bytes: of the customer log since the last snapshot; snapshot_bytes: of that snapshot.
-        snapshots: the kept snapshots of the customer log, oldest first.
+        snapshots: the kept snapshots of the customer log, oldest first; announced: those that committed metadata names.
     """
 
     def __init__(self, partition: int, layout: Layout) -> None:
@@ -57,6 +57,7 @@ class Task:
         self.delta_bytes = 0
         self.snapshot_bytes = 0
         self.snapshots: tuple[KeptCustomers, ...] = ()
+        self.announced: tuple[KeptCustomers, ...] = ()
         self._expected = 0
 
     def transition(self, to: TaskState) -> None:
@@ -70,8 +71,11 @@ class Task:
         """What is committed with the offset that `mark` has reached."""
         return OffsetMetadata(self.mark.seq, self.snapshots)
 
-    def apply(self, entry: CustomerEntry, size: int) -> None:
-        """Apply one entry of the customer log, own or restored: the same way. Raises CorruptedError."""
+    def apply(self, entry: CustomerEntry, size: int, offset: int = -1) -> None:
+        """Apply one entry of the customer log, own or restored: the same way. Raises CorruptedError.
+
+        `offset`: of a restored entry's first record.
+        """
         if isinstance(entry, CustomerDelta):
             if self.mark.seq and entry.mark.seq != self.mark.seq + 1:
                 raise self._corrupted(f"commit {self.mark.seq + 1} is missing, {entry.mark.seq} follows")
@@ -79,8 +83,8 @@ class Task:
             self.delta_bytes += size
             self.mark = entry.mark
         elif isinstance(entry, SnapshotHead):
+            self.keep_snapshot(offset, entry.mark, entry.model_version)
             self.table = CustomerTable(self.layout)
-            self.mark = entry.mark
             self.delta_bytes, self.snapshot_bytes = 0, size
             self._expected = entry.n_customers
             self._n_rows = entry.n_rows
@@ -96,8 +100,14 @@ class Task:
 
     def snapshot_written(self, offset: int, size: int, mark: Mark, model_version: int) -> None:
         """The table was written as a snapshot at `offset` of the customer log."""
-        self.snapshots = (*self.snapshots[-1:], KeptCustomers(offset, model_version, mark.next))
+        self.keep_snapshot(offset, mark, model_version)
         self.delta_bytes, self.snapshot_bytes = 0, size
+
+    def keep_snapshot(self, offset: int, mark: Mark, model_version: int) -> None:
+        """A snapshot stands at `offset`. One generation before it is kept; after an erasure none is, not even for `verify`."""
+        if not any(kept.offset == offset for kept in self.snapshots):
+            kept = KeptCustomers(offset, model_version, mark.next)
+            self.snapshots = (kept, kept) if self.mark.erased else (*self.snapshots[-1:], kept)
         self.mark = mark
 
     def _corrupted(self, why: str) -> CorruptedError:

@@ -76,6 +76,7 @@ class Verifier:
         self.report.model_version = oldest
         self.report.horizon = {p: lane.task.mark.next for p, lane in self.lanes.items()}
         self.job.tasks = {p: lane.task for p, lane in self.lanes.items()}
+        self._pass_snapshots()
         for entry in model_entries(self.reader, self.job.replica.next_offset):
             self._entry(entry)
         for partition, lane in self.lanes.items():
@@ -90,17 +91,20 @@ class Verifier:
         self.job.apply_model_entry(entry)
         if isinstance(record, StartRecord):
             self.report.starts += 1
-            if self.job.state.ready:
-                self.catalog += catalog_messages(self.job.state, self.settings.model, record.clock_us)
+            self.catalog += catalog_messages(self.job.state, self.settings.model, record.clock_us)
+        self._pass_snapshots()
+
+    def _pass_snapshots(self) -> None:
+        """Snapshots stand between batches: compare those that were taken at this version."""
+        for lane in self.lanes.values():
+            lane.pass_snapshots()
 
     def _batch(self, record: BatchRecord, entry: Entry) -> None:
         manifest = record.manifest
         results: dict[int, PartitionResult] = {}
-        for part in manifest.partitions:
-            lane = self.lanes[part.partition]
-            if self.job.state.version + 1 <= lane.from_version:
-                continue
-            result = lane.rederive(part, manifest.clock_us)
+        within = [part for part in manifest.partitions if self.job.state.version >= self.lanes[part.partition].from_version]
+        for part in within:
+            result = self.lanes[part.partition].rederive(part, manifest.clock_us)
             if result is not None:
                 results[part.partition] = result
         if len(results) == len(manifest.partitions):
@@ -111,7 +115,7 @@ class Verifier:
                     where=f"version {self.job.state.version + 1} of the model log, offset {entry.first}",
                 )
             self.report.batches += 1
-        for part in manifest.partitions:
+        for part in within:
             self.lanes[part.partition].follow(results.get(part.partition))
         self.progress(self.report)
 
@@ -157,7 +161,7 @@ class _Lane:
 
     def _load_snapshot(self) -> None:
         for entry in self._log:
-            self.task.apply(decode_customer_entry(entry.payload), len(entry.payload))
+            self.task.apply(decode_customer_entry(entry.payload), len(entry.payload), entry.first)
             if entry.ends:
                 self.task.snapshot_complete()
                 return
@@ -166,7 +170,6 @@ class _Lane:
     def rederive(self, part: PartitionManifest, clock_us: int) -> PartitionResult | None:
         """Run a batch again and compare what it publishes. None where its input is gone."""
         verifier = self.verifier
-        self._pass_snapshots()
         work = PartitionJob(self.task, verifier.job.state, verifier.settings, clock_us, part.horizon)
         if part.next == part.first:
             result = work.idle()
@@ -223,7 +226,6 @@ class _Lane:
 
     def follow(self, result: PartitionResult | None) -> None:
         """Apply the batch's entry of the customer log, having compared it with the batch."""
-        self._pass_snapshots()
         entry = next(self._log, None)
         if entry is None:
             raise DifferenceError(
@@ -237,8 +239,8 @@ class _Lane:
             )
         self.task.apply(decode_customer_entry(entry.payload), len(entry.payload))
 
-    def _pass_snapshots(self) -> None:
-        """Compare snapshots in the log with the customers as they are."""
+    def pass_snapshots(self) -> None:
+        """Compare snapshots that come next in the log with the customers as they are."""
         while (entry := next(self._log, None)) is not None:
             value = decode_customer_entry(entry.payload)
             if isinstance(value, CustomerDelta):
@@ -262,7 +264,6 @@ class _Lane:
 
     def finish(self, committed: int) -> None:
         """Nothing may be left over."""
-        self._pass_snapshots()
         entry = next(self._log, None)
         if entry is not None:
             raise DifferenceError(

@@ -18,7 +18,7 @@ from streamseg.processing.observe import Observation, Observer, Started, Stopped
 from streamseg.processing.restore import model_entries, restore
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import TaskState
-from streamseg.processing.transport import CommitPlan, CommitResult, Outcome, Polled, Transport
+from streamseg.processing.transport import CommitPlan, CommitResult, Outcome, Transport
 
 _POLL_TIMEOUT_S = 0.5
 _MAX_ATTEMPTS = 5
@@ -60,6 +60,7 @@ class Loop:
         self._restore()
         reason = "signal"
         try:
+            self._delete()
             while not self.stop.is_set():
                 if self._turn():
                     reason = "input_ended"
@@ -72,14 +73,20 @@ class Loop:
             self._observe(Stopped(reason, {p: task.mark.next for p, task in self.job.tasks.items()}))
 
     def _turn(self) -> bool:
-        """One batch, and what is due after it. Returns whether the input has ended and all is done."""
+        """One step: what is due from before, or a batch. Returns whether the input has ended and all is done.
+
+        What is due comes first, so that a restart does it where the run before was stopped.
+        """
         try:
             if self.job.replica.genesis is None:
                 self._commit_plan(self.job.plan_genesis(self.transport.ownership(), self.warm_start()))
                 return False
+            if self._start(input_ended=False):
+                return False
+            self._snapshots(stopping=False)
             polled = self.transport.poll(self.batch_records, _POLL_TIMEOUT_S)
             if any(len(records.offsets) for records in polled.partitions.values()) or self.job.sweep_pending():
-                self._batch(polled)
+                self._commit(self.job.plan_batch(polled))
                 return False
             if self._start(input_ended=polled.ended):
                 return False
@@ -89,11 +96,6 @@ class Loop:
         except RetriableError as error:
             self._retry(error)
             return False
-
-    def _batch(self, polled: Polled) -> None:
-        if self._commit(self.job.plan_batch(polled)):
-            self._start(input_ended=False)
-            self._snapshots(stopping=False)
 
     def _start(self, *, input_ended: bool) -> bool:
         planned = self.job.plan_start(self.transport.ownership(), input_ended=input_ended)
@@ -141,24 +143,27 @@ class Loop:
                 self._observe(event)
 
     def _snapshots(self, *, stopping: bool) -> None:
-        due = self.job.snapshots_due(stopping=stopping)
-        if not due:
-            return
         ownership = self.transport.ownership()
-        model = self.job.plan_model_snapshot(ownership)
-        result = self._commit_plan(model.plan)
-        if result is None:
-            return
-        self.job.model_snapshot_written(model, result)
+        due = self.job.snapshots_due(stopping=stopping)
+        if due:
+            model = self.job.plan_model_snapshot(ownership)
+            result = self._commit_plan(model.plan)
+            if result is None:
+                return
+            self.job.model_snapshot_written(model, result)
         for partition in due:
             customers = self.job.plan_customer_snapshot(ownership, partition)
             result = self._commit_plan(customers.plan)
             if result is None:
                 return
             self._observe(self.job.customer_snapshot_written(customers, result))
-        if self._commit_plan(self.job.plan_offsets(ownership)) is not None:
-            for log, partition, offset in self.job.deletable():
-                self.transport.delete_below(log, partition, offset)
+        if self.job.unannounced() and self._commit_plan(self.job.plan_offsets(ownership)) is not None:
+            self.job.announced()
+            self._delete()
+
+    def _delete(self) -> None:
+        for log, partition, offset in self.job.deletable():
+            self.transport.delete_below(log, partition, offset)
 
     def _restore(self) -> None:
         began = time.monotonic()

@@ -1,0 +1,16 @@
+"""Settings of the test run."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# The machine is shared: no test fails for being slow. CI draws the same examples every time.
+settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=os.environ.get("CI") == "true",
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("default")

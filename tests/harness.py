@@ -1,0 +1,216 @@
+"""Whole jobs in memory, for tests: real store, real loop, a clock and faults of our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from streamseg.config import Config
+from streamseg.model.records import Start
+from streamseg.processing.job import Job
+from streamseg.processing.observe import Observation
+from streamseg.processing.restore import restore
+from streamseg.processing.settings import JobSettings
+from streamseg.processing.transport import Topic
+from streamseg.processing.verify import Report, Verifier
+from streamseg.runtime.loop import Loop
+from streamseg.transports.embedded import EmbeddedTransport
+
+NOW_US = 1_800_000_000_000_000
+T0_MS = 1_700_000_000_000
+
+Event = tuple[bytes | None, bytes | None, int | None]
+
+
+class FixedClock:
+    """Always the same time, so that runs of one input give the same bytes."""
+
+    def __init__(self, now_us: int = NOW_US) -> None:
+        self.now = now_us
+
+    def now_us(self) -> int:
+        return self.now
+
+
+class Recorder:
+    """Keeps what observers are told."""
+
+    def __init__(self) -> None:
+        self.events: list[Observation] = []
+
+    def observe(self, event: Observation) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def crash_at(point: str, call: int) -> Callable[[str], None]:
+    """Crashes at the `call`-th pass (from 0) of a named point."""
+    left = [call]
+
+    def fault(name: str) -> None:
+        if name == point:
+            if left[0] == 0:
+                raise Crash(f"{point} {call}")
+            left[0] -= 1
+
+    return fault
+
+
+def settings_for(snapshot_bytes: int = 16_000_000, **config: Any) -> JobSettings:
+    """Settings of a configuration given as a nested dict."""
+    return dataclasses.replace(Config.model_validate(config).job_settings(), snapshot_bytes=snapshot_bytes)
+
+
+def event(customer: str | int | None, at_s: float = 0.0, **fields: Any) -> Event:
+    body = {"customer_id": customer, "event_time": T0_MS + round(at_s * 1000), **fields}
+    return None, msgspec.json.encode({k: v for k, v in body.items() if v is not None}), None
+
+
+def shoppers(n: int, customers: int = 40, seed: int = 0, k: int = 3) -> list[Event]:
+    """Events of customers in k groups, in time order."""
+    rng = np.random.default_rng(seed)
+    events = []
+    for i in range(n):
+        c = int(rng.integers(customers))
+        g = c % k
+        values = {
+            "age": 20 + 15 * g + rng.normal(),
+            "income": 1000.0 * (g + rng.normal() / 10),
+            "purchases": g + rng.random(),
+        }
+        events.append(event(f"c{c}", i * 60.0, **values))
+    return events
+
+
+BAD: list[Event] = [
+    (None, b"{broken", None),
+    (None, b"[1, 2]", None),
+    event(None, 0.0, age=1.0),
+    event("bad", 0.0, age="old"),
+    (None, b'{"customer_id":"bad","event_time":1700000000000,"age":1e308}', None),
+    (None, None, None),
+]
+
+
+def run_memory(
+    events: Sequence[Event],
+    settings: JobSettings,
+    *,
+    batch_records: int = 500,
+    transport: EmbeddedTransport | None = None,
+    warm_start: Start | None = None,
+    n_partitions: int = 1,
+    clock: FixedClock | None = None,
+) -> tuple[EmbeddedTransport, Recorder]:
+    """Produce events (spread over partitions by customer) and run the job until they are done."""
+    transport = transport or EmbeddedTransport(":memory:", n_partitions=n_partitions)
+    produce(transport, events)
+    recorder = Recorder()
+    loop(transport, settings, recorder, batch_records, warm_start, clock).run()
+    return transport, recorder
+
+
+def produce(transport: EmbeddedTransport, events: Sequence[Event]) -> None:
+    for partition in range(transport.n_partitions):
+        mine = [e for e in events if partition_of(e, transport.n_partitions) == partition]
+        transport.produce(partition, mine)
+
+
+def partition_of(e: Event, n: int) -> int:
+    key = e[0] or e[1] or b""
+    start = key.find(b'"customer_id":')
+    name = key[start : key.find(b",", start)] if start >= 0 else key
+    return sum(name) % n
+
+
+def loop(
+    transport: EmbeddedTransport,
+    settings: JobSettings,
+    recorder: Recorder,
+    batch_records: int = 500,
+    warm_start: Start | None = None,
+    clock: FixedClock | None = None,
+) -> Loop:
+    return Loop(
+        transport,
+        settings,
+        clock or FixedClock(),
+        recorder,
+        threading.Event(),
+        batch_records=batch_records,
+        warm_start=lambda: warm_start,
+    )
+
+
+def run_through_crashes(
+    events: Sequence[Event], settings: JobSettings, faults: Sequence[Callable[[str], None]], batch_records: int = 500
+) -> tuple[EmbeddedTransport, int]:
+    """Run to the end, restarting after each crash. Returns the store and how many crashes there were."""
+    transport = EmbeddedTransport(":memory:")
+    produce(transport, events)
+    crashes = 0
+    for fault in [*faults, lambda point: None]:
+        transport._fault = fault
+        try:
+            loop(transport, settings, Recorder(), batch_records).run()
+            break
+        except Crash:
+            crashes += 1
+    transport._fault = lambda point: None
+    loop(transport, settings, Recorder(), batch_records).run()
+    return transport, crashes
+
+
+def tags(transport: EmbeddedTransport, partition: int = 0) -> list[dict[str, Any] | None]:
+    return [
+        None if value is None else msgspec.json.decode(value) for value in published(transport, Topic.ASSIGNMENTS, partition)
+    ]
+
+
+def letters(transport: EmbeddedTransport, partition: int = 0) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(value) for value in published(transport, Topic.DEAD_LETTERS, partition) if value is not None]
+
+
+def published(transport: EmbeddedTransport, topic: Topic, partition: int = 0) -> list[bytes | None]:
+    found = transport.published(topic, partition, 0)
+    assert found is not None
+    return list(found)
+
+
+def restored(transport: EmbeddedTransport, settings: JobSettings) -> Job:
+    return restore(transport, settings, FixedClock(), range(transport.n_partitions))
+
+
+def verified(transport: EmbeddedTransport, settings: JobSettings) -> Report:
+    return Verifier(transport, settings, FixedClock(), lambda report: None).run()
+
+
+def fingerprint(job: Job) -> tuple[Any, ...]:
+    """Everything that a job holds, to compare bit for bit."""
+    tables = []
+    for partition, task in sorted(job.tasks.items()):
+        columns = {spec.name: task.table.column(spec.name).tobytes() for spec in task.table.specs}
+        tables.append((partition, task.mark, list(task.table.ids), sorted(task.table.free), columns))
+    return job.state.version, job.replica.digest, job.replica.positions, tables
+
+
+def everything(transport: EmbeddedTransport, settings: JobSettings) -> tuple[Any, ...]:
+    """All that a run leaves behind: outputs, offsets, state."""
+    outputs = [published(transport, topic, p) for topic in Topic for p in range(transport.n_partitions)]
+    return outputs, transport.committed(), fingerprint(restored(transport, settings))
+
+
+def write_lines(path: Path, events: Sequence[Event]) -> None:
+    path.write_bytes(b"".join((value or b"") + b"\n" for _, value, _ in events))
