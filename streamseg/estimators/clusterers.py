@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from river import base
 
-from streamseg.estimators.rows import ArrayLike2D, frame_of, number, row_of, times_of, weights_of
+from streamseg.estimators.rows import frame_of, number, row_of, times_of, weights_of
 from streamseg.kernel.clusters import CenterDelta, margin, nearest, nearest_label
 from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.metric import is_off, squared_distances_between
@@ -92,7 +92,7 @@ class _Clusterer(base.Clusterer):
         self._learn(row, weights_of(w, 1), times_of(t, 1))
 
     def learn_many(
-        self, X: pd.DataFrame | ArrayLike2D, w: npt.ArrayLike | None = None, t: npt.ArrayLike | None = None
+        self, X: pd.DataFrame | npt.ArrayLike, w: npt.ArrayLike | None = None, t: npt.ArrayLike | None = None
     ) -> None:
         """Learn rows in order. X: DataFrame, or float array of shape (n_rows, n_features); w, t: scalar or (n_rows,).
 
@@ -143,11 +143,11 @@ class _Clusterer(base.Clusterer):
         label, _ = nearest_label(row, champion.centers.centers, self._state.metric.inverse(self._spec))
         return champion.segments[int(label[0])].id
 
-    def predict_many(self, X: pd.DataFrame | ArrayLike2D) -> pd.Series[Any]:
+    def predict_many(self, X: pd.DataFrame | npt.ArrayLike) -> pd.Series[Any]:
         """Segment ids, int64, with the index of X; -1 as in `predict_one`. Pure."""
         return self.assign_many(X)["segment_id"].rename(None)
 
-    def assign_many(self, X: pd.DataFrame | ArrayLike2D) -> pd.DataFrame:
+    def assign_many(self, X: pd.DataFrame | npt.ArrayLike) -> pd.DataFrame:
         """segment_id, distance, runner_up_segment_id, margin of each row, with the index of X. Pure.
 
         Without a segment (or a runner-up) ids are -1 and numbers NaN.

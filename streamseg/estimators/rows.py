@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,6 @@ class Frame(NamedTuple):
     x: Array
     usable: Flags
     labels: pd.Index[Any]
-
-
-class ArrayLike2D(Protocol):
-    """Anything NumPy makes a two-dimensional array of."""
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]: ...
 
 
 def number(value: object) -> float:
@@ -48,7 +42,7 @@ def row_of(x: Mapping[Any, Any], features: Sequence[Hashable]) -> Array | None:
     return None if np.isnan(row).any() else row
 
 
-def frame_of(X: pd.DataFrame | ArrayLike2D, features: Sequence[Hashable]) -> Frame:
+def frame_of(X: pd.DataFrame | npt.ArrayLike, features: Sequence[Hashable]) -> Frame:
     """Rows of a DataFrame (columns by name; a column that is not there is missing in every row) or of an array.
 
     Raises ValueError where an array is not of shape (n_rows, n_features).

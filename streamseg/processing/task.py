@@ -104,7 +104,7 @@ class Task:
         self.delta_bytes, self.snapshot_bytes = 0, size
 
     def keep_snapshot(self, offset: int, mark: Mark, model_version: int) -> None:
-        """A snapshot stands at `offset`. One generation before it is kept; after an erasure none is, not even for `verify`."""
+        """A snapshot stands at `offset`. One before it is kept for `verify`, but after an erasure none."""
         if not any(kept.offset == offset for kept in self.snapshots):
             kept = KeptCustomers(offset, model_version, mark.next)
             self.snapshots = (kept, kept) if self.mark.erased else (*self.snapshots[-1:], kept)

@@ -32,7 +32,7 @@ from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import Log, LogReader, Topic
 from streamseg.records.frames import Entry, entries
-from streamseg.records.outputs import dead_letter_line, tombstone_line
+from streamseg.records.outputs import dead_letter_line, decode_segment, tombstone_line
 
 
 @dataclass
@@ -124,14 +124,15 @@ class Verifier:
         if published is None:
             self.report.unread.append("the catalog topic cannot be read")
             return
-        expected = [value for _, value in self.catalog]
         there = [value for value in published if value is not None]
-        kept = there[len(there) - len(expected) :] if expected else []
-        for i, (value, other) in enumerate(zip(expected, kept, strict=False)):
-            if value != other:
-                raise DifferenceError("a catalog record is not what the model says", where=f"record {i} from the horizon on")
-        if len(kept) != len(expected):
-            raise DifferenceError("a catalog record is missing", where=f"{len(there)} of at least {len(expected)}")
+        expected = {value for _, value in self.catalog}
+        missing = expected.difference(there)
+        if missing:
+            raise DifferenceError("a catalog record is missing, or not what the model says", where=_short(min(missing)))
+        begun = max(lane.from_version for lane in self.lanes.values())
+        for value in there:
+            if value not in expected and decode_segment(value).model_version > begun:
+                raise DifferenceError("there is a catalog record that no model gives", where=_short(value))
 
 
 class _Lane:

@@ -124,6 +124,11 @@ def decode_assignment(value: bytes) -> Assignment:
     return msgspec.json.decode(value, type=Assignment)
 
 
+def decode_segment(value: bytes) -> SegmentRecord:
+    """Raises msgspec.DecodeError."""
+    return msgspec.json.decode(value, type=SegmentRecord)
+
+
 def dead_letter_line(letter: DeadLetter) -> bytes:
     key = None if letter.key is None else letter.key.decode(errors="replace")
     text, raw = None, None

@@ -65,7 +65,8 @@ class Loop:
                 if self._turn():
                     reason = "input_ended"
                     break
-            self._snapshots(stopping=True)
+            while not self._snapshots(stopping=True):
+                pass
         except StreamsegError as error:
             reason = type(error).__name__
             raise
@@ -98,19 +99,22 @@ class Loop:
             return False
 
     def _start(self, *, input_ended: bool) -> bool:
+        """Commit first centers if they are due. Returns whether they were."""
         planned = self.job.plan_start(self.transport.ownership(), input_ended=input_ended)
-        return planned is not None and self._commit(planned)
+        if planned is not None:
+            self._commit(planned)
+        return planned is not None
 
-    def _commit(self, planned: Planned) -> bool:
-        """Commit and apply. Returns whether it is committed; if not, the state was restored."""
+    def _commit(self, planned: Planned) -> None:
+        """Commit and apply; where it is not committed, the state is restored and the batch comes again."""
         for task in self.job.tasks.values():
             task.transition(TaskState.COMMITTING)
         result = self.transport.commit(planned.plan)
         if result.outcome is not Outcome.COMMITTED:
             self._restore()
             if not self._landed(planned):
-                self._failures += 1
-                return False
+                self._count_failure()
+                return
         else:
             for task in self.job.tasks.values():
                 task.transition(TaskState.RUNNING)
@@ -119,7 +123,6 @@ class Loop:
         self._failures = 0
         if planned.observation is not None:
             self._observe(planned.observation(self.job.segments()))
-        return True
 
     def _landed(self, planned: Planned) -> bool:
         return bool(planned.deltas) and all(
@@ -131,9 +134,15 @@ class Loop:
         result = self.transport.commit(plan)
         if result.outcome is not Outcome.COMMITTED:
             self._restore()
+            self._count_failure()
             return None
         self._catch_up()
         return result
+
+    def _count_failure(self) -> None:
+        self._failures += 1
+        if self._failures >= _MAX_ATTEMPTS:
+            raise RetriableError(f"{_MAX_ATTEMPTS} commits in a row came to nothing", hint="look at the store's health")
 
     def _catch_up(self) -> None:
         """Apply what the model log holds, own records included."""
@@ -142,24 +151,28 @@ class Loop:
             if event is not None:
                 self._observe(event)
 
-    def _snapshots(self, *, stopping: bool) -> None:
+    def _snapshots(self, *, stopping: bool) -> bool:
+        """Write what is due, then delete what that makes superfluous. Returns False where a commit came to nothing."""
         ownership = self.transport.ownership()
         due = self.job.snapshots_due(stopping=stopping)
         if due:
             model = self.job.plan_model_snapshot(ownership)
             result = self._commit_plan(model.plan)
             if result is None:
-                return
+                return False
             self.job.model_snapshot_written(model, result)
         for partition in due:
             customers = self.job.plan_customer_snapshot(ownership, partition)
             result = self._commit_plan(customers.plan)
             if result is None:
-                return
+                return False
             self._observe(self.job.customer_snapshot_written(customers, result))
-        if self.job.unannounced() and self._commit_plan(self.job.plan_offsets(ownership)) is not None:
+        if self.job.unannounced():
+            if self._commit_plan(self.job.plan_offsets(ownership)) is None:
+                return False
             self.job.announced()
             self._delete()
+        return True
 
     def _delete(self) -> None:
         for log, partition, offset in self.job.deletable():

@@ -70,7 +70,7 @@ class Dataset:
             yield row | {"c": row["a"] * 2, "d": 1.0}, None
 
 
-CHECKS = {
+CHECKS: set[Any] = {
     check
     for name, check in vars(common).items()
     if name.startswith("check_") and list(inspect.signature(check).parameters) == ["model", "dataset"]
@@ -79,7 +79,11 @@ CHECKS = {
 NOT_OURS = {"check_debug_one"}
 
 
-@pytest.mark.parametrize("check", sorted(CHECKS, key=lambda check: check.__name__), ids=lambda check: check.__name__)
+def _name(check: Any) -> str:
+    return str(check.__name__)
+
+
+@pytest.mark.parametrize("check", sorted(CHECKS, key=_name), ids=_name)
 def test_river_s_checks_with_data_pass(make: Callable[[], Estimator], check: Callable[..., None]) -> None:
     if check.__name__ in NOT_OURS:
         assert not hasattr(make(), "debug_one")
@@ -171,7 +175,8 @@ def test_they_compose_in_a_pipeline() -> None:
     [
         {"n_segments": -3}, {"n_segments": 0}, {"n_segments": 2.5}, {"n_segments": "many"}, {"n_segments": 65},
         {"warm_up": 3}, {"warm_up": 0}, {"half_life": 0}, {"half_life": -1.0}, {"half_life": "soon"},
-        {"half_life": float("nan")},        {"features": ()}, {"features": ("a", "a")}, {"features": "age"}, {"max_gain": 0.0}, {"max_gain": 1.5},
+        {"half_life": float("nan")}, {"features": ()},
+        {"features": ("a", "a")}, {"features": "age"}, {"max_gain": 0.0}, {"max_gain": 1.5},
         {"clip_sigmas": -1.0}, {"max_ahead": -1.0}, {"seed": -1}, {"seed": 1.5}, {"start": {}},
         {"start": {0: {"age": 1.0}}, "n_segments": 1},
         {"start": {0: {"age": 1.0, "income": 1.0, "purchases": float("nan")}}, "n_segments": 1},

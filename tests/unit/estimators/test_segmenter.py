@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from streamseg import KMeans, Segmenter
 from streamseg.kernel.types import Array
 from streamseg.model.fitted import FittedFeature, FittedModel, FittedSegment
 
-OFF = {"max_gain": None, "clip_sigmas": None, "max_ahead": None}
+OFF: dict[str, Any] = {"max_gain": None, "clip_sigmas": None, "max_ahead": None}
 
 
 def mixture(n: int, k: int, d: int, seed: int, apart: float = 8.0) -> Array:
