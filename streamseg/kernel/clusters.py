@@ -36,7 +36,7 @@ class Nearest(NamedTuple):
     runner_up: Ints
     runner_up_squared: Array
 
-    def take(self, places: Ints) -> Nearest:
+    def take(self, places: Ints | slice) -> Nearest:
         """Some of the rows, in the order of `places`."""
         return Nearest(self.labels[places], self.squared[places], self.runner_up[places], self.runner_up_squared[places])
 

@@ -29,7 +29,7 @@ class Tags(NamedTuple):
     margin: Array
     outlier: Flags
 
-    def take(self, places: Ints) -> Tags:
+    def take(self, places: Ints | slice) -> Tags:
         """Some of the rows, in the order of `places`."""
         return Tags(
             self.near.take(places),

@@ -7,11 +7,13 @@ import numpy as np
 
 from streamseg.features.aggregates import NO_TIME
 from streamseg.features.table import NO_SEGMENT
+from streamseg.kernel.clusters import Nearest
 from streamseg.kernel.elementary import signed_expm1
+from streamseg.kernel.types import Array
 from streamseg.model.tagging import tag
 from streamseg.processing.job import Job
 from streamseg.processing.partition import boundary_of
-from streamseg.processing.tags import top_drivers
+from streamseg.processing.tags import ranked_drivers
 from streamseg.processing.task import Task
 from streamseg.processing.walk import REASONS
 from streamseg.records.outputs import Driver, iso_time
@@ -97,16 +99,25 @@ def _explanation(job: Job, task: Task, customer_id: str, row: int) -> Explanatio
         entered_at=iso_time(stored["entered_at"]) if stored["entered_at"] != NO_TIME else None,
         reason=REASONS[stored["reason"]] if tagged else None,
         distance=round(float(tags.distance[0]), 6),
-        margin=None if alone else round(float(tags.margin[0]), 6),
+        margin=None if alone else round(float(tags.margin[0]), 3),
         runner_up_segment_id=None if alone else runner_up,
         runner_up_segment_name=titles.get(runner_up),
         outlier=bool(tags.outlier[0]),
         now_nearest=nearest if nearest != segment else None,
-        drivers=() if alone else top_drivers(state, settings, x, tags.near)[0],
+        drivers=() if alone else _drivers(job, x, tags.near),
     )
 
 
-def _features(job: Job, x: np.ndarray) -> list[FeatureValue]:
+def _drivers(job: Job, x: Array, near: Nearest) -> tuple[Driver, ...]:
+    order, z, share = ranked_drivers(job.state, job.settings, x, near)
+    names = job.settings.model.names
+    return tuple(
+        Driver(names[j], round(float(a), 3), round(float(b), 3))
+        for j, a, b in zip(order[:, 0], z[:, 0], share[:, 0], strict=True)
+    )
+
+
+def _features(job: Job, x: Array) -> list[FeatureValue]:
     spec, moments = job.settings.model, job.state.moments
     deviation = np.sqrt(moments.variance())
     values = []

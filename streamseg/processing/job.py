@@ -6,8 +6,10 @@ customers' deltas through `committed`, by the function that restores them. An ab
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -46,7 +48,7 @@ from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Committed, Log, Ownership, Polled
 from streamseg.records.events import EventDecoder
-from streamseg.records.frames import MAX_FRAME_BYTES, Entry, frames
+from streamseg.records.frames import MAX_FRAME_BYTES, Entry, cut, frames
 
 # What an id takes in a snapshot, roughly.
 _ID_BYTES = 32
@@ -131,6 +133,11 @@ class Job:
     def plan_batch(self, polled: Polled) -> Planned:
         """What a poll's records, and slices of sweeps under way, publish. IN polled."""
         clock_us = self.clock.now_us()
+        with collector_paused():
+            results = self._process(polled, clock_us)
+            return self._planned(polled.ownership, results, self.batch_record(results, clock_us))
+
+    def _process(self, polled: Polled, clock_us: int) -> dict[int, PartitionResult]:
         results: dict[int, PartitionResult] = {}
         for partition in sorted(self.tasks):
             task = self.tasks[partition]
@@ -140,7 +147,7 @@ class Job:
                 results[partition] = work.process(records, self.decoder)
             elif work.sweep.active or work.sweep != task.mark.sweep:
                 results[partition] = work.idle()
-        return self._planned(polled.ownership, results, self.batch_record(results, clock_us))
+        return results
 
     def batch_record(self, results: Mapping[int, PartitionResult], clock_us: int) -> BatchRecord:
         """Manifest and model delta of a batch."""
@@ -160,7 +167,7 @@ class Job:
         deltas = {}
         for partition, result in results.items():
             payload = pack(result.delta)
-            internal.append((Log.CUSTOMERS, partition, encode_entry(result.delta)))
+            internal.append((Log.CUSTOMERS, partition, list(frames(cut(payload)))))
             deltas[partition] = (result.delta, len(payload))
         internal.append((Log.MODEL, 0, encode_entry(record)))
         plan = CommitPlan(
@@ -172,7 +179,7 @@ class Job:
                 )
                 for partition, result in results.items()
             },
-            {partition: result.tags for partition, result in results.items() if result.tags},
+            {partition: result.tags for partition, result in results.items() if result.tags.ids},
             (),
             {partition: result.dead_letters for partition, result in results.items() if result.dead_letters},
             internal,
@@ -357,6 +364,18 @@ class Job:
         """State is not to be trusted any more: it must be restored before the next plan."""
         for task in self.tasks.values():
             task.transition(TaskState.SUSPENDED)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without Python's cycle collector: a batch makes tens of thousands of objects, none of them in a cycle."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def snapshot_pieces(task: Task, mark: Mark, clock_us: int, version: int, written: list[int]) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ class PartitionManifest(msgspec.Struct):
     Attributes:
         first, next: input offsets [first, next); records: how many there were; checksum: of their keys and values.
         dead_letters, waiting, erased, warming_up, assigned: what became of them, together `records`.
-        tags_first, tags, tags_checksum: published records, and how many the partition had before.
+        tags_first, tags: how many records the partition had published before, and in this batch.
         letters_first: dead letters that the partition had before.
         sweep: rows [first, end) that were re-tagged, at which epoch; None for no slice.
         last_assigned_at: microseconds.
@@ -47,7 +47,6 @@ class PartitionManifest(msgspec.Struct):
     assigned: int
     tags_first: int
     tags: int
-    tags_checksum: int
     letters_first: int
     sweep: tuple[int, int, int] | None
     last_assigned_at: int

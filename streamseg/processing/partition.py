@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -21,12 +21,12 @@ from streamseg.model.state import ModelState
 from streamseg.model.tagging import Tags, segment_of, tag
 from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash
 from streamseg.processing.settings import JobSettings
-from streamseg.processing.tags import Published, Subjects, assignments, counted, pick, sweep_subjects, transitions
+from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
 from streamseg.processing.task import Task
-from streamseg.processing.transport import Records
+from streamseg.processing.transport import Records, Tagged
 from streamseg.processing.walk import REASONS, store_tags, tell_model_updates, walk
 from streamseg.records.events import Decoded, EventDecoder, Rejected
-from streamseg.records.outputs import DeadLetter, Source
+from streamseg.records.outputs import DeadLetter
 
 SWEEP_ROWS = 10_000
 _NEWCOMER_SAMPLE = 1024
@@ -53,7 +53,7 @@ class ToWarmUp(NamedTuple):
 class PartitionResult:
     """Everything that a partition contributes to a commit plan."""
 
-    tags: Published
+    tags: Tagged
     dead_letters: list[DeadLetter]
     delta: CustomerDelta
     manifest: PartitionManifest
@@ -77,7 +77,7 @@ class PartitionJob:
         self.sweep = next_sweep(self.mark, state, settings, len(task.table))
         self.boundary = boundary_of(self.sweep, settings)
         self.assigned_at = max(clock_us, self.mark.assigned_at + 1)
-        self.tags: Published = []
+        self.tags = Tagged([], [])
         self.moved: Counter[int] = Counter()
         self.assignments: Counter[tuple[int, str, str]] = Counter()
         self.transitions: Counter[tuple[int, int]] = Counter()
@@ -108,13 +108,14 @@ class PartitionJob:
         checksum = _checksum(records.keys, records.values)
         manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), retag, n_complete, n_erased)
         result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest)
-        hashes = [customer_hash(name) for name in change.touched.new_ids]
         return replace(
             result,
             learn=_to_learn(folded, decoded) if learned else None,
             warm_up=_to_warm_up(folded, decoded) if n_complete and not self.state.ready else None,
             erased_keys=[customer_hash(decoded.ids[i]) for i in np.flatnonzero(decoded.erase).tolist()],
-            newcomers=[key for key in hashes if key % _NEWCOMER_SAMPLE == 0],
+            newcomers=[
+                customer_hash(name) for name in change.touched.new_ids if not crc32(name.encode()) % _NEWCOMER_SAMPLE
+            ],
         )
 
     def _slice(self, folded: Fold | None) -> Retag | None:
@@ -159,7 +160,6 @@ class PartitionJob:
             tell_model_updates(out, folded, state, spec)
         store_tags(out, folded, decoded.times, decoded.erase, self.sweep.epoch if state.ready else -1)
         self._count_moves(folded.segment, folded.state["segment"].astype(np.int64))
-        partition, topic = self.task.partition, self.settings.topic
         at = complete.tolist()
         subjects = Subjects(
             decoded.ids if everyone else [decoded.ids[i] for i in at],
@@ -170,8 +170,9 @@ class PartitionJob:
             out.entered_at[complete],
             out.reasons[complete],
             decoded.times[complete],
-            [Source(topic, partition, offset) for offset in offsets[complete].tolist()],
-            decoded.event_ids if everyone else [decoded.event_ids[i] for i in at],
+            self.task.partition,
+            offsets[complete],
+            decoded.event_ids if everyone or decoded.event_ids is None else [decoded.event_ids[i] for i in at],
         )
         self._publish(subjects, (complete, np.flatnonzero(decoded.erase), decoded.ids))
 
@@ -186,14 +187,18 @@ class PartitionJob:
         assigned_at = self.assigned_at + np.arange(len(subjects.ids) + n_erased)
         self.assigned_at += len(assigned_at)
         if not n_erased or events is None:
-            self.tags += assignments(subjects, assigned_at, self.state, self.settings)
+            self._add(subjects.ids, assignments(subjects, assigned_at, self.state, self.settings))
             return
         places, erasures, ids = events
         position = np.searchsorted(np.sort(np.concatenate([places, erasures])), places)
         values = iter(assignments(subjects, assigned_at[position], self.state, self.settings))
         gone = set(erasures.tolist())
         for place in np.sort(np.concatenate([places, erasures])).tolist():
-            self.tags.append((ids[place].encode(), None) if place in gone else next(values))
+            self._add([ids[place]], [None if place in gone else next(values)])
+
+    def _add(self, ids: Sequence[str], values: Sequence[bytes | None]) -> None:
+        self.tags.ids.extend(ids)
+        self.tags.values.extend(values)
 
     def _count_moves(self, before: Ints, after: Ints) -> None:
         size = max(int(before.max(initial=-1)), int(after.max(initial=-1))) + 2
@@ -235,7 +240,7 @@ class PartitionJob:
             block=(mark.block + learned) % BLOCK_ROWS,
             clock_us=clock_us,
             last_us=last_us,
-            tags=mark.tags + len(self.tags),
+            tags=mark.tags + len(self.tags.ids),
             letters=mark.letters + letters,
             sweep=sweep,
             batches=mark.batches + 1,
@@ -258,8 +263,7 @@ class PartitionJob:
             warming_up=0 if ready else complete,
             assigned=complete if ready else 0,
             tags_first=self.mark.tags,
-            tags=len(self.tags),
-            tags_checksum=_checksum([], [value for _, value in self.tags]),
+            tags=len(self.tags.ids),
             letters_first=self.mark.letters,
             sweep=None if retag is None else (retag.first, retag.end, retag.epoch),
             last_assigned_at=mark.assigned_at,
@@ -316,10 +320,15 @@ def _to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:
     return ToWarmUp(decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6)
 
 
+def _sample(ids: list[str]) -> list[int]:
+    """Hashes of 1/1024 of the ids, the same ones everywhere."""
+    return [customer_hash(name) for name in ids if not crc32(name.encode()) % _NEWCOMER_SAMPLE]
+
+
 def _checksum(keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> int:
     """CRC-32 of keys and values with their number; None is told from empty."""
-    total = zlib.crc32(len(values).to_bytes(8, "little"))
+    total = crc32(len(values).to_bytes(8, "little"))
     for column in (keys, values):
         parts = column if None not in column else [b"\0null" if part is None else part for part in column]
-        total = zlib.crc32(b"\n".join(parts), total)  # type: ignore[arg-type]
+        total = crc32(b"\n".join(parts), total)  # type: ignore[arg-type]
     return total

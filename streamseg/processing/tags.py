@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,13 +15,19 @@ from streamseg.model.state import ModelState
 from streamseg.model.tagging import Tags, drivers, tag
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.walk import REASONS
-from streamseg.records.outputs import SCHEMA_VERSION, Assignment, Driver, Source, encode_all, iso_times
-
-Published = list[tuple[bytes, bytes | None]]
+from streamseg.records.json_rows import NULL, Part, array_of, object_of, rows_of, scalars, strings, thousandths, times
+from streamseg.records.outputs import SCHEMA_VERSION, Assignment
 
 _TOP_DRIVERS = 3
 _DECIMALS = 6
-NEW, MOVED, UNCHANGED = "new", "moved", "unchanged"
+# Records encoded at a time: their texts stay in the cache until they are joined.
+_PORTION = 1_000
+
+T = TypeVar("T")
+CHANGES = ("new", "moved", "unchanged")
+_CHANGES = np.array(strings(CHANGES), dtype=object)
+_BOOLEANS = np.array([b"false", b"true"], dtype=object)
+_REASONS = np.array(strings(REASONS), dtype=object)
 
 
 class Subjects(NamedTuple):
@@ -31,7 +36,7 @@ class Subjects(NamedTuple):
     Attributes:
         tags, x: of the places; None while there is no model.
         previous, changed, entered_at, reasons: as in `Walk`.
-        times: event times in microseconds; sources: (topic, partition, offset) or None for a sweep.
+        times: event times in microseconds; offsets: of the events, None for a sweep; event_ids: None where none has one.
     """
 
     ids: Sequence[str]
@@ -42,89 +47,108 @@ class Subjects(NamedTuple):
     entered_at: Ints
     reasons: Ints
     times: Ints
-    sources: Sequence[Source | None]
-    event_ids: Sequence[str | None]
+    partition: int = 0
+    offsets: Ints | None = None
+    event_ids: Sequence[str | None] | None = None
 
 
-def assignments(subjects: Subjects, assigned_at: Ints, state: ModelState, settings: JobSettings) -> Published:
-    """(key, value) of each subject. IN all; `assigned_at` (n,) in microseconds."""
-    columns = _waiting_columns(subjects) if subjects.tags is None else _tagged_columns(subjects, state, settings)
-    records = map(
-        Assignment,
-        repeat(SCHEMA_VERSION),
-        subjects.ids,
-        *columns.before_times,
-        iso_times(subjects.times),
-        iso_times(assigned_at),
-        repeat(state.version),
-        *columns.after_times,
-        subjects.sources,
-        subjects.event_ids,
-    )
-    return list(zip([customer_id.encode() for customer_id in subjects.ids], encode_all(list(records)), strict=True))
+def assignments(subjects: Subjects, assigned_at: Ints, state: ModelState, settings: JobSettings) -> list[bytes]:
+    """The record of each subject, as `Assignment` reads it. IN all; `assigned_at` (n,) in microseconds."""
+    values: list[bytes] = []
+    for first in range(0, len(subjects.ids), _PORTION):
+        rows = slice(first, first + _PORTION)
+        values += _values(pick(subjects, rows), assigned_at[rows], state, settings)
+    return values
 
 
-class _Columns(NamedTuple):
-    """Columns of `Assignment` in its order, around event_time, assigned_at and model_version."""
+def _values(subjects: Subjects, assigned_at: Ints, state: ModelState, settings: JobSettings) -> list[bytes]:
+    tagged = _tagged_fields(subjects, state, settings) if subjects.tags is not None else _WARMING_UP
+    fields: dict[str, Part] = {
+        "schema_version": b"%d" % SCHEMA_VERSION,
+        "customer_id": strings(subjects.ids),
+        "event_time": times(subjects.times),
+        "assigned_at": times(assigned_at),
+        "model_version": b"%d" % state.version,
+        "source": _source(subjects, settings),
+        "event_id": NULL if subjects.event_ids is None else strings(subjects.event_ids),
+        **tagged,
+    }
+    return rows_of(object_of({name: fields[name] for name in Assignment.__struct_fields__}), len(subjects.ids))
 
-    before_times: Sequence[Any]
-    after_times: Sequence[Any]
+
+_TAGGED = (
+    "segment_id", "segment_name", "previous_segment_id", "change", "reason", "entered_at", "distance",
+    "runner_up_segment_id", "margin", "outlier", "drivers",
+)  # fmt: skip
+_WARMING_UP: dict[str, Part] = {**dict.fromkeys(_TAGGED, NULL), "reason": b'"warming_up"'}
 
 
-def _waiting_columns(subjects: Subjects) -> _Columns:
-    nothing = repeat(None)
-    return _Columns((nothing, nothing, nothing, nothing, repeat("warming_up"), nothing), (nothing,) * 5)
-
-
-def _tagged_columns(subjects: Subjects, state: ModelState, settings: JobSettings) -> _Columns:
+def _tagged_fields(subjects: Subjects, state: ModelState, settings: JobSettings) -> dict[str, Part]:
     tags = subjects.tags
     assert tags is not None
-    segments = state.tagging.segments
-    names = np.array([segment.name for segment in segments], dtype=object)
-    alone = len(segments) == 1
-    nothing: Any = repeat(None)
-    return _Columns(
-        (
-            tags.segment_ids.tolist(),
-            names[tags.near.labels].tolist(),
-            [None if segment == NO_SEGMENT else segment for segment in subjects.previous.tolist()],
-            changes_of(subjects.previous, subjects.changed),
-            np.array(REASONS, dtype=object)[subjects.reasons].tolist(),
-            iso_times(subjects.entered_at),
-        ),
-        (
-            np.round(tags.distance, _DECIMALS).tolist(),
-            nothing if alone else tags.runner_up_ids.tolist(),
-            nothing if alone else np.round(tags.margin, _DECIMALS).tolist(),
-            tags.outlier.tolist(),
-            nothing if alone else top_drivers(state, settings, subjects.x, tags.near),
-        ),
+    alone = len(state.tagging.segments) == 1
+    names = np.array(strings(segment.name for segment in state.tagging.segments), dtype=object)
+    ids = np.array(scalars(state.tagging.ids), dtype=object)
+    return {
+        "segment_id": ids[tags.near.labels].tolist(),
+        "segment_name": names[tags.near.labels].tolist(),
+        "previous_segment_id": _previous(subjects.previous),
+        "change": _CHANGES[_kinds(subjects)].tolist(),
+        "reason": _REASONS[subjects.reasons].tolist(),
+        "entered_at": times(subjects.entered_at),
+        "distance": scalars(np.round(tags.distance, _DECIMALS)),
+        "runner_up_segment_id": NULL if alone else ids[tags.near.runner_up].tolist(),
+        "margin": NULL if alone else thousandths(tags.margin),
+        "outlier": _BOOLEANS[tags.outlier.astype(np.int64)].tolist(),
+        "drivers": NULL if alone else _drivers(state, settings, subjects.x, tags.near),
+    }
+
+
+def _previous(ids: Ints) -> list[bytes]:
+    found, which = np.unique(ids, return_inverse=True)
+    texts = scalars([None if segment == NO_SEGMENT else segment for segment in found.tolist()])
+    previous: list[bytes] = np.array(texts, dtype=object)[which].tolist()
+    return previous
+
+
+def _source(subjects: Subjects, settings: JobSettings) -> Part:
+    if subjects.offsets is None:
+        return NULL
+    topic, partition = strings([settings.topic])[0], b"%d" % subjects.partition
+    return object_of({"topic": topic, "partition": partition, "offset": scalars(subjects.offsets)})
+
+
+def _kinds(subjects: Subjects) -> Ints:
+    """Place in `CHANGES` of each."""
+    return np.where(subjects.changed, np.where(subjects.previous == NO_SEGMENT, 0, 1), 2)
+
+
+def _drivers(state: ModelState, settings: JobSettings, x: Array, near: Nearest) -> Part:
+    names, z, share = ranked_drivers(state, settings, x, near)
+    texts = np.array(strings(settings.model.names[: settings.model.n_weighted]), dtype=object)
+    return array_of(
+        [
+            object_of({"feature": texts[names[rank]].tolist(), "z": thousandths(z[rank]), "share": thousandths(share[rank])})
+            for rank in range(len(names))
+        ]
     )
 
 
-def changes_of(previous: Ints, changed: Flags) -> list[str]:
-    kinds = np.where(changed, np.where(previous == NO_SEGMENT, 0, 1), 2)
-    names: list[str] = np.array([NEW, MOVED, UNCHANGED], dtype=object)[kinds].tolist()
-    return names
+def ranked_drivers(state: ModelState, settings: JobSettings, x: Array, near: Nearest) -> tuple[Ints, Array, Array]:
+    """The features that speak most for the segment and against the runner-up, strongest first.
 
-
-def top_drivers(state: ModelState, settings: JobSettings, x: Array, near: Nearest) -> list[tuple[Driver, ...]]:
-    """The features that speak most for the segment and against the runner-up, strongest first."""
+    Feature number, z and share, each (at most 3, n). IN x (n_features, n), near.
+    """
     z, share = drivers(state, settings.model, x, near)
     order = np.argsort(-share, axis=0, kind="stable")[:_TOP_DRIVERS]
-    names = np.array(settings.model.names, dtype=object)[order]
-    z = np.round(np.take_along_axis(z, order, axis=0), _DECIMALS)
-    share = np.round(np.take_along_axis(share, order, axis=0), _DECIMALS)
-    ranks = [map(Driver, *(part.tolist() for part in rank)) for rank in zip(names, z, share, strict=True)]
-    return list(zip(*ranks, strict=True))
+    return order, np.take_along_axis(z, order, axis=0), np.take_along_axis(share, order, axis=0)
 
 
-def pick(subjects: Subjects, places: Ints) -> Subjects:
+def pick(subjects: Subjects, places: Ints | slice) -> Subjects:
     """Some of the subjects, in the order of `places`."""
-    at = places.tolist()
     tags = subjects.tags.take(places) if subjects.tags is not None else None
     return Subjects(
-        [subjects.ids[i] for i in at],
+        _listed(subjects.ids, places),
         tags,
         subjects.x[:, places],
         subjects.previous[places],
@@ -132,22 +156,26 @@ def pick(subjects: Subjects, places: Ints) -> Subjects:
         subjects.entered_at[places],
         subjects.reasons[places],
         subjects.times[places],
-        [subjects.sources[i] for i in at],
-        [subjects.event_ids[i] for i in at],
+        subjects.partition,
+        None if subjects.offsets is None else subjects.offsets[places],
+        None if subjects.event_ids is None else _listed(subjects.event_ids, places),
     )
+
+
+def _listed(values: Sequence[T], places: Ints | slice) -> Sequence[T]:
+    return values[places] if isinstance(places, slice) else [values[i] for i in places.tolist()]
 
 
 def counted(subjects: Subjects) -> Counter[tuple[int, str, str]]:
     """Assignments by (segment, change, reason)."""
     if subjects.tags is None or not len(subjects.ids):
         return Counter()
-    kinds = np.where(subjects.changed, np.where(subjects.previous == NO_SEGMENT, 0, 1), 2)
-    code = (subjects.tags.segment_ids * 3 + kinds) * len(REASONS) + subjects.reasons
+    code = (subjects.tags.segment_ids * len(CHANGES) + _kinds(subjects)) * len(REASONS) + subjects.reasons
     found, counts = np.unique(code, return_counts=True)
     out: Counter[tuple[int, str, str]] = Counter()
     for value, n in zip(found.tolist(), counts.tolist(), strict=True):
-        segment, kind = divmod(value // len(REASONS), 3)
-        out[segment, (NEW, MOVED, UNCHANGED)[kind], REASONS[value % len(REASONS)]] = n
+        segment, kind = divmod(value // len(REASONS), len(CHANGES))
+        out[segment, CHANGES[kind], REASONS[value % len(REASONS)]] = n
     return out
 
 
@@ -160,7 +188,7 @@ def transitions(subjects: Subjects) -> Counter[tuple[int, int]]:
 
 
 def sweep_subjects(
-    state: ModelState, settings: JobSettings, ids: list[str], x: Array, previous: Ints, times: Ints, at: int, reason: int
+    state: ModelState, settings: JobSettings, ids: list[str], x: Array, previous: Ints, seen: Ints, at: int, reason: int
 ) -> Subjects:
     """Customers that a sweep moved: no source, entered at the watermark."""
     n = len(ids)
@@ -172,7 +200,5 @@ def sweep_subjects(
         np.ones(n, np.bool_),
         np.full(n, at),
         np.full(n, reason),
-        times,
-        [None] * n,
-        [None] * n,
+        seen,
     )

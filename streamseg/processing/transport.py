@@ -64,12 +64,19 @@ class Committed(NamedTuple):
     metadata: str
 
 
+class Tagged(NamedTuple):
+    """Assignments of a partition in order: the customers' ids, which are the keys, and the records; None erases."""
+
+    ids: list[str]
+    values: list[bytes | None]
+
+
 @dataclass(frozen=True)
 class CommitPlan:
     """All that one commit publishes.
 
     Attributes:
-        assignments: by partition: (key, value); a value None erases.
+        assignments: by partition.
         catalog: (key, value).
         internal: entries for internal logs: (log, partition, records), in this order; the model delta is last.
         offsets: the next input offset and metadata of each partition that the plan touches, moved or not.
@@ -77,7 +84,7 @@ class CommitPlan:
 
     ownership: Ownership
     offsets: Mapping[int, Committed]
-    assignments: Mapping[int, Sequence[tuple[bytes, bytes | None]]] = field(default_factory=dict)
+    assignments: Mapping[int, Tagged] = field(default_factory=dict)
     catalog: Sequence[tuple[bytes, bytes]] = ()
     dead_letters: Mapping[int, Sequence[DeadLetter]] = field(default_factory=dict)
     internal: Sequence[tuple[Log, int, Iterable[bytes]]] = ()

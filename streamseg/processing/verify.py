@@ -187,9 +187,9 @@ class _Lane:
                 f"the manifest says {fields[0]} = {getattr(said, fields[0])}, the input gives {getattr(found, fields[0])}",
                 where=f"partition {self.partition}, input offsets {part.first} to {part.next}",
             )
-        lines = [tombstone_line(key) if value is None else value for key, value in result.tags]
-        nulls = [value for _, value in result.tags]
-        self._compare(self.tags, lines, nulls, "tag", part)
+        tagged = result.tags
+        lines = [tombstone_line(i) if value is None else value for i, value in zip(tagged.ids, tagged.values, strict=True)]
+        self._compare(self.tags, lines, tagged.values, "tag", part)
         letters = [dead_letter_line(letter) for letter in result.dead_letters]
         self._compare(self.letters, letters, letters, "dead letter", part)
         self.report.tags += len(lines)

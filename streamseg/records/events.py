@@ -24,6 +24,7 @@ MAX_MAGNITUDE = 1e100
 MAX_AHEAD_US = 3_600_000_000
 MAX_ID_CHARACTERS = 4_096
 
+_PORTION = 1_000
 _ERASE = "erase"
 _EVENT_ID = "event_id"
 
@@ -40,14 +41,14 @@ class EventFields(NamedTuple):
 class Decoded(NamedTuple):
     """Accepted records as columns, in order; `at` are their places in the input.
 
-    `times` in microseconds; `numbers` NaN where absent.
+    `times` in microseconds; `event_ids` None where no event has one; `numbers` NaN where absent.
     """
 
     at: npt.NDArray[np.int64]
     ids: list[str]
     times: npt.NDArray[np.int64]
     erase: npt.NDArray[np.bool_]
-    event_ids: list[str | None]
+    event_ids: list[str | None] | None
     numbers: dict[str, npt.NDArray[np.float64]]
     texts: dict[str, list[str | None]]
 
@@ -86,18 +87,10 @@ class EventDecoder:
         now_us: int,
     ) -> tuple[Decoded, list[Rejected]]:
         """Columns of the usable records, and the others with their reasons. Times may be an hour ahead of `now_us`."""
-        try:
-            rows = list(map(self._get, map(self._decode, values)))  # type: ignore[arg-type]
-            at = list(range(len(rows)))
-            rejected: list[Rejected] = []
-        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError):
-            rows, at, rejected = self._decode_each(keys, values)
-        if values and max(map(len, filter(None, values)), default=0) > self.max_bytes:
-            rows, at = self._drop(rows, at, rejected, lambda i, _: self._check_size(values[at[i]]))
-        columns = list(zip(*rows, strict=True)) if rows else [()] * len(self._columns)
-        if not all(map(_is_id, columns[0])) or max(map(len, map(str, columns[0])), default=0) > MAX_ID_CHARACTERS:
-            rows, at = self._drop(rows, at, rejected, lambda _, row: self._check_id(row[0]))
-            columns = list(zip(*rows, strict=True)) if rows else [()] * len(self._columns)
+        columns = self._decode_all(values)
+        at, rejected = list(range(len(values))), list[Rejected]()
+        if columns is None:
+            columns, at, rejected = self._decode_each(keys, values)
         times, bad = self._times(columns, at, timestamps_ms, now_us)
         numbers = {
             name: np.array(column, dtype=np.float64) for name, column in zip(self.fields.numbers, columns[4:], strict=False)
@@ -113,12 +106,12 @@ class EventDecoder:
 
     def _decoded(
         self,
-        columns: list[tuple[Any, ...]],
+        columns: list[list[Any]],
         at: list[int],
         times: npt.NDArray[np.int64],
         numbers: dict[str, npt.NDArray[np.float64]],
     ) -> Decoded:
-        ids = list(columns[0]) if all(type(i) is str for i in columns[0]) else [str(i) for i in columns[0]]
+        ids = columns[0] if set(map(type, columns[0])) == {str} else [str(i) for i in columns[0]]
         erase = columns[2]
         texts = columns[4 + len(self.fields.numbers) :]
         return Decoded(
@@ -126,7 +119,7 @@ class EventDecoder:
             ids,
             times,
             np.array(erase, dtype=np.bool_) if any(erase) else np.zeros(len(ids), dtype=np.bool_),
-            [None if i is None else str(i) for i in columns[3]] if any(columns[3]) else [None] * len(ids),
+            None if set(columns[3]) <= {None} else [None if i is None else str(i) for i in columns[3]],
             numbers,
             {
                 name: [None if text is None else str(text) for text in column]
@@ -134,17 +127,41 @@ class EventDecoder:
             },
         )
 
+    def _decode_all(self, values: Sequence[bytes | None]) -> list[list[Any]] | None:
+        """Columns of all records; None where one of them needs a closer look. In portions that stay in the cache."""
+        columns: list[list[Any]] = [[] for _ in self._columns]
+        longest = 0
+        try:
+            for first in range(0, len(values), _PORTION):
+                portion: Any = values[first : first + _PORTION]
+                longest = max(longest, *map(len, portion))
+                rows = map(self._get, map(self._decode, portion))
+                for column, part in zip(columns, zip(*rows, strict=True), strict=True):
+                    column.extend(part)
+        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError):
+            return None
+        ids = columns[0]
+        fine = longest <= self.max_bytes and None not in ids and "" not in ids
+        if not fine or (longest > MAX_ID_CHARACTERS and max(map(len, map(str, ids))) > MAX_ID_CHARACTERS):
+            return None
+        return columns
+
     def _decode_each(
         self, keys: Sequence[bytes | None], values: Sequence[bytes | None]
-    ) -> tuple[list[tuple[Any, ...]], list[int], list[Rejected]]:
-        rows, at, rejected = [], [], []
+    ) -> tuple[list[list[Any]], list[int], list[Rejected]]:
+        columns: list[list[Any]] = [[] for _ in self._columns]
+        at, rejected = [], []
         for i, (key, value) in enumerate(zip(keys, values, strict=True)):
             try:
-                rows.append(self._decode_one(key, value))
-                at.append(i)
+                row = self._decode_one(key, value)
+                self._check_id(row[0])
             except RecordError as error:
                 rejected.append(Rejected(i, error))
-        return rows, at, rejected
+                continue
+            for column, field in zip(columns, row, strict=True):
+                column.append(field)
+            at.append(i)
+        return columns, at, rejected
 
     def _decode_one(self, key: bytes | None, value: bytes | None) -> tuple[Any, ...]:
         if value is None:
@@ -224,50 +241,45 @@ class EventDecoder:
             message = f"a customer id has at most {MAX_ID_CHARACTERS} characters"
             raise RecordError(DeadLetterCode.TOO_LARGE, message, self.fields.customer_id)
 
-    @staticmethod
-    def _drop(
-        rows: list[tuple[Any, ...]],
-        at: list[int],
-        rejected: list[Rejected],
-        check: Callable[[int, tuple[Any, ...]], None],
-    ) -> tuple[list[tuple[Any, ...]], list[int]]:
-        """Rows that pass the check; the others go to `rejected`."""
-        kept = []
-        for i, row in enumerate(rows):
-            try:
-                check(i, row)
-                kept.append(i)
-            except RecordError as error:
-                rejected.append(Rejected(at[i], error))
-        return [rows[i] for i in kept], [at[i] for i in kept]
-
     def _times(
         self, columns: Sequence[Sequence[Any]], at: list[int], timestamps_ms: Sequence[int | None], now_us: int
     ) -> tuple[npt.NDArray[np.int64], dict[int, RecordError]]:
         """Event times in microseconds, and what is wrong with some. An erasure needs no time."""
+        times, erase = columns[1], columns[2]
+        exact = _microseconds(times)
         bad: dict[int, RecordError] = {}
-        field = self.fields.event_time
-        seconds: list[float] = []
-        column, erase = columns[1], columns[2]
-        for i, time in enumerate(column):
-            if type(time) is datetime:
-                seconds.append((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
-            elif time is not None:
-                seconds.append(time / 1e3)
+        latest, field = now_us + MAX_AHEAD_US, self.fields.event_time
+        for i in np.flatnonzero(~((exact <= latest) & (exact >= _EARLIEST_US))).tolist():
+            if math.isnan(exact[i]):
+                timestamp = 0 if erase[i] else timestamps_ms[at[i]]
+                if timestamp is not None:
+                    exact[i] = timestamp * 1e3
+                    continue
+                bad[i] = RecordError(DeadLetterCode.MISSING_TIME, "neither event nor record has a time", field)
+            elif exact[i] > latest:
+                bad[i] = RecordError(DeadLetterCode.FUTURE_TIME, f"{times[i]} is over an hour ahead of the clock", field)
             else:
-                timestamp = timestamps_ms[at[i]] if not erase[i] else 0
-                seconds.append(timestamp / 1e3 if timestamp is not None else math.nan)
-                if timestamp is None:
-                    bad[i] = RecordError(DeadLetterCode.MISSING_TIME, "neither event nor record has a time", field)
-        exact = np.array(seconds) * 1e6
-        latest = now_us + MAX_AHEAD_US
-        for i in np.flatnonzero(~(exact <= latest) | (exact < _EARLIEST_US)).tolist():
-            code = DeadLetterCode.FUTURE_TIME if exact[i] > latest else DeadLetterCode.BAD_TIME
-            what = "more than an hour ahead of the clock" if exact[i] > latest else "before the year 1"
-            bad.setdefault(i, RecordError(code, f"{column[i]} is {what}", field))
-        if bad:
-            exact[list(bad)] = 0.0
+                bad[i] = RecordError(DeadLetterCode.BAD_TIME, f"{times[i]} is before the year 1", field)
+            exact[i] = 0.0
         return np.rint(exact).astype(np.int64), bad
+
+
+def _microseconds(times: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """Of ISO times (UTC where no offset is given) and epoch milliseconds; NaN where there is none."""
+    kinds = set(map(type, times))
+    if kinds <= {int, float}:
+        return np.array(times, dtype=np.float64) * 1e3
+    if kinds == {datetime} and None not in set(map(operator.attrgetter("tzinfo"), times)):
+        return np.array(list(map(datetime.timestamp, times))) * 1e6
+    return np.array([_microsecond(time) for time in times])
+
+
+def _microsecond(time: Any) -> float:
+    if time is None:
+        return math.nan
+    if isinstance(time, datetime):
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1e6
+    return float(time) * 1e3
 
 
 _EARLIEST_US = -62_135_596_800e6
@@ -285,7 +297,7 @@ def _without(decoded: Decoded, bad: dict[int, RecordError]) -> Decoded:
         [decoded.ids[i] for i in pick],
         decoded.times[kept],
         decoded.erase[kept],
-        [decoded.event_ids[i] for i in pick],
+        None if decoded.event_ids is None else [decoded.event_ids[i] for i in pick],
         {name: column[kept] for name, column in decoded.numbers.items()},
         {name: [column[i] for i in pick] for name, column in decoded.texts.items()},
     )
@@ -325,7 +337,7 @@ def _struct_of(
         else:
             fields.append((attribute, kind, None))
             places[".".join((*path, key))] = (*attributes, attribute)
-    return msgspec.defstruct(name, fields, rename=rename)
+    return msgspec.defstruct(name, fields, rename=rename, gc=False)
 
 
 def _follow(value: Any, path: tuple[str, ...]) -> Any:

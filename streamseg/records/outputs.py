@@ -6,25 +6,29 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
+
+from streamseg.records.json_rows import times
 
 SCHEMA_VERSION = 1
 
 
-class Driver(msgspec.Struct, frozen=True):
+class Driver(msgspec.Struct, frozen=True, gc=False):
     feature: str
     z: float
     share: float
 
 
-class Source(msgspec.Struct, frozen=True):
+class Source(msgspec.Struct, frozen=True, gc=False):
     topic: str
     partition: int
     offset: int
 
 
-class Assignment(msgspec.Struct):
-    """The output record. Times are ISO 8601 in UTC with microseconds. All fields are always there."""
+class Assignment(msgspec.Struct, gc=False):
+    """The output record. Times are ISO 8601 in UTC with microseconds. All fields are always there.
+
+    This is what readers decode; batches are written column by column, in the order of these fields.
+    """
 
     schema_version: int
     customer_id: str
@@ -110,15 +114,6 @@ def encode_json(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
-def encode_all(values: list[Any]) -> list[bytes]:
-    """One JSON text for each value."""
-    if not values:
-        return []
-    lines = _ENCODER.encode_lines(values).split(b"\n")
-    lines.pop()
-    return lines
-
-
 def decode_assignment(value: bytes) -> Assignment:
     """Raises msgspec.DecodeError."""
     return msgspec.json.decode(value, type=Assignment)
@@ -144,17 +139,12 @@ def dead_letter_line(letter: DeadLetter) -> bytes:
     )
 
 
-def tombstone_line(key: bytes) -> bytes:
+def tombstone_line(customer_id: str) -> bytes:
     """An erased customer as a line of a file; in a topic it is a null value under the key."""
-    return encode_json({"customer_id": key.decode(), "erase": True})
-
-
-def iso_times(times_us: npt.NDArray[np.int64]) -> list[str]:
-    """ISO 8601 in UTC with microseconds."""
-    text = np.datetime_as_string(times_us.astype("datetime64[us]"), unit="us", timezone="UTC")
-    strings: list[str] = text.tolist()
-    return strings
+    return encode_json({"customer_id": customer_id, "erase": True})
 
 
 def iso_time(time_us: int) -> str:
-    return iso_times(np.array([time_us]))[0]
+    """ISO 8601 in UTC with microseconds."""
+    text: str = msgspec.json.decode(times(np.array([time_us]))[0])
+    return text

@@ -27,6 +27,7 @@ from streamseg.processing.transport import (
     Ownership,
     Polled,
     Records,
+    Tagged,
     Topic,
 )
 from streamseg.records.outputs import DeadLetter, dead_letter_line, tombstone_line
@@ -349,12 +350,12 @@ class EmbeddedTransport(EmbeddedReader):
                 row = (pending.first, pending.next, key, pending.position)
                 self._db.execute("INSERT OR REPLACE INTO read_from VALUES (?, ?, ?, ?)", row)
 
-    def _publish_tags(self, partition: int, tags: Sequence[tuple[bytes, bytes | None]]) -> None:
+    def _publish_tags(self, partition: int, tags: Tagged) -> None:
         name = _name(Topic.ASSIGNMENTS, partition)
         if self.wiring.tags is None:
-            self._append(name, ((key, value, None) for key, value in tags))
+            self._append(name, ((i.encode(), value, None) for i, value in zip(tags.ids, tags.values, strict=True)))
             return
-        lines = [tombstone_line(key) if value is None else value for key, value in tags]
+        lines = [tombstone_line(i) if value is None else value for i, value in zip(tags.ids, tags.values, strict=True)]
         if isinstance(self.wiring.tags, StreamSink):
             with _sqlite(self.path):
                 self._db.executemany("INSERT INTO outbox (value) VALUES (?)", ((line,) for line in lines))
