@@ -69,17 +69,18 @@ class Forgetting(msgspec.Struct, frozen=True):
 def guarded_times(t: Array, clock: float, last: float, max_ahead: float | None) -> tuple[Array, Flags]:
     """Times that a single wrong one cannot spoil: (times of shape (n_rows,), which ones were held back).
 
-    A time more than `max_ahead` seconds ahead of both the clock and the event before it weighs as at the clock. Two in a
-    row that agree are believed, so a stream that was idle for a year goes on. IN t; `last` is the raw time of the event
-    before the first.
+    The watermark is the largest time that two events in a row have reached; a time more than `max_ahead` seconds ahead of
+    it weighs as at the watermark. So a lone typo is held back, and a stream that was idle for a year goes on with its
+    second event. IN t; `last` is the raw time of the event before the first.
     """
-    if max_ahead is None or clock == NEVER:
-        if max_ahead is None or len(t) < 2:
-            return t, np.zeros(len(t), dtype=np.bool_)
-        clock = last = float(t[0])
-    before = np.concatenate(([last], t[:-1]))
-    ahead = (t > clock + max_ahead) & (t > before + max_ahead)
-    if not ahead.any():
-        return t, ahead
-    believed = np.maximum.accumulate(np.where(ahead, clock, np.maximum(t, clock)))
-    return np.where(ahead, believed, t), ahead
+    if max_ahead is None or not len(t):
+        return t, np.zeros(len(t), dtype=np.bool_)
+    if clock == NEVER:
+        clock = last = float(t[:2].min())
+    reached = np.minimum(np.concatenate(([last], t[:-1])), t)
+    watermark = np.maximum(np.maximum.accumulate(reached), clock)
+    held = t > watermark + max_ahead
+    if not held.any():
+        return t, held
+    believed = np.maximum.accumulate(np.where(held, watermark, np.maximum(t, watermark)))
+    return np.where(held, believed, t), held

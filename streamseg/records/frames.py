@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from streamseg.errors import CorruptedError
 
-_HEADER = struct.Struct("<4sBBxxI16s")
+_HEADER = struct.Struct("<4sBBI16s")
 _MAGIC = b"sseg"
 FRAME_VERSION = 1
 MAX_FRAME_BYTES = 900_000

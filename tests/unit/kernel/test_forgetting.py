@@ -38,11 +38,22 @@ def test_a_lone_time_far_ahead_weighs_as_at_the_watermark() -> None:
     assert held.tolist() == [False, True, False]
 
 
-def test_two_times_ahead_that_agree_are_believed() -> None:
+def test_two_times_ahead_in_a_row_are_believed() -> None:
     times, held = guarded_times(np.array([10.0, 1e9, 1e9 + 1]), 9.0, 9.0, HOUR)
     assert times.tolist() == [10.0, 10.0, 1e9 + 1]
     assert held.tolist() == [False, True, False]
     assert guarded_times(np.array([1e9 + 1]), 10.0, 1e9, HOUR)[0].tolist() == [1e9 + 1]
+
+
+def test_a_sparse_stream_follows_one_event_behind() -> None:
+    day = 24 * HOUR
+    times, _ = guarded_times(np.arange(5) * day, NEVER, NEVER, HOUR)
+    assert times.tolist() == [0.0, 0.0, day, 2 * day, 3 * day]
+    clock, last = NEVER, NEVER
+    for t in np.arange(5) * day:
+        guarded, _ = guarded_times(np.array([t]), clock, last, HOUR)
+        clock, last = max(clock, float(guarded[0])), float(t)
+    assert clock == 3 * day
 
 
 def test_without_the_guard_times_are_as_they_come() -> None:

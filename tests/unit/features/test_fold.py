@@ -1,0 +1,151 @@
+"""What events make of customers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamseg.features.aggregates import NO_TIME, Feature
+from streamseg.features.fold import Events, Fold, fold
+from streamseg.features.layout import Layout
+from streamseg.features.table import CustomerTable
+
+DAY = 86_400_000_000
+OF_ALL_KINDS = (
+    Feature("last", "x"),
+    Feature("count", "", "count", half_life_s=86400.0, every_event=True),
+    Feature("sum", "x", "sum", half_life_s=43200.0),
+    Feature("mean", "x", "mean", half_life_s=86400.0),
+    Feature("max", "x", "max"),
+    Feature("gap", "", "gap", every_event=True),
+    Feature("n", "x", "count"),
+    Feature("total", "x", "sum"),
+)
+
+
+def events_of(rows: list[tuple[str, int, float]], erase: set[int] | None = None) -> Events:
+    """(customer, day, x), x NaN for absent."""
+    ids, days, xs = zip(*rows, strict=True)
+    values = np.array(xs, dtype=np.float64)
+    flags = np.array([i in (erase or set()) for i in range(len(rows))])
+    return Events(list(ids), np.array(days, dtype=np.int64) * DAY, flags, {"x": values}, {})
+
+
+def folded(table: CustomerTable, events: Events, half_life: float | None = None) -> Fold:
+    result = fold(table, events, half_life, NO_TIME)
+    table.apply(result.change(None))
+    return result
+
+
+def values(features: tuple[Feature, ...], *batches: list[tuple[str, int, float]]) -> list[float]:
+    """The features of the customer of the last event."""
+    table = CustomerTable(Layout(features))
+    for batch in batches:
+        result = folded(table, events_of(batch))
+    return [float(value) for value in result.x[:, -1]]
+
+
+def test_each_aggregate_is_what_its_name_says() -> None:
+    found = values(OF_ALL_KINDS, [("c", 0, 4.0), ("c", 1, 8.0), ("c", 3, np.nan)])
+    expected = [8.0, 0.125 + 0.25 + 1, 4 / 64 + 8 / 16, (4 * 0.5 + 8) / 1.5, 8.0, 1.5, 2.0, 12.0]
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([("c", 0, 4.0), ("c", 1, 8.0), ("c", 3, 2.0)])), ids=str)
+def test_order_of_arrival_does_not_matter(order: tuple[tuple[str, int, float], ...]) -> None:
+    expected = values(OF_ALL_KINDS, [("c", 0, 4.0), ("c", 1, 8.0), ("c", 3, 2.0)])
+    assert values(OF_ALL_KINDS, list(order)) == pytest.approx(expected, rel=1e-12)
+    assert values(OF_ALL_KINDS, *([event] for event in order)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_late_event_does_not_overwrite_a_last_value() -> None:
+    assert values((Feature("a", "x"),), [("c", 5, 1.0)], [("c", 4, 2.0)]) == [1.0]
+    assert values((Feature("a", "x"),), [("c", 5, 1.0)], [("c", 5, 2.0)]) == [2.0]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.floats(-9, 9) | st.just(np.nan)), min_size=1, max_size=30),
+       st.integers(1, 29))  # fmt: skip
+def test_customers_do_not_depend_on_how_events_are_cut(rows: list[tuple[str, int, float]], cut: int) -> None:
+    whole, parts = CustomerTable(Layout(OF_ALL_KINDS)), CustomerTable(Layout(OF_ALL_KINDS))
+    folded(whole, events_of(rows))
+    for part in (rows[:cut], rows[cut:]):
+        if part:
+            folded(parts, events_of(part))
+    for customer in {row[0] for row in rows}:
+        for spec in whole.specs[6:]:
+            one = whole.column(spec.name)[whole.index[customer]]
+            other = parts.column(spec.name)[parts.index[customer]]
+            assert one.tobytes() == other.tobytes()
+
+
+def test_a_customer_counts_about_once() -> None:
+    table = CustomerTable(Layout((Feature("a", "x"),)))
+    week = 7 * 86400.0
+    result = folded(table, events_of([("c", 0, 1.0), ("c", 7, 1.0), ("c", 7, 1.0), ("d", 0, 1.0), ("c", 3, 1.0)]), week)
+    assert result.weight.tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
+    assert folded(table, events_of([("c", 21, 1.0)]), week).weight.tolist() == [0.75]
+    assert folded(table, events_of([("c", 21, 1.0)]), None).weight.tolist() == [1.0]
+
+
+def test_the_first_complete_event_weighs_one_even_after_incomplete_ones() -> None:
+    table = CustomerTable(Layout((Feature("a", "x"),)))
+    result = folded(table, events_of([("c", 0, np.nan), ("c", 0, 1.0), ("c", 0, 1.0)]), 7 * 86400.0)
+    assert result.complete.tolist() == [False, True, True]
+    assert result.weight[1:].tolist() == [1.0, 0.0]
+
+
+def test_an_erased_customer_leaves_nothing_and_its_row_is_given_away() -> None:
+    table = CustomerTable(Layout((Feature("a", "x"),)))
+    folded(table, events_of([("a", 0, 1.0), ("b", 0, 2.0), ("c", 0, 3.0)]))
+    folded(table, events_of([("b", 1, np.nan)], erase={0}))
+    assert "b" not in table.index
+    assert table.ids == ["a", None, "c"]
+    assert np.isnan(table.column("a.value")[1])
+    folded(table, events_of([("d", 2, 5.0), ("e", 2, 6.0)]))
+    assert table.index == {"a": 0, "c": 2, "d": 1, "e": 3}
+
+
+def test_a_customer_erased_and_seen_again_in_one_batch_starts_anew() -> None:
+    table = CustomerTable(Layout((Feature("n", "x", "count"),)))
+    folded(table, events_of([("a", 0, 1.0), ("a", 0, 1.0)]))
+    result = folded(table, events_of([("a", 1, 1.0), ("a", 1, 1.0), ("a", 2, 1.0)], erase={1}))
+    assert result.x[0, [0, 2]].tolist() == [3.0, 1.0]
+    assert result.complete.tolist() == [True, False, True]
+    assert table.column("n.sum").tolist() == [1.0]
+
+
+def test_a_customer_seen_and_erased_in_one_batch_is_never_written() -> None:
+    table = CustomerTable(Layout((Feature("n", "x", "count"),)))
+    change = fold(table, events_of([("a", 0, 1.0), ("b", 0, 1.0), ("a", 0, 1.0)], erase={2}), None, NO_TIME).change(None)
+    assert change.touched.new_ids == ["b"]
+    table.apply(change)
+    assert table.index == {"b": 1}
+    assert table.free == [0]
+
+
+def test_one_hot_spreads_and_unknown_texts_are_none_of_the_categories() -> None:
+    table = CustomerTable(Layout((Feature("plan", "plan", categories=("basic", "gold")), Feature("a", "x", weight=0.0))))
+    base = events_of([("a", 0, 1.0), ("b", 0, 1.0), ("c", 0, 1.0)])
+    events = base._replace(texts={"plan": ["gold", "other", None]})
+    result = folded(table, events)
+    assert [row.name for row in table.layout.rows] == ["plan=basic", "plan=gold", "a"]
+    assert result.x[:2, :2].tolist() == [[0.0, 0.0], [1.0, 0.0]]
+    assert result.complete.tolist() == [True, True, False]
+
+
+def test_values_are_seen_as_of_a_boundary_when_customers_fall_silent() -> None:
+    table = CustomerTable(Layout((Feature("s", "x", "sum", half_life_s=86400.0),)))
+    folded(table, events_of([("a", 0, 8.0)]))
+    assert table.vectors(np.array([0]), 3 * DAY)[0].tolist() == [1.0]
+    assert table.vectors(np.array([0]), -DAY)[0].tolist() == [8.0]
+
+
+def test_log1p_is_signed() -> None:
+    table = CustomerTable(Layout((Feature("s", "x", "sum", transform="log1p"),)))
+    result: Any = folded(table, events_of([("a", 0, -8.0), ("b", 0, 8.0)]))
+    assert result.x[0] == pytest.approx([-np.log1p(8), np.log1p(8)])
