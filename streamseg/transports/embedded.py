@@ -116,7 +116,8 @@ class EmbeddedReader:
                     hint="restore the state from a backup",
                 )
             query = f'SELECT offset, value FROM "{name}" WHERE offset >= ? ORDER BY offset'
-            yield from self._db.execute(query, (start,))
+            for offset, record in self._db.execute(query, (start,)):
+                yield offset, record
 
     def input_records(self, partition: int, first: int, next_offset: int) -> Records | None:
         with _sqlite(self.path):

@@ -11,6 +11,7 @@ import csv
 import math
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -233,7 +234,8 @@ class FileSink:
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise ConfigError(f"cannot write the output file: {error}") from None
-        size = self._file.seek(0, os.SEEK_END) if self._file.seekable() else 0
+        self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        size = self._file.seek(0, os.SEEK_END) if self._regular else 0
         if committed is None and size:
             self._file.close()
             raise ConfigError(
@@ -260,6 +262,8 @@ class FileSink:
 
     def sync(self) -> None:
         """Make what was appended durable. Raises RetriableError."""
+        if self.written == self.length:
+            return
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -268,7 +272,7 @@ class FileSink:
     def cut(self) -> None:
         """Drop what is not committed: what is behind `length`."""
         self.written = self.length
-        if self._file.seekable():
+        if self._regular:
             self._file.truncate(self.length)
 
     def close(self) -> None:

@@ -1,0 +1,110 @@
+"""Configuration: layers, origins, and errors that name the key."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from streamseg.config import Config, load, parse_assignment
+from streamseg.config_template import render_schema, render_template
+from streamseg.errors import ConfigError
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "streamseg.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_win_over_the_environment_that_over_the_file_that_over_defaults(tmp_path: Path) -> None:
+    file = write(tmp_path, '[model]\nsegments = 2\nwarm_up = 10\nseed = 1\n[output]\nemit = "changes"\n')
+    environ = {"STREAMSEG_MODEL__SEGMENTS": "3", "STREAMSEG_MODEL__WARM_UP": "20", "HOME": "x"}
+    config, origins = load(file, {"model.segments": 4, "model.seed": None}, environ)
+    assert (config.model.segments, config.model.warm_up, config.model.seed, config.output.emit) == (4, 20, 1, "changes")
+    assert origins["model.segments"] == "flag"
+    assert origins["model.warm_up"] == "environment"
+    assert origins["model.seed"] == str(file)
+    assert origins["model.half_life"] == "default"
+
+
+def test_every_key_is_an_environment_variable() -> None:
+    features = '[{"name":"spend","aggregate":"sum","half_life":"30d"}]'
+    environ = {"STREAMSEG_FEATURES": features, "STREAMSEG_APPLICATION": "shop", "STREAMSEG_EMBEDDED__PATH": "x.db"}
+    config = load(None, {}, environ).config
+    assert [feature.name for feature in config.features] == ["spend"]
+    assert config.application == "shop"
+    assert config.embedded.path == "x.db"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model]\nsegmnets = 3\n", r"unknown key 'model.segmnets' .*streamseg.toml.*known there: .*segments"),
+        ("modle = 3\n", r"unknown key 'modle'.*known there: application"),
+        ("[model]\nsegments = 0\n", r"model.segments: .*greater than or equal to 1"),
+        ("[model]\nsegments = 65\n", r"model.segments"),
+        ("[model]\nhalf_life = -3\n", r"model.half_life: half_life must be positive"),
+        ('[model]\nhalf_life = "soon"\n', r"model.half_life: 'soon' is not a positive duration"),
+        ('[output]\nemit = "never"\n', r"output.emit: .*'every' or 'changes'.*it is 'never'"),
+        ('[[features]]\nname = "a"\nhalf_life = "3d"\n', r"half_life makes no sense with aggregate 'last'"),
+        ('[[features]]\nname = "a"\n[[features]]\nname = "a"\n', r"names must differ"),
+        ('[[features]]\nname = "a"\nweight = 0.0\n', r"at least one feature must have a weight above 0"),
+        ('[[features]]\nname = "a"\none_hot = ["x"]\n', r"at least two categories"),
+        ('[[features]]\nname = "a"\nwieght = 1.0\n', r"unknown key 'features.0.wieght'.*known there: aggregate"),
+        ('[[features]]\nname = "customer_id"\n', r"not a field for a feature"),
+        ("[model]\nwarm_up = 3\n", r"warm_up \(3\) must be at least n_segments"),
+        ('[input]\ntransport = "pigeon"\n', r"input.transport"),
+        ("[model\n", r"not TOML"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_a_wrong_configuration_is_refused_with_its_key_and_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text), {}, {})
+    import re
+
+    assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
+
+
+def test_an_unknown_environment_variable_is_refused() -> None:
+    with pytest.raises(ConfigError, match="STREAMSEG_MODLE__SEGMENTS"):
+        load(None, {}, {"STREAMSEG_MODLE__SEGMENTS": "3"})
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load(tmp_path / "none.toml", {}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a.b=3", ("a.b", 3)), ('a="x"', ("a", "x")), ("a=90d", ("a", "90d")), ("a=true", ("a", True)), ("a=x=y", ("a", "x=y"))],
+)
+def test_set_takes_toml_values_and_plain_text(text: str, expected: tuple[str, object]) -> None:
+    assert parse_assignment(text) == expected
+
+
+def test_set_without_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="key=value"):
+        parse_assignment("model.segments")
+
+
+def test_the_template_is_the_defaults_and_fits_its_schema(tmp_path: Path) -> None:
+    text = render_template()
+    assert load(write(tmp_path, text), {}, {}).config == Config()
+    schema = json.loads(render_schema())
+    jsonschema.validate(tomllib.loads(text), schema)
+    for line in text.splitlines():
+        assert len(line) < 200
+
+
+def test_auto_says_what_it_means() -> None:
+    settings = Config().job_settings()
+    assert settings.model.n_segments == 5
+    assert settings.model.forgetting.unit == "none"
+    assert settings.segments_chosen.startswith("auto: 5")
+    assert Config().job_settings(n_segments=7).model.n_segments == 7

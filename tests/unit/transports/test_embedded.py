@@ -1,0 +1,213 @@
+"""The store on disk: locks, foreign and damaged files, a full disk, files as sources and sinks."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from streamseg.app import App, open_reader, restored
+from streamseg.config import Config
+from streamseg.errors import ConfigError, CorruptedError, RetriableError, StreamsegError
+from streamseg.processing.observe import BatchCommitted, Waiting
+from streamseg.transports.embedded import EmbeddedReader, EmbeddedTransport
+from streamseg.transports.files import CsvSource, JsonLinesSource, open_source
+from tests.harness import Crash, FixedClock, Recorder, crash_at, shoppers, write_lines
+
+ROOT = Path(__file__).parents[3]
+
+
+def config_for(directory: Path, events: str = "events.jsonl", tags: str = "tags.jsonl") -> Config:
+    return Config.model_validate(
+        {
+            "input": {"path": str(directory / events), "batch_records": 100},
+            "output": {"path": str(directory / tags)},
+            "embedded": {"path": str(directory / "state.db")},
+            "model": {"segments": 3, "warm_up": 30},
+        }
+    )
+
+
+def run(config: Config, fault: Callable[[str], None] = lambda point: None) -> Recorder:
+    recorder = Recorder()
+    App(config, recorder, clock=FixedClock(), fault=fault).run()
+    return recorder
+
+
+@pytest.fixture(name="here")
+def _here(tmp_path: Path) -> Path:
+    write_lines(tmp_path / "events.jsonl", shoppers(400))
+    return tmp_path
+
+
+def test_a_second_writer_is_kept_out_and_readers_come_in(here: Path) -> None:
+    run(config_for(here))
+    holder = EmbeddedTransport(here / "state.db")
+    with pytest.raises(ConfigError, match=r"another process \(pid \d+\) writes"):
+        EmbeddedTransport(here / "state.db")
+    reader = open_reader(config_for(here))
+    assert restored(config_for(here), reader).tasks[0].table.n_customers == 40
+    reader.close()
+    holder.close()
+    EmbeddedTransport(here / "state.db").close()
+
+
+def test_another_process_is_kept_out_too(here: Path) -> None:
+    holder = EmbeddedTransport(here / "state.db")
+    code = f"from streamseg.transports.embedded import EmbeddedTransport as E; E({str(here / 'state.db')!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    holder.close()
+    assert "writes to this state" in done.stderr
+
+
+def _foreign(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE mine (x)")
+    db.commit()
+    db.close()
+
+
+def _truncated(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.write_bytes(b"this is no database, it is a letter to a friend" * 100), "not a database"),
+        (lambda p: (p.unlink(), _foreign(p)), "database of another program"),
+        (_truncated, "truncated"),
+    ],
+)
+def test_a_foreign_or_truncated_state_file_is_refused(here: Path, damage: Callable[[Path], Any], message: str) -> None:
+    run(config_for(here))
+    damage(here / "state.db")
+    for extra in here.glob("state.db-*"):
+        extra.unlink()
+    for open_it in (EmbeddedReader, EmbeddedTransport):
+        with pytest.raises(CorruptedError, match=message) as caught:
+            open_it(here / "state.db")
+        assert "state.db" in str(caught.value)
+        assert "what to do" in str(caught.value)
+
+
+def test_a_missing_state_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no state file"):
+        EmbeddedReader(tmp_path / "none.db")
+
+
+def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(here: Path) -> None:
+    calm = here / "calm"
+    calm.mkdir()
+    write_lines(calm / "events.jsonl", shoppers(400))
+    run(config_for(calm))
+    app = App(config_for(here), Recorder(), clock=FixedClock())
+    pages = app.transport._db.execute("PRAGMA page_count").fetchone()[0]
+    app.transport._db.execute(f"PRAGMA max_page_count = {pages + 4}")
+    with pytest.raises(RetriableError, match="full"):
+        app.run()
+    run(config_for(here))
+    assert (here / "tags.jsonl").read_bytes() == (calm / "tags.jsonl").read_bytes()
+
+
+def test_an_output_that_cannot_be_written_is_said_and_retried_before_giving_up(here: Path) -> None:
+    recorder = Recorder()
+    config = config_for(here).model_copy(update={"output": config_for(here).output.model_copy(update={"path": "/dev/full"})})
+    with pytest.raises(StreamsegError, match="No space left on device"):
+        App(config, recorder, clock=FixedClock()).run()
+    assert len(recorder.of(Waiting)) == 4
+    assert not recorder.of(BatchCommitted)
+
+
+def test_somebody_else_s_output_file_is_not_touched(here: Path) -> None:
+    (here / "tags.jsonl").write_text("mine\n")
+    with pytest.raises(ConfigError, match="was not written by this state"):
+        run(config_for(here))
+    assert (here / "tags.jsonl").read_text() == "mine\n"
+
+
+def test_an_output_that_lost_committed_bytes_is_noticed(here: Path) -> None:
+    run(config_for(here))
+    (here / "tags.jsonl").write_text("")
+    with pytest.raises(CorruptedError, match="were committed"):
+        run(config_for(here))
+
+
+def test_an_input_that_shrank_is_noticed(here: Path) -> None:
+    run(config_for(here))
+    write_lines(here / "events.jsonl", shoppers(100))
+    with pytest.raises(ConfigError, match="were read before"):
+        run(config_for(here))
+
+
+@pytest.mark.parametrize("point", ["before_write", "before_sync", "before_commit", "after_commit"])
+def test_a_crash_on_the_very_first_commit_is_no_obstacle(here: Path, point: str) -> None:
+    for call in range(3):
+        with pytest.raises(Crash):
+            run(config_for(here), crash_at(point, call))
+    run(config_for(here))
+    lines = [json.loads(line) for line in (here / "tags.jsonl").read_bytes().splitlines()]
+    offsets = [line["source"]["offset"] for line in lines if line["source"]]
+    assert offsets == list(range(400))
+
+
+def test_files_follow_one_another_in_one_state(here: Path) -> None:
+    write_lines(here / "more.jsonl", shoppers(50, seed=9))
+    run(config_for(here))
+    run(config_for(here, "more.jsonl"))
+    run(config_for(here))
+    lines = [json.loads(line) for line in (here / "tags.jsonl").read_bytes().splitlines()]
+    assert [line["source"]["offset"] for line in lines if line["source"]] == list(range(450))
+
+
+def test_csv_parquet_and_json_lines_give_the_same_tags(tmp_path: Path) -> None:
+    rows = [json.loads(value or b"") for _, value, _ in shoppers(300)]
+    frame = pd.DataFrame(rows)
+    outputs = []
+    for name in ("events.csv", "events.parquet", "events.jsonl"):
+        here = tmp_path / name
+        here.mkdir()
+        if name.endswith("csv"):
+            frame.to_csv(here / name, index=False)
+        elif name.endswith("parquet"):
+            frame.to_parquet(here / name)
+        else:
+            frame.to_json(here / name, orient="records", lines=True, double_precision=15)
+        run(config_for(here, name), crash_at("none", 0))
+        outputs.append([json.loads(line)["segment_id"] for line in (here / "tags.jsonl").read_bytes().splitlines()])
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_csv_cells_are_numbers_where_features_are_and_a_bad_row_stays_whole(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_bytes(b'customer_id,age,event_time,erase\n007,30,2023-01-01,\n8,,1700000000000,true\n9,old,x,\n1,2\n9,nan,1,\n"\xff",1,1,\n')
+    values = CsvSource(path, ["age"], "event_time").read(0, 10).values
+    assert json.loads(values[0]) == {"customer_id": "007", "age": 30, "event_time": "2023-01-01", "erase": None}
+    assert json.loads(values[1]) == {"customer_id": "8", "age": None, "event_time": 1700000000000, "erase": True}
+    assert json.loads(values[2])["age"] == "old"
+    assert values[3] == b"1,2"
+    assert b"NaN" in values[4]
+    assert values[5] == b"\xff,1,1,"
+    assert [json.loads(v) for v in CsvSource(path, ["age"], "event_time").read(1, 1).values][0]["customer_id"] == "8"
+
+
+def test_a_line_larger_than_memory_should_hold_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamseg.transports.files.MAX_LINE_BYTES", 10)
+    path = tmp_path / "e.jsonl"
+    path.write_bytes(b"short\n" + b"x" * 55 + b"\n\nlast")
+    read = JsonLinesSource(path).read(0, 10)
+    assert read.values == [b"short", b"xxxxxxxxxx", b"last"]
+    assert read.ended
+
+
+def test_a_missing_input_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no input file"):
+        open_source(tmp_path / "none.jsonl", [], "event_time")
