@@ -23,6 +23,8 @@ from streamseg.errors import ConfigError, CorruptedError, RetriableError
 
 # What is kept in memory of a line that is larger than any record may be.
 MAX_LINE_BYTES = 16_000_000
+# How long a batch that has lines waits for more of them.
+_LINGER_S = 0.05
 
 
 class SourceRecords(NamedTuple):
@@ -199,9 +201,9 @@ class LineStream:
         self.ended = False
 
     def take(self, max_lines: int, timeout_s: float) -> list[bytes]:
-        """Up to `max_lines` lines; waits up to `timeout_s` for the first. Blank lines are no records."""
+        """Up to `max_lines` lines; waits up to `timeout_s` for the first, and a moment for more. Blank lines are no records."""
         while len(self._lines) < max_lines and not self.ended:
-            ready, _, _ = select.select([self._fd], [], [], 0 if self._lines else timeout_s)
+            ready, _, _ = select.select([self._fd], [], [], _LINGER_S if self._lines else timeout_s)
             if not ready:
                 break
             data = os.read(self._fd, 1 << 20)

@@ -30,7 +30,9 @@ def fill(transport: EmbeddedTransport, n: int = 5) -> None:
         transport.produce(partition, [(b"k%d" % i, b"v%d-%d" % (partition, i), 1000 + i) for i in range(n)])
 
 
-def plan(transport: EmbeddedTransport, offset: int = 3, metadata: str = "m", ownership: Ownership | None = None) -> CommitPlan:
+def plan(
+    transport: EmbeddedTransport, offset: int = 3, metadata: str = "m", ownership: Ownership | None = None
+) -> CommitPlan:
     letter = DeadLetter(b"k", b"\xff", "not_json", "why", "customer-events", 0, 1, "")
     return CommitPlan(
         ownership or transport.ownership(),

@@ -82,7 +82,13 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a.b=3", ("a.b", 3)), ('a="x"', ("a", "x")), ("a=90d", ("a", "90d")), ("a=true", ("a", True)), ("a=x=y", ("a", "x=y"))],
+    [
+        ("a.b=3", ("a.b", 3)),
+        ('a="x"', ("a", "x")),
+        ("a=90d", ("a", "90d")),
+        ("a=true", ("a", True)),
+        ("a=x=y", ("a", "x=y")),
+    ],
 )
 def test_set_takes_toml_values_and_plain_text(text: str, expected: tuple[str, object]) -> None:
     assert parse_assignment(text) == expected

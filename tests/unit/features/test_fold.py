@@ -68,8 +68,10 @@ def test_a_late_event_does_not_overwrite_a_last_value() -> None:
     assert values((Feature("a", "x"),), [("c", 5, 1.0)], [("c", 5, 2.0)]) == [2.0]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.floats(-9, 9) | st.just(np.nan)), min_size=1, max_size=30),
-       st.integers(1, 29))  # fmt: skip
+ROWS = st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.floats(-9, 9) | st.just(np.nan))
+
+
+@given(st.lists(ROWS, min_size=1, max_size=30), st.integers(1, 29))
 def test_customers_do_not_depend_on_how_events_are_cut(rows: list[tuple[str, int, float]], cut: int) -> None:
     whole, parts = CustomerTable(Layout(OF_ALL_KINDS)), CustomerTable(Layout(OF_ALL_KINDS))
     folded(whole, events_of(rows))

@@ -50,8 +50,8 @@ def test_a_sparse_stream_follows_one_event_behind() -> None:
     times, _ = guarded_times(np.arange(5) * day, NEVER, NEVER, HOUR)
     assert times.tolist() == [0.0, 0.0, day, 2 * day, 3 * day]
     clock, last = NEVER, NEVER
-    for t in np.arange(5) * day:
-        guarded, _ = guarded_times(np.array([t]), clock, last, HOUR)
+    for t in (np.arange(5) * day).tolist():
+        guarded, _ = guarded_times(np.array([float(t)]), clock, last, HOUR)
         clock, last = max(clock, float(guarded[0])), float(t)
     assert clock == 3 * day
 

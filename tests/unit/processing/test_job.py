@@ -29,7 +29,7 @@ from tests.harness import (
 )
 
 DAY = 86_400.0
-ONE = {"features": [{"name": "x"}], "model": {"segments": 2, "warm_up": 2, "customer_half_life": "none"}}
+ONE: dict[str, Any] = {"features": [{"name": "x"}], "model": {"segments": 2, "warm_up": 2, "customer_half_life": "none"}}
 CENTERS = {0: {"x": 0.0}, 1: {"x": 10.0}}
 
 
@@ -85,7 +85,7 @@ def test_warm_up_then_a_sweep_tags_everybody() -> None:
     assert {tag["change"] for tag in swept} == {"new"}
     assert {tag["reason"] for tag in swept} == {"model_update"}
     assert swept[0]["entered_at"] == warming[-1]["event_time"]
-    assert [e.what for e in recorder.of(ModelChanged)][0] == "started"
+    assert recorder.of(ModelChanged)[0].what == "started"
     assert sum(s.customers for s in recorder.of(BatchCommitted)[-1].segments) == 40
 
 
@@ -180,8 +180,8 @@ def test_an_erased_customer_is_gone_from_outputs_state_and_store(tmp_path: Path)
     run_memory(events[150:], job, transport=store, batch_records=40)
     assert published(store, Topic.ASSIGNMENTS)[-1] is None
     assert secret not in restored(store, job).tasks[0].table.index
-    store._db.execute("DELETE FROM \"input-0\"")
-    store._db.execute("DELETE FROM \"assignments-0\"")
+    store._db.execute('DELETE FROM "input-0"')
+    store._db.execute('DELETE FROM "assignments-0"')
     store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     assert secret.encode() not in _bytes_of(tmp_path)
     assert verified(store, job).batches == 0
@@ -242,7 +242,7 @@ def test_another_number_of_partitions_is_refused() -> None:
 def test_a_log_that_disagrees_with_the_committed_offset_stops_the_job() -> None:
     job = settings_for(model={"segments": 3})
     store, _ = run_memory(shoppers(100), job, batch_records=30)
-    store._db.execute("DELETE FROM \"customers-0\" WHERE offset = (SELECT max(offset) FROM \"customers-0\")")
+    store._db.execute('DELETE FROM "customers-0" WHERE offset = (SELECT max(offset) FROM "customers-0")')
     with pytest.raises(CorruptedError, match="customer log ends at commit"):
         restored(store, job)
 

@@ -91,12 +91,16 @@ def test_one_flipped_byte_of_a_log_is_found(run: Path, log: str, at: int) -> Non
         verify(run)
 
 
+MODEL = '"model-0"'
 DAMAGES: dict[str, Damage] = {
     "a dropped manifest": lambda d: sql(d, 'DELETE FROM "model-0" WHERE offset = 3'),
-    "the last manifest dropped": lambda d: sql(d, 'DELETE FROM "model-0" WHERE offset = (SELECT max(offset) FROM "model-0")'),
+    "the last manifest dropped": lambda d: sql(
+        d, 'DELETE FROM "model-0" WHERE offset = (SELECT max(offset) FROM "model-0")'
+    ),
     "a dropped customers' delta": lambda d: sql(d, 'DELETE FROM "customers-0" WHERE offset = 2'),
     "a doubled manifest": lambda d: sql(
-        d, 'INSERT INTO "model-0" SELECT max(offset) + 1, key, (SELECT value FROM "model-0" WHERE offset = 3), 0 FROM "model-0"'
+        d,
+        f"INSERT INTO {MODEL} SELECT max(offset) + 1, key, (SELECT value FROM {MODEL} WHERE offset = 3), 0 FROM {MODEL}",
     ),
     "a doubled tag": lambda d: edit(d, lambda lines: [*lines[:7], lines[6], *lines[7:]]),
     "a doubled last tag": lambda d: edit(d, lambda lines: [*lines, lines[-1]]),

@@ -1,0 +1,113 @@
+"""What the README says works: every command runs, every setting exists, every field and code is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from streamseg.cli.main import app
+from streamseg.config import Config, flat_keys
+from streamseg.errors import DeadLetterCode
+from streamseg.records.outputs import Assignment
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def marked(marker: str) -> Iterator[str]:
+    """Code blocks behind a marker."""
+    for match in re.finditer(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```", README, re.DOTALL):
+        yield match[1]
+
+
+def shell(command: str, directory: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=directory, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module", name="demo")
+def _demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("demo")
+    (command,) = marked("command: demo")
+    shell(command.split("&&")[1], directory)
+    return directory / "streamseg-demo"
+
+
+def test_the_demo_tags_real_customers_and_the_commands_after_it_run(demo: Path) -> None:
+    lines = (demo / "tags.jsonl").read_bytes().splitlines()
+    sources = [json.loads(line)["source"] for line in lines]
+    assert sum(source is not None for source in sources) == 155_848
+    (commands,) = marked("run: in streamseg-demo")
+    said = shell(commands, demo)
+    assert "155,848 records" in said
+    assert "because" in said
+
+
+def test_the_commands_on_your_own_files_run(tmp_path: Path) -> None:
+    shell("streamseg demo --write shop", tmp_path)
+    shop = tmp_path / "shop"
+    assert len((shop / "customer_data.csv").read_text().splitlines()) == 802
+    events = (shop / "events.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(events) == 155_848
+    (shop / "events.jsonl").write_bytes(b"".join(events[:20_000]))
+    for commands in marked("run: in a shop"):
+        shell(commands, shop)
+    for name in ("tags.jsonl", "piped.jsonl"):
+        sources = [json.loads(line)["source"] for line in (shop / name).read_bytes().splitlines()]
+        assert [source["offset"] for source in sources if source is not None] == list(range(20_000))
+
+
+def test_the_python_example_runs() -> None:
+    (code,) = marked("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert re.match(r"\d\n\{", done.stdout)
+
+
+def test_every_setting_is_told_and_every_told_setting_exists() -> None:
+    table = README[README.index("## Configuration") : README.index("A feature is the last value")]
+    told = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`([a-z_.]+)`", row)}
+    assert told == set(flat_keys(Config()))
+
+
+def test_every_output_field_is_told() -> None:
+    table = README[README.index("## Read its output") : README.index("`--emit changes`")]
+    told = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`([a-z_]+)`", row)}
+    assert told == set(Assignment.__struct_fields__)
+
+
+def test_every_dead_letter_code_is_told() -> None:
+    table = README[README.index("## Bad input") : README.index("Wrong settings, a missing file")]
+    assert set(re.findall(r"^\| `([a-z_0-9]+)` \|", table, re.MULTILINE)) == {code.value for code in DeadLetterCode}
+
+
+COMMANDS = ["demo", "init", "run", "fit", "segments", "explain", "verify", "schema", "config show"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0
+    assert f"streamseg {command}" in result.output
+    assert "Example" in result.output
+
+
+def test_help_lists_the_commands_and_the_exit_codes() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    for command in COMMANDS:
+        assert command.split()[0] in result.output
+    assert "Exit codes" in result.output
+    assert "--install-completion" in result.output

@@ -1,0 +1,227 @@
+"""Commands as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import StandardScaler
+from typer.testing import CliRunner
+
+from streamseg.cli.main import app
+from tests.harness import event, shoppers, write_lines
+
+ROOT = Path(__file__).parents[3]
+FEW = ["--set", "model.segments=3", "--set", "model.warm_up=30"]
+
+
+@pytest.fixture(name="here")
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "events.jsonl", [*shoppers(400), event("waits", 1.0, age=3.0)])
+    return tmp_path
+
+
+def streamseg(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments)
+
+
+def ran(*arguments: str) -> str:
+    result = streamseg(*arguments)
+    assert result.exit_code == 0, result.output + result.stderr
+    return str(result.output)
+
+
+def process(*arguments: str, **kwargs: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "streamseg", *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        **kwargs,
+    )  # fmt: skip
+
+
+def tagged(here: Path) -> None:
+    ran("run", "-i", "events.jsonl", "-o", "tags.jsonl", *FEW)
+
+
+def test_run_writes_tags_and_json_log_lines(here: Path) -> None:
+    result = streamseg("run", "-i", "events.jsonl", "-o", "tags.jsonl", *FEW)
+    assert result.exit_code == 0
+    logged = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [line["event"] for line in logged] == ["started", "progress", "model_started", "stopped"] or {
+        line["event"] for line in logged
+    } >= {"started", "model_started", "stopped"}
+    assert logged[-1]["events"] == 401
+    assert len((here / "tags.jsonl").read_bytes().splitlines()) == 440
+
+
+def test_segments_explain_and_verify_read_a_state(here: Path) -> None:
+    tagged(here)
+    found = json.loads(ran("segments", "--json", *FEW))
+    assert sum(segment["size"] for segment in found) == 40
+    assert "share" in ran("segments", *FEW)
+    said = json.loads(ran("explain", "c7", "--json", *FEW))
+    assert said["status"] == "tagged"
+    assert said["segment_name"] in {segment["name"] for segment in found}
+    text = ran("explain", "c7", *FEW)
+    assert "margin" in text
+    assert "because" in text
+    assert "waits: income, purchases not known yet" in ran("explain", "waits", *FEW)
+    assert "401 records" in ran("verify", *FEW)
+    assert json.loads(ran("verify", "--json", *FEW))["batches"] == 2
+
+
+def test_verify_exits_with_three_on_a_difference(here: Path) -> None:
+    tagged(here)
+    path = here / "tags.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"margin":', b'"margon":', 1))
+    result = streamseg("verify", *FEW)
+    assert result.exit_code == 3
+    assert "a tag is not what its event gives" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "-i", "none.jsonl", "-o", "t.jsonl"], 2, "no input file"),
+        (["run"], 2, "--input"),
+        (["run", "-i", "events.jsonl", "--set", "model.segmnets=3"], 2, "unknown key"),
+        (["run", "-i", "events.jsonl", "--start", "none.json"], 2, "cannot read the model file"),
+        (["run", "-i", "events.jsonl", "--start", "events.jsonl"], 2, "is no model file"),
+        (["segments", "--state", "none.db"], 2, "no state file"),
+        (["explain", "x", "--state", "none.db"], 2, "no state file"),
+        (["schema", "nothing"], 2, "nothing"),
+        (["fit", "none.csv"], 2, "no file"),
+    ],
+)
+def test_errors_say_what_and_have_their_exit_code(here: Path, arguments: list[str], code: int, message: str) -> None:
+    result = streamseg(*arguments)
+    assert result.exit_code == code
+    assert message in result.output + result.stderr
+    assert "Traceback" not in result.output + result.stderr
+
+
+def test_a_change_of_features_is_refused_with_what_to_do(here: Path) -> None:
+    tagged(here)
+    result = streamseg("run", "-i", "events.jsonl", "-o", "tags.jsonl", *FEW, "--set", 'features=[{name="age"}]')
+    assert result.exit_code == 2
+    assert "features.income" in result.stderr
+    assert "another --state" in result.stderr
+
+
+def test_an_unknown_customer_is_said(here: Path) -> None:
+    tagged(here)
+    result = streamseg("explain", "nobody", *FEW)
+    assert result.exit_code == 2
+    assert "knows no customer 'nobody'" in result.stderr
+
+
+def test_pipes_carry_events_and_tags(here: Path) -> None:
+    with process("run", "-i", "-", "-o", "-", *FEW, cwd=here) as running:
+        out, _ = running.communicate((here / "events.jsonl").read_bytes() + b"{broken\n", timeout=120)
+    assert running.returncode == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len([line for line in lines if line["source"]]) == 400
+    assert len([line for line in lines if not line["source"]]) == 40
+    assert "{broken" in (here / "streamseg.dead-letters.jsonl").read_text()
+    assert "tags" in ran("verify", *FEW)
+
+
+def test_a_reader_that_goes_away_is_no_disaster_and_what_it_missed_comes_again(here: Path) -> None:
+    with process("run", "-i", "-", "-o", "-", *FEW, cwd=here) as running:
+        assert running.stdout is not None
+        running.stdout.close()
+        assert running.stdin is not None
+        running.stdin.write((here / "events.jsonl").read_bytes())
+        running.stdin.close()
+        assert running.wait(timeout=120) == 0
+    with process("run", "-i", "-", "-o", "-", *FEW, cwd=here) as again:
+        out, _ = again.communicate(b"", timeout=120)
+    offsets = [json.loads(line)["source"]["offset"] for line in out.splitlines() if json.loads(line)["source"]]
+    assert sorted(offsets) == list(range(400))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_finish_the_batch_and_exit_with_zero(here: Path, number: signal.Signals) -> None:
+    with process("run", "-i", "-", "-o", "tags.jsonl", *FEW, cwd=here) as running:
+        assert running.stdin is not None
+        assert running.stderr is not None
+        running.stdin.write((here / "events.jsonl").read_bytes())
+        running.stdin.flush()
+        while b'"model_started"' not in (line := running.stderr.readline()):
+            assert line
+        running.send_signal(number)
+        assert running.wait(timeout=60) == 0
+    assert json.loads(ran("verify", "--json", *FEW))["records"] == 401
+
+
+def test_the_state_can_be_read_while_the_job_runs(here: Path) -> None:
+    with process("run", "-i", "-", "-o", "tags.jsonl", *FEW, cwd=here) as running:
+        assert running.stdin is not None
+        assert running.stderr is not None
+        running.stdin.write((here / "events.jsonl").read_bytes())
+        running.stdin.flush()
+        while b'"model_started"' not in (line := running.stderr.readline()):
+            assert line
+        assert "c7" in ran("explain", "c7", "--json", *FEW)
+        assert len(json.loads(ran("segments", "--json", *FEW))) == 3
+        running.stdin.close()
+        assert running.wait(timeout=60) == 0
+
+
+def test_fit_does_what_scikit_learn_does(here: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(300, 3)) * [10, 1e4, 3] + [40, 5e4, 9], columns=["age", "income", "purchases"])
+    frame.insert(0, "customer_id", range(300))
+    frame.loc[17, "income"] = np.nan
+    frame.to_csv("customers.csv", index=False)
+    said = ran("fit", "customers.csv", "--segments", "5", "-o", "model.json")
+    assert "299 customers, 1 left out" in said
+    x = frame[["age", "income", "purchases"]].dropna()
+    batch = KMeans(n_clusters=5, random_state=0).fit(StandardScaler().fit_transform(x))
+    model = json.loads(Path("model.json").read_bytes())
+    assert model["inertia"] == pytest.approx(batch.inertia_, rel=1e-9)
+    assert model["version"] == 1
+    ran("run", "-i", "events.jsonl", "-o", "tags.jsonl", "--start", "model.json")
+    first = json.loads((here / "tags.jsonl").read_bytes().splitlines()[0])
+    assert first["reason"] == "event"
+    assert first["segment_id"] in range(5)
+    ran("verify", "--set", "model.start=model.json")
+
+
+def test_a_model_of_other_features_does_not_start_a_run(here: Path) -> None:
+    pd.DataFrame({"age": range(20), "x": range(20)}).to_csv("c.csv", index=False)
+    ran("fit", "c.csv", "-k", "2", "-o", "m.json", "--set", 'features=[{name="age"},{name="x"}]')
+    result = streamseg("run", "-i", "events.jsonl", "-o", "t.jsonl", "--start", "m.json")
+    assert result.exit_code == 2
+    assert "fitted without the feature 'income'" in result.stderr
+
+
+def test_init_writes_a_configuration_that_works(here: Path) -> None:
+    assert "wrote" in ran("init")
+    assert streamseg("init").exit_code == 2
+    schema = json.loads(Path("streamseg.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    shown = json.loads(ran("config", "show", "--origin", "--json"))
+    assert shown["model.seed"] == {"value": 0, "origin": "streamseg.toml"}
+    assert shown["input.path"] == {"value": None, "origin": "default"}
+    assert "flag" in ran("config", "show", "--origin", "--set", "model.seed=3")
+
+
+@pytest.mark.parametrize("what", ["event", "assignment", "segment", "dead-letter"])
+def test_schema_prints_a_schema(what: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(json.loads(ran("schema", what)))
+
+
+def test_the_version_is_printed() -> None:
+    assert ran("--version").strip() == "0.1.0"
