@@ -201,7 +201,7 @@ class LineStream:
         self.ended = False
 
     def take(self, max_lines: int, timeout_s: float) -> list[bytes]:
-        """Up to `max_lines` lines; waits up to `timeout_s` for the first, and a moment for more. Blank lines are no records."""
+        """Up to `max_lines` lines, blank ones left out; waits up to `timeout_s` for the first, and a moment for more."""
         while len(self._lines) < max_lines and not self.ended:
             ready, _, _ = select.select([self._fd], [], [], _LINGER_S if self._lines else timeout_s)
             if not ready:
