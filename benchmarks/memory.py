@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed import BATCH, FEATURES, K, FixedClock, Quiet
+from benchmarks.speed import BATCH, FEATURES, FixedClock, K, Quiet
 from streamseg.app import App, open_reader, restored
 from streamseg.config import Config
 from streamseg.processing.transport import Log
@@ -50,7 +50,7 @@ def config_for(events: Path, directory: Path) -> Config:
     return Config.model_validate(
         {
             "input": {"path": str(events), "batch_records": BATCH},
-            "output": {"path": str(directory / "tags.jsonl"), "emit": "changes"},
+            "output": {"path": str(directory / "tags.jsonl")},
             "embedded": {"path": str(directory / "state.db")},
             "model": {"segments": K},
         }

@@ -1,5 +1,8 @@
 """The customer table: columns for each feature, a row for each customer.
 
+A row's columns lie side by side in memory: a batch touches customers at random, and each is one look at memory, not one for
+each column.
+
 Nothing changes a table but `apply`, which takes what a committed batch left behind: the touched rows as they are
 afterwards. A batch works on a copy of its rows, so an aborted one costs nothing, and a restored table went through the
 same function. Row numbers are for life; the row of an erased customer is given to the next new one, lowest first.
@@ -77,8 +80,10 @@ class CustomerTable:
         self.ids: list[str | None] = []
         self.index: dict[str, int] = {}
         self.free: list[int] = []
-        self._capacity = 0
-        self._columns = {spec.name: np.empty(0, dtype=spec.dtype) for spec in self.specs}
+        by_size = sorted(self.specs, key=lambda spec: -np.dtype(spec.dtype).itemsize)
+        self._dtype = np.dtype([(spec.name, spec.dtype) for spec in by_size], align=True)
+        self._empty = np.array([tuple(spec.empty for spec in by_size)], dtype=self._dtype)
+        self._records = np.empty(0, dtype=self._dtype)
 
     def __len__(self) -> int:
         """Rows, free ones included."""
@@ -90,7 +95,8 @@ class CustomerTable:
 
     def column(self, name: str) -> Column:
         """A view of a column, one place for each row."""
-        return self._columns[name][: len(self.ids)]
+        view: Column = self._records[name][: len(self.ids)]
+        return view
 
     def next_rows(self, n: int) -> list[int]:
         """The rows that the next n new customers take. Changes nothing."""
@@ -102,24 +108,25 @@ class CustomerTable:
 
     def gather(self, rows: Ints) -> dict[str, Column]:
         """Copies of rows; those of customers that are not there yet are empty."""
-        if not len(self.ids):
-            return self.empty_rows(len(rows))
         known = rows < len(self.ids)
-        taken = np.where(known, rows, 0)
         if known.all():
-            return {name: column[rows] for name, column in self._columns.items()}
-        return {
-            spec.name: np.where(known, self._columns[spec.name][taken], np.array(spec.empty, dtype=spec.dtype))
-            for spec in self.specs
-        }
+            return self._split(self._records[rows])
+        records = np.repeat(self._empty, len(rows))
+        records[known] = self._records[rows[known]]
+        return self._split(records)
+
+    def _split(self, records: Column) -> dict[str, Column]:
+        return {spec.name: np.ascontiguousarray(records[spec.name]) for spec in self.specs}
 
     def vectors(self, rows: Ints, boundary: int) -> Array:
         """The model's rows of customers as of the later of their last event and `boundary` (microseconds)."""
-        time = self._columns["time"][rows]
+        columns = self._split(self._records[rows])
+        everyone = np.arange(len(rows))
+        time = columns["time"]
         as_of = np.maximum(time, boundary)
         raw = np.empty((len(self.layout.features), len(rows)))
         for i, (feature, specs) in enumerate(zip(self.layout.features, self.layout.columns, strict=True)):
-            raw[i] = value(feature, [self._columns[spec.name] for spec in specs], rows, time, as_of)
+            raw[i] = value(feature, [columns[spec.name] for spec in specs], everyone, time, as_of)
         return self.layout.model_rows(raw)
 
     def apply(self, change: TableChange) -> None:
@@ -134,12 +141,14 @@ class CustomerTable:
         """Overwrite rows, adding new customers. IN rows."""
         if len(rows.new_rows):
             self._add(rows.new_rows.tolist(), rows.new_ids)
+        records = np.empty(len(rows.rows), dtype=self._dtype)
         for name, values in rows.columns.items():
-            self._columns[name][rows.rows] = values
+            records[name] = values
+        self._records[rows.rows] = records
 
     def _add(self, new_rows: Sequence[int], new_ids: Sequence[str]) -> None:
         last = max(new_rows)
-        if last >= self._capacity:
+        if last >= len(self._records):
             self._grow(last + 1)
         if last >= len(self.ids):
             if new_rows[0] == len(self.ids) and len(new_rows) == last + 1 - len(self.ids):
@@ -165,17 +174,14 @@ class CustomerTable:
         for row in range(len(self.ids), n_rows):
             self.ids.append(None)
             heapq.heappush(self.free, row)
-        if n_rows > self._capacity:
+        if n_rows > len(self._records):
             self._grow(n_rows)
 
     def _grow(self, needed: int) -> None:
-        capacity = max(needed, int(self._capacity * _GROWTH), 1024)
-        for spec in self.specs:
-            grown = np.empty(capacity, dtype=spec.dtype)
-            grown[: self._capacity] = self._columns[spec.name]
-            grown[self._capacity :] = spec.empty
-            self._columns[spec.name] = grown
-        self._capacity = capacity
+        before = len(self._records)
+        # In place, so that growing needs no second table; views of columns live no longer than one call.
+        self._records.resize(max(needed, int(before * _GROWTH), 1024), refcheck=False)
+        self._records[before:] = self._empty
 
     def _erase(self, row: int) -> None:
         customer_id = self.ids[row]
@@ -184,19 +190,18 @@ class CustomerTable:
         del self.index[customer_id]
         self.ids[row] = None
         heapq.heappush(self.free, row)
-        for spec in self.specs:
-            self._columns[spec.name][row] = spec.empty
+        self._records[row] = self._empty[0]
 
     def _apply_retag(self, retag: Retag) -> None:
-        epoch = self._columns["epoch"]
+        epoch = self._records["epoch"]
         epoch[retag.first : retag.end] = retag.epoch
         epoch[self.free] = COMMON[-1].empty
         rows = retag.rows
         if len(rows):
-            self._columns["previous"][rows] = self._columns["segment"][rows]
-            self._columns["segment"][rows] = retag.segment
-            self._columns["entered_at"][rows] = retag.entered_at
-            self._columns["reason"][rows] = retag.reason
+            self._records["previous"][rows] = self._records["segment"][rows]
+            self._records["segment"][rows] = retag.segment
+            self._records["entered_at"][rows] = retag.entered_at
+            self._records["reason"][rows] = retag.reason
 
     def chunks(self, max_rows: int) -> Iterator[Rows]:
         """All customers in pieces, for a snapshot."""
@@ -204,9 +209,5 @@ class CustomerTable:
             there = [row for row in range(first, min(first + max_rows, len(self.ids))) if self.ids[row] is not None]
             rows = np.array(there, dtype=np.int64)
             ids = [self.ids[row] for row in there]
-            if there and len(there) == there[-1] + 1 - there[0]:
-                block = slice(there[0], there[-1] + 1)
-                columns = {name: column[block] for name, column in self._columns.items()}
-            else:
-                columns = {name: column[rows] for name, column in self._columns.items()}
+            columns = self._split(self._records[rows])
             yield Rows(rows, rows, [customer_id for customer_id in ids if customer_id is not None], columns)

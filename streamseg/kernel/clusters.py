@@ -22,7 +22,9 @@ from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
 
 BLOCK_ROWS = 250
 # Rows assigned at a time: what they need stays in the second-level cache.
-_CHUNK_ROWS = 1_000
+_CHUNK_ROWS = 5_000
+# From so many rows on, and up to so many clusters, labels are found by comparing row by row.
+_MANY_ROWS, _FEW = 1_000, 16
 
 
 class Nearest(NamedTuple):
@@ -43,8 +45,20 @@ class Nearest(NamedTuple):
 
 def nearest_label(x: Array, centers: Array, inverse: Array) -> tuple[Ints, Array]:
     """Nearest center and its squared distance; of equal ones the first. IN all; shapes as in `squared_distances`."""
-    squared = squared_distances(x, centers, inverse)
-    return squared.argmin(axis=0), np.minimum.reduce(squared, axis=0)
+    return _smallest(squared_distances(x, centers, inverse))
+
+
+def _smallest(squared: Array) -> tuple[Ints, Array]:
+    """Place and value of the smallest of each column; of equal ones the first. IN squared (k, n_rows)."""
+    smallest: Array = np.minimum.reduce(squared, axis=0)
+    if len(squared) > _FEW or squared.shape[1] < _MANY_ROWS:
+        return squared.argmin(axis=0), smallest
+    # `argmin` across rows is slow; comparing row by row is not.
+    labels = np.zeros(squared.shape[1], dtype=np.int64)
+    for i in range(len(squared) - 1, 0, -1):
+        np.copyto(labels, i, where=squared[i] == smallest)
+    np.copyto(labels, 0, where=squared[0] == smallest)
+    return labels, smallest
 
 
 def nearest(x: Array, centers: Array, inverse: Array) -> Nearest:
@@ -54,14 +68,11 @@ def nearest(x: Array, centers: Array, inverse: Array) -> Nearest:
     for first in range(0, n_rows, _CHUNK_ROWS):
         rows = slice(first, min(first + _CHUNK_ROWS, n_rows))
         squared = squared_distances(x[:, rows], centers, inverse)
-        labels = squared.argmin(axis=0)
-        at = np.arange(squared.shape[1])
+        labels, out.squared[rows] = _smallest(squared)
         out.labels[rows] = labels
-        out.squared[rows] = squared[labels, at]
         if len(squared) > 1:
-            squared[labels, at] = np.inf
-            out.runner_up[rows] = squared.argmin(axis=0)
-            out.runner_up_squared[rows] = np.minimum.reduce(squared, axis=0)
+            squared[labels, np.arange(squared.shape[1])] = np.inf
+            out.runner_up[rows], out.runner_up_squared[rows] = _smallest(squared)
     return out
 
 
@@ -142,8 +153,7 @@ class Step:
         self.sums = np.zeros_like(start.centers)
         self.learned = np.zeros_like(start.weights)
         self.raised = np.zeros(len(start.weights), dtype=np.bool_)
-        self._origin_column = origin[:, None]
-        self._offset = start.centers - self._origin_column
+        self._offset = start.centers - origin[:, None]
         self._cell_offset = len(start.weights) * np.arange(len(origin))[:, None]
 
     def decay(self, factor: float) -> None:
@@ -153,10 +163,11 @@ class Step:
             self.hits *= factor
             self.sums *= factor
 
-    def learn(self, x: Array, labels: Ints, weights: Array, w: Array, max_gain: float | None) -> None:
+    def learn(self, weighted: Array, labels: Ints, weights: Array, w: Array, max_gain: float | None) -> None:
         """Move each hit center to the weighted mean of what it has seen. IN all.
 
-        `weights` (n_rows,) are decayed to the block's end, `w` are not. A center without hits does not move by one bit.
+        `weighted` (n_features, n_rows) are rows relative to `origin`, times `weights` (n_rows,), which are decayed to the
+        block's end; `w` are not. A center without hits does not move by one bit.
         """
         k = len(self.prior)
         hits = sums_by_label(labels, weights, k)
@@ -164,9 +175,8 @@ class Step:
         if max_gain is not None:
             self._raise_prior(hit, max_gain)
         cells = labels + self._cell_offset
-        rows = x - self._origin_column
-        rows *= weights
-        self.sums += sums_by_label(cells.ravel(), rows.ravel(), k * len(x)).reshape(len(x), k)
+        sums = sums_by_label(cells.ravel(), weighted.ravel(), k * len(weighted))
+        self.sums += sums.reshape(len(weighted), k)
         self.hits += hits
         self.learned += hits if w is weights else sums_by_label(labels, w, k)
         total = self.prior + self.hits

@@ -31,6 +31,11 @@ def inverse_of(variance: Array, feature_weight: Array) -> Array:
     return np.where(flat, 0.0, feature_weight / np.where(flat, 1.0, variance))
 
 
+def leaves(variance: Array, lowest: Array, highest: Array) -> bool:
+    """Whether any variance is outside its bounds. IN all, (n_features,)."""
+    return bool(((variance > highest) | (variance < lowest)).any())
+
+
 def is_off(variance: Array, frozen: Array) -> bool:
     """Whether any running variance has left the frozen one by `RENEWAL_FACTOR` either way. IN both, (n_features,)."""
     grown = variance > frozen * RENEWAL_FACTOR

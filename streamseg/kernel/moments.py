@@ -18,7 +18,7 @@ _RELATIVE_FLOOR = 1e-12
 
 
 class Moments(msgspec.Struct):
-    """Moments of each feature: `weight`, `mean`, `m2`, each of shape (n_features,)."""
+    """Moments of each feature: `weight`, `mean`, `m2`, each of shape (n_features,), or (n, n_features) for n of them."""
 
     weight: Array
     mean: Array
@@ -63,22 +63,28 @@ class Moments(msgspec.Struct):
         return np.where(variance > floor * floor, variance, 0.0)
 
 
-def moments_of(x: Array, w: Array, complete: bool = True) -> Moments:
-    """Moments of rows. IN x (n_features, n_rows), w (n_rows,); with `complete` False a NaN is a value that is not there.
+def moments_about(origin: Array, relative: Array, w: Array, weighted: Array) -> Moments:
+    """Moments of complete rows that are relative to `origin` (n_features,) already.
 
-    Two passes: the mean relative to the first row, then the squares of what is left.
+    IN relative (n_features, n_rows), w (n_rows,), weighted = relative * w. Two passes: the mean, then the squares of what is
+    left.
     """
+    weight = np.add.reduce(w)
+    if weight == 0.0:
+        return Moments.empty(len(relative))
+    shift = np.add.reduce(weighted, axis=1) / weight
+    deviation = relative - shift[:, None]
+    deviation *= deviation
+    deviation *= w
+    return Moments(np.full(len(relative), weight), origin + shift, np.add.reduce(deviation, axis=1))
+
+
+def moments_of(x: Array, w: Array, complete: bool = True) -> Moments:
+    """Moments of rows. IN x (n_features, n_rows), w (n_rows,); with `complete` False a NaN is a value that is not there."""
     if complete:
         origin = x[:, 0]
-        weight = np.add.reduce(w)
-        if weight == 0.0:
-            return Moments.empty(len(x))
         relative = x - origin[:, None]
-        shift = np.add.reduce(relative * w, axis=1) / weight
-        relative -= shift[:, None]
-        relative *= relative
-        relative *= w
-        return Moments(np.full(len(x), weight), origin + shift, np.add.reduce(relative, axis=1))
+        return moments_about(origin, relative, w, relative * w)
     parts = [
         moments_of(row[None, there], w[there]) if there.any() else Moments.empty(1)
         for row, there in zip(x, ~np.isnan(x), strict=True)
@@ -92,4 +98,13 @@ def side_by_side(parts: Sequence[Moments]) -> Moments:
         np.concatenate([part.weight for part in parts]),
         np.concatenate([part.mean for part in parts]),
         np.concatenate([part.m2 for part in parts]),
+    )
+
+
+def stacked(parts: Sequence[Moments]) -> Moments:
+    """Moments of the same features under one another, (n_parts, n_features). IN parts."""
+    return Moments(
+        np.stack([part.weight for part in parts]),
+        np.stack([part.mean for part in parts]),
+        np.stack([part.m2 for part in parts]),
     )

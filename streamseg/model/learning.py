@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from streamseg.kernel import histogram
 from streamseg.kernel.clusters import BLOCK_ROWS, Step, clip_to_centers, nearest_label
 from streamseg.kernel.forgetting import guarded_times
-from streamseg.kernel.metric import is_off
-from streamseg.kernel.moments import Moments, moments_of, side_by_side
+from streamseg.kernel.metric import RENEWAL_FACTOR, is_off, leaves
+from streamseg.kernel.moments import Moments, moments_about, moments_of, side_by_side, stacked
 from streamseg.kernel.types import Array, Ints, sums_by_label
 from streamseg.model.apply import unsettled_metric
 from streamseg.model.records import CandidateDelta, Delta, WarmRows
@@ -76,14 +77,14 @@ class _Local:
 
     def __init__(self, state: ModelState, spec: ModelSpec) -> None:
         self.spec = spec
-        self.metric: Metric = state.metric
         self.renewal: Metric | None = None
-        self.running = state.moments.copy()
-        self.added = Moments.empty(len(spec.features))
         self.candidate: Candidate = state.tagging
-        self.step = Step(self.candidate.centers, state.metric.origin[: spec.n_weighted])
+        self.origin = state.metric.origin[: spec.n_weighted]
+        self.step = Step(self.candidate.centers, self.origin)
         self.profile = Profile.empty(len(spec.features) - spec.n_weighted, len(self.candidate.segments))
-        self.histogram = np.zeros_like(self.candidate.histogram)
+        # Two rows: the running moments, and what the batch adds to them.
+        self.moments = stacked([state.moments, Moments.empty(len(spec.features))])
+        self.seen: list[_Seen] = []
         self.clock = state.clock
         self.age = 0.0
         self.rows = state.rows
@@ -92,76 +93,102 @@ class _Local:
         self._set_metric(state.metric)
 
     def _set_metric(self, metric: Metric) -> None:
+        spec, sigmas = self.spec, self.spec.clip_sigmas
         self.metric = metric
-        self.inverse = metric.inverse(self.spec)
-        sigmas = self.spec.clip_sigmas
+        self.inverse = metric.inverse(spec)
+        variance = metric.variance[: spec.n_weighted]
+        self.lowest, self.highest = variance / RENEWAL_FACTOR, variance * RENEWAL_FACTOR
         self.spread: Array | None = None
         self.clip_above = np.inf
         if sigmas is not None and metric.settled:
             scaled = self.inverse > 0.0
             safe = np.where(scaled, self.inverse, 1.0)
-            self.spread = np.where(scaled, sigmas * np.sqrt(self.spec.feature_weight / safe), np.inf)
+            self.spread = np.where(scaled, sigmas * np.sqrt(spec.feature_weight / safe), np.inf)
             # Nearer than this, no feature can be beyond the clip: most blocks need no more than this look.
-            self.clip_above = sigmas * sigmas * float(self.spec.feature_weight.min())
+            self.clip_above = sigmas * sigmas * float(spec.feature_weight.min())
 
     def block(self, x: Array, w: Array, t: Array | None) -> None:
         """Learn one block, having assigned it with what stands now. IN all."""
         n = self.spec.n_weighted
-        weighted = x[:n]
-        labels, squared = nearest_label(weighted, self.step.centers, self.inverse)
+        rows = x[:n]
+        labels, squared = nearest_label(rows, self.step.centers, self.inverse)
         if self.spread is not None and np.maximum.reduce(squared) > self.clip_above:
-            clipped = clip_to_centers(weighted, labels, self.step.centers, self.spread)
-            self.clipped += int(np.count_nonzero(clipped != weighted))
-            weighted = clipped
+            clipped = clip_to_centers(rows, labels, self.step.centers, self.spread)
+            self.clipped += int(np.count_nonzero(clipped != rows))
+            rows = clipped
         aged = self.spec.forgetting.age(w, t, self.clock)
         self.clock = aged.clock
         self.age += float(np.add.reduce(w))
         self._decay(aged.factor)
+        relative = rows - self.origin[:, None]
+        weighted = relative * aged.weights
         forgets = self.spec.forgetting.unit != "none"
         self.step.learn(weighted, labels, aged.weights, w, self.spec.max_gain if forgets else None)
-        self._learn_moments(weighted, x[n:], aged.weights, labels)
-        self.histogram += histogram.count(squared, labels, aged.weights, len(self.candidate.segments))
+        added = moments_about(self.origin, relative, aged.weights, weighted)
+        if len(x) > n:
+            added = side_by_side([added, moments_of(x[n:], aged.weights, complete=False)])
+            self.profile.merge(profile_of(x[n:], labels, aged.weights, len(self.candidate.segments)))
+        self.moments.merge(added)
+        self.seen.append(_Seen(squared, labels, aged.weights, aged.factor))
         self.rows += x.shape[1]
         self._renew_metric()
 
     def _decay(self, factor: float) -> None:
         if factor != 1.0:
             self.step.decay(factor)
-            self.running.decay(factor)
-            self.added.decay(factor)
+            self.moments.decay(factor)
             self.profile.decay(factor)
-            self.histogram *= factor
-
-    def _learn_moments(self, weighted: Array, extra: Array, weights: Array, labels: Ints) -> None:
-        block = moments_of(weighted, weights)
-        if len(extra):
-            block = side_by_side([block, moments_of(extra, weights, complete=False)])
-            self.profile.merge(profile_of(extra, labels, weights, len(self.candidate.segments)))
-        self.running.merge(block)
-        self.added.merge(block)
 
     def _renew_metric(self) -> None:
         if self.spec.unit_metric:
             return
-        if not self.metric.settled and self.rows < SETTLING_ROWS:
-            self._set_metric(unsettled_metric(self.running, self.step.centers, self.metric.epoch))
-            return
-        variance = self.running.variance()
         n = self.spec.n_weighted
-        if self.metric.settled and not is_off(variance[:n], self.metric.variance[:n]):
-            return
-        renewed = Metric(self.metric.epoch + 1, True, self.running.mean.copy(), variance)
-        self._set_metric(renewed)
-        self.renewal = renewed
-        self.histogram = np.zeros_like(self.histogram)
+        running = Moments(self.moments.weight[0], self.moments.mean[0], self.moments.m2[0])
+        if not self.metric.settled:
+            if self.rows < SETTLING_ROWS:
+                self._set_metric(unsettled_metric(running, self.step.centers, self.metric.epoch))
+                return
+        else:
+            weight = float(running.weight[0]) or 1.0
+            if not leaves(running.m2[:n] / weight, self.lowest, self.highest):
+                return
+            if not is_off(running.variance()[:n], self.metric.variance[:n]):
+                return
+        self._set_metric(Metric(self.metric.epoch + 1, True, running.mean.copy(), running.variance()))
+        self.renewal = self.metric
+        self.seen = []
+
+    def _histogram(self) -> Array:
+        """Distances of the blocks since the metric was set, faded to the batch's end."""
+        fading, weights = 1.0, list[Array]()
+        for seen in reversed(self.seen):
+            weights.append(seen.weights * fading if fading != 1.0 else seen.weights)
+            fading *= seen.factor
+        if not weights:
+            return np.zeros(0)
+        squared = np.concatenate([seen.squared for seen in self.seen])
+        labels = np.concatenate([seen.labels for seen in self.seen])
+        counts = histogram.count(squared, labels, np.concatenate(weights[::-1]), len(self.candidate.segments))
+        return counts.ravel()
 
     def delta(self, base: ModelState, n_rows: int, last_time: float, digest: bytes) -> Delta:
-        cells = np.flatnonzero(self.histogram)
-        part = CandidateDelta(self.candidate.ids, self.step.delta(), self.profile, cells, self.histogram.ravel()[cells])
+        counts = self._histogram()
+        cells = np.flatnonzero(counts)
+        part = CandidateDelta(self.candidate.ids, self.step.delta(), self.profile, cells, counts[cells])
+        added = Moments(self.moments.weight[1], self.moments.mean[1], self.moments.m2[1])
         return Delta(
-            base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, self.added, [part],
+            base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, added, [part],
             self.renewal, None, events=n_rows, clipped=self.clipped, held_back=self.held_back,
         )  # fmt: skip
+
+
+class _Seen(NamedTuple):
+    """A block's distances: squared, labels, weights at its end, and how it faded everything before."""
+
+    squared: Array
+    labels: Ints
+    weights: Array
+    factor: float
 
 
 def profile_of(extra: Array, labels: Ints, weights: Array, k: int) -> Profile:

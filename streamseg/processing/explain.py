@@ -98,7 +98,7 @@ def _explanation(job: Job, task: Task, customer_id: str, row: int) -> Explanatio
         previous_segment_name=titles.get(stored["previous"]),
         entered_at=iso_time(stored["entered_at"]) if stored["entered_at"] != NO_TIME else None,
         reason=REASONS[stored["reason"]] if tagged else None,
-        distance=round(float(tags.distance[0]), 6),
+        distance=round(float(tags.distance[0]), 3),
         margin=None if alone else round(float(tags.margin[0]), 3),
         runner_up_segment_id=None if alone else runner_up,
         runner_up_segment_name=titles.get(runner_up),

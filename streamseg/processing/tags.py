@@ -15,19 +15,27 @@ from streamseg.model.state import ModelState
 from streamseg.model.tagging import Tags, drivers, tag
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.walk import REASONS
-from streamseg.records.json_rows import NULL, Part, array_of, object_of, rows_of, scalars, strings, thousandths, times
-from streamseg.records.outputs import SCHEMA_VERSION, Assignment
+from streamseg.records.json_rows import (
+    NULL,
+    Part,
+    array_of,
+    members_of,
+    object_of,
+    rows_of,
+    scalars,
+    strings,
+    thousandths,
+    time_members,
+)
+from streamseg.records.outputs import SCHEMA_VERSION
 
 _TOP_DRIVERS = 3
-_DECIMALS = 6
 # Records encoded at a time: their texts stay in the cache until they are joined.
 _PORTION = 1_000
 
 T = TypeVar("T")
 CHANGES = ("new", "moved", "unchanged")
-_CHANGES = np.array(strings(CHANGES), dtype=object)
 _BOOLEANS = np.array([b"false", b"true"], dtype=object)
-_REASONS = np.array(strings(REASONS), dtype=object)
 
 
 class Subjects(NamedTuple):
@@ -62,53 +70,64 @@ def assignments(subjects: Subjects, assigned_at: Ints, state: ModelState, settin
 
 
 def _values(subjects: Subjects, assigned_at: Ints, state: ModelState, settings: JobSettings) -> list[bytes]:
-    tagged = _tagged_fields(subjects, state, settings) if subjects.tags is not None else _WARMING_UP
-    fields: dict[str, Part] = {
-        "schema_version": b"%d" % SCHEMA_VERSION,
-        "customer_id": strings(subjects.ids),
-        "event_time": times(subjects.times),
-        "assigned_at": times(assigned_at),
-        "model_version": b"%d" % state.version,
+    """In the order of `Assignment`'s fields."""
+    tags = subjects.tags
+    entered = {} if tags is None else {"entered_at": subjects.entered_at}
+    times = time_members(entered | {"event_time": subjects.times, "assigned_at": assigned_at})
+    head = members_of({"schema_version": b"%d" % SCHEMA_VERSION, "customer_id": strings(subjects.ids)})
+    tail = {
         "source": _source(subjects, settings),
         "event_id": NULL if subjects.event_ids is None else strings(subjects.event_ids),
-        **tagged,
     }
-    return rows_of(object_of({name: fields[name] for name in Assignment.__struct_fields__}), len(subjects.ids))
+    labels = _WARMING_UP if tags is None else _labels(subjects, tags, state)
+    certainty = dict.fromkeys(_CERTAINTY, NULL) if tags is None else _certainty(subjects, tags, state, settings)
+    rest = members_of({"model_version": b"%d" % state.version, **certainty, **tail})
+    return rows_of((b"{", head, b",", labels, b",", times, b",", rest, b"}"), len(subjects.ids))
 
 
-_TAGGED = (
-    "segment_id", "segment_name", "previous_segment_id", "change", "reason", "entered_at", "distance",
-    "runner_up_segment_id", "margin", "outlier", "drivers",
-)  # fmt: skip
-_WARMING_UP: dict[str, Part] = {**dict.fromkeys(_TAGGED, NULL), "reason": b'"warming_up"'}
+_CERTAINTY = ("distance", "runner_up_segment_id", "margin", "outlier", "drivers")
+_WARMING_UP = members_of(
+    {
+        "segment_id": NULL,
+        "segment_name": NULL,
+        "previous_segment_id": NULL,
+        "change": NULL,
+        "reason": b'"warming_up"',
+        "entered_at": NULL,
+    }
+)
 
 
-def _tagged_fields(subjects: Subjects, state: ModelState, settings: JobSettings) -> dict[str, Part]:
-    tags = subjects.tags
-    assert tags is not None
+def _labels(subjects: Subjects, tags: Tags, state: ModelState) -> list[bytes]:
+    """Which segment, from which, how and why: few combinations, each written once."""
+    segments = state.tagging.segments
+    code = (subjects.previous + 1) * len(segments) + tags.near.labels
+    code = (code * len(CHANGES) + _kinds(subjects)) * len(REASONS) + subjects.reasons
+    found, which = np.unique(code, return_inverse=True)
+    rest, reasons = np.divmod(found, len(REASONS))
+    rest, kinds = np.divmod(rest, len(CHANGES))
+    previous, labels = np.divmod(rest, len(segments))
+    fields: dict[str, Part] = {
+        "segment_id": scalars([segments[label].id for label in labels.tolist()]),
+        "segment_name": strings(segments[label].name for label in labels.tolist()),
+        "previous_segment_id": scalars([None if before == 0 else before - 1 for before in previous.tolist()]),
+        "change": strings(CHANGES[kind] for kind in kinds.tolist()),
+        "reason": strings(REASONS[reason] for reason in reasons.tolist()),
+    }
+    texts: list[bytes] = np.array(rows_of(members_of(fields), len(found)), dtype=object)[which].tolist()
+    return texts
+
+
+def _certainty(subjects: Subjects, tags: Tags, state: ModelState, settings: JobSettings) -> dict[str, Part]:
     alone = len(state.tagging.segments) == 1
-    names = np.array(strings(segment.name for segment in state.tagging.segments), dtype=object)
     ids = np.array(scalars(state.tagging.ids), dtype=object)
     return {
-        "segment_id": ids[tags.near.labels].tolist(),
-        "segment_name": names[tags.near.labels].tolist(),
-        "previous_segment_id": _previous(subjects.previous),
-        "change": _CHANGES[_kinds(subjects)].tolist(),
-        "reason": _REASONS[subjects.reasons].tolist(),
-        "entered_at": times(subjects.entered_at),
-        "distance": scalars(np.round(tags.distance, _DECIMALS)),
+        "distance": thousandths(tags.distance),
         "runner_up_segment_id": NULL if alone else ids[tags.near.runner_up].tolist(),
         "margin": NULL if alone else thousandths(tags.margin),
         "outlier": _BOOLEANS[tags.outlier.astype(np.int64)].tolist(),
         "drivers": NULL if alone else _drivers(state, settings, subjects.x, tags.near),
     }
-
-
-def _previous(ids: Ints) -> list[bytes]:
-    found, which = np.unique(ids, return_inverse=True)
-    texts = scalars([None if segment == NO_SEGMENT else segment for segment in found.tolist()])
-    previous: list[bytes] = np.array(texts, dtype=object)[which].tolist()
-    return previous
 
 
 def _source(subjects: Subjects, settings: JobSettings) -> Part:

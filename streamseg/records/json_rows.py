@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,10 +31,15 @@ _THOUSANDTHS = np.array([f"{i:03}".encode() for i in range(1000)])
 
 def object_of(fields: Mapping[str, Part]) -> Part:
     """An object with these fields, in order."""
+    return (b"{", members_of(fields), b"}")
+
+
+def members_of(fields: Mapping[str, Part]) -> Part:
+    """The inside of an object."""
     parts: list[Part] = []
     for i, (name, value) in enumerate(fields.items()):
         parts += [b"," * (i > 0) + _ENCODE(name) + b":", value]
-    return (b"{", *parts, b"}")
+    return tuple(parts)
 
 
 def array_of(items: Sequence[Part]) -> Part:
@@ -89,6 +95,26 @@ def strings(values: Iterable[str | None]) -> list[bytes]:
 def times(times_us: npt.NDArray[np.int64]) -> list[bytes]:
     """ISO 8601 in UTC with microseconds, quoted. Years 1 to 9999."""
     text = np.empty(len(times_us), dtype=_TIME)
+    _write_times(text, times_us)
+    texts: list[bytes] = text.view(f"S{_TIME.itemsize}").tolist()
+    return texts
+
+
+def time_members(columns: Mapping[str, npt.NDArray[np.int64]]) -> list[bytes]:
+    """The members of an object whose values are all times: one text for each row instead of one for each time."""
+    names = [b"," * (i > 0) + _ENCODE(name) + b":" for i, name in enumerate(columns)]
+    fields: list[tuple[str, Any]] = []
+    for i, name in enumerate(names):
+        fields += [(f"name{i}", f"S{len(name)}"), (f"time{i}", _TIME)]
+    text = np.empty(len(next(iter(columns.values()))), dtype=fields)
+    for i, (name, column) in enumerate(zip(names, columns.values(), strict=True)):
+        text[f"name{i}"] = name
+        _write_times(text[f"time{i}"], column)
+    texts: list[bytes] = text.view(f"S{text.dtype.itemsize}").tolist()
+    return texts
+
+
+def _write_times(text: npt.NDArray[np.void], times_us: npt.NDArray[np.int64]) -> None:
     text["open"], text["close"] = b'"', b'Z"'
     days, rest = _divided(times_us, _DAY_US)
     dates, which = np.unique(days, return_inverse=True)
@@ -99,8 +125,6 @@ def times(times_us: npt.NDArray[np.int64]) -> list[bytes]:
     text["second"] = _SECONDS[seconds]
     thousands, rest = _divided(rest, 1000)
     text["ms"], text["us"] = _THOUSANDTHS[thousands], _THOUSANDTHS[rest]
-    texts: list[bytes] = text.view(f"S{_TIME.itemsize}").tolist()
-    return texts
 
 
 def _divided(values: npt.NDArray[np.int64], by: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -1,7 +1,7 @@
 """The same bytes whatever the hash seed, the threads, the features of the CPU. Digests are committed.
 
-A change of what is learned or written changes them: run `python -m tests.determinism.stream > tests/determinism/digests.json`
-and say in the commit why.
+A change of what is learned or written changes them: redirect the output of `python -m tests.determinism.stream` into
+`digests.json` here, and say in the commit why.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_threads_decide_nothing(threads: str) -> None:
 
 def dispatched() -> str:
     """The features of this CPU that NumPy chooses code by."""
-    code = "from numpy._core._multiarray_umath import __cpu_features__ as f, __cpu_dispatch__ as d; print(*[n for n in d if f[n]])"
+    code = "import numpy._core._multiarray_umath as m; print(*[n for n in m.__cpu_dispatch__ if m.__cpu_features__[n]])"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -63,7 +63,7 @@ def test_composed_deltas_give_what_one_after_the_other_gives() -> None:
         x = rng.normal(size=(3, 50))
         step = Step(start, np.full(3, origin))
         labels, _ = nearest_label(x, start.centers, np.ones(3))
-        step.learn(x, labels, np.ones(50), np.ones(50), None)
+        step.learn(x - origin, labels, np.ones(50), np.ones(50), None)
         return step.delta()
 
     first, second = delta(1, 0.0), delta(2, 5.0)

@@ -47,12 +47,12 @@ def test_two_times_ahead_in_a_row_are_believed() -> None:
 
 def test_a_sparse_stream_follows_one_event_behind() -> None:
     day = 24 * HOUR
-    times, _ = guarded_times(np.arange(5) * day, NEVER, NEVER, HOUR)
+    times, _ = guarded_times(np.arange(5.0) * day, NEVER, NEVER, HOUR)
     assert times.tolist() == [0.0, 0.0, day, 2 * day, 3 * day]
     clock, last = NEVER, NEVER
-    for t in (np.arange(5) * day).tolist():
-        guarded, _ = guarded_times(np.array([float(t)]), clock, last, HOUR)
-        clock, last = max(clock, float(guarded[0])), float(t)
+    for i in range(5):
+        guarded, _ = guarded_times(np.array([i * day]), clock, last, HOUR)
+        clock, last = max(clock, float(guarded[0])), i * day
     assert clock == 3 * day
 
 
