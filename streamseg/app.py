@@ -41,6 +41,7 @@ class App:
         self.config = config
         fitted = read_fitted(config)
         self.settings = settings_of(config, fitted)
+        warm_start = _warm_start(self.settings, fitted, config)
         self.transport = EmbeddedTransport(
             Path(config.embedded.path), wiring=_wiring(config), reopen=lambda path: _source(config, path), fault=fault
         )
@@ -51,7 +52,7 @@ class App:
             observer,
             stop or threading.Event(),
             batch_records=config.input.batch_records,
-            warm_start=lambda: _warm_start(self.settings, fitted, config),
+            warm_start=warm_start,
         )
 
     def run(self) -> None:

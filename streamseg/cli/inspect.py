@@ -15,7 +15,7 @@ from rich.table import Table
 from streamseg.app import open_reader, read_fitted, restored, settings_of
 from streamseg.cli.common import AsJson, ConfigFile, Set, State, configuration, err, out, process_edge
 from streamseg.config import Config
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, DifferenceError
 from streamseg.processing.catalog import segment_records
 from streamseg.processing.clock import SystemClock
 from streamseg.processing.explain import Explanation, FeatureValue
@@ -23,7 +23,7 @@ from streamseg.processing.explain import explain as explain_customer
 from streamseg.processing.job import Job
 from streamseg.processing.verify import Report, Verifier
 from streamseg.records.outputs import SegmentRecord, encode_json
-from streamseg.telemetry.status import bar
+from streamseg.telemetry.status import bar, number, sigmas
 
 _REASONS = {"event": "because of an event", "model_update": "because the model changed", "time": "because time passed"}
 
@@ -71,7 +71,7 @@ def segment_table(found: list[SegmentRecord]) -> Table:
     features = list(found[0].center)
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in ["id", "segment", "customers", "share", *features, "radius"]:
-        table.add_column(name, justify="left" if name in ("segment", "share") else "right")
+        table.add_column(name, justify="left" if name in ("segment", "share") else "right", no_wrap=True)
     for segment in found:
         centers = [_cell(segment.center[name], segment.z.get(name)) for name in features]
         radius = "" if segment.radius_p50 is None else f"{segment.radius_p50:.2f}"
@@ -83,7 +83,7 @@ def segment_table(found: list[SegmentRecord]) -> Table:
 def _cell(value: float | None, z: float | None) -> str:
     if value is None:
         return "[dim]unknown"
-    return f"{value:,.4g}" if z is None else f"{value:,.4g} [dim]{z:+.1f}σ[/]"
+    return number(value) if z is None else f"{number(value)} [dim]{sigmas(z)}[/]"
 
 
 @process_edge
@@ -124,7 +124,7 @@ def in_words(found: Explanation) -> list[str]:
         lines.append(f"margin {found.margin:.2f}; runner-up {escape(found.runner_up_segment_name or '')} "
                      f"({found.runner_up_segment_id})")  # fmt: skip
     if found.drivers:
-        lines.append("; ".join(f"{d.feature} {d.z:+.1f}σ ({d.share:.0%} of why)" for d in found.drivers))
+        lines.append("; ".join(f"{d.feature} {sigmas(d.z)} ({d.share:.0%} of why)" for d in found.drivers))
     if found.entered_at is not None and found.reason is not None:
         moved = "entered" if found.previous_segment_name is None else "moved"
         origin = f" from {escape(found.previous_segment_name)}" if found.previous_segment_name else ""
@@ -142,7 +142,7 @@ def _values(found: Explanation) -> list[str]:
     def text(feature: FeatureValue) -> str:
         if feature.value is None:
             return f"{feature.name} unknown"
-        return f"{feature.name} {feature.value:,.4g}" + ("" if feature.z is None else f" ({feature.z:+.1f}σ)")
+        return f"{feature.name} {number(feature.value)}" + ("" if feature.z is None else f" ({sigmas(feature.z)})")
 
     values = ", ".join(text(feature) for feature in found.features)
     return [f"[dim]{escape(values)}; last event {_day(found.last_event)}; model version {found.model_version}"]
@@ -176,16 +176,20 @@ def verify(state: State = None, config: ConfigFile = None, as_json: AsJson = Fal
         reader.close()
     if as_json:
         print(encode_json(report).decode())
-        return
-    for line in report_lines(report):
-        out.print(line, soft_wrap=True)
+    else:
+        for line in report_lines(report):
+            out.print(line, soft_wrap=True)
+    if report.lost:
+        raise DifferenceError("not everything that should be there could be compared", where="; ".join(report.unread))
 
 
 def report_lines(report: Report) -> list[str]:
     horizon = ", ".join(f"partition {p} from offset {offset:,}" for p, offset in report.horizon.items())
     lines = [
-        f"[green]verified[/] {report.batches:,} batches: {report.records:,} records, {report.tags:,} tags, "
-        f"{report.dead_letters:,} dead letters re-derived, byte for byte",
+        f"[green]verified[/] {report.batches:,} batches: {report.records:,} records derived again, {report.tags:,} tags and "
+        f"{report.dead_letters:,} dead letters the same, byte for byte"
+        if report.batches
+        else "[yellow]nothing to verify[/]: no batch lies between the oldest state that is kept and the end",
         f"horizon: {horizon} (model version {report.model_version}); what is older was truncated behind snapshots",
     ]
     return lines + [f"[yellow]not compared:[/] {escape(text)}" for text in report.unread]

@@ -56,7 +56,10 @@ def run(
     if loaded.input.path is None:
         raise typer.BadParameter("give the events with --input FILE (or - for standard input)")
     stop = stop_on_signals()
-    run_app(loaded, stop, status=log == "status" or (log == "auto" and err.is_terminal))
+    status = log == "status" or (log == "auto" and err.is_terminal)
+    run_app(loaded, stop, status=status)
+    if stop.is_set() and status:
+        err.print("stopped; run the same command again to go on")
 
 
 def run_app(config: Config, stop: threading.Event, *, status: bool, table: bool = False) -> Observer:

@@ -118,13 +118,13 @@ def _drivers(job: Job, x: Array, near: Nearest) -> tuple[Driver, ...]:
 
 
 def _features(job: Job, x: Array) -> list[FeatureValue]:
-    spec, moments = job.settings.model, job.state.moments
-    deviation = np.sqrt(moments.variance())
+    spec, metric = job.settings.model, job.state.metric
+    deviation = np.sqrt(metric.variance)
     values = []
     for j, feature in enumerate(spec.features):
         value = float(x[j])
         raw = float(signed_expm1(x[j : j + 1])[0]) if feature.transform == "log1p" else value
-        z = (value - float(moments.mean[j])) / float(deviation[j]) if deviation[j] > 0 else float("nan")
+        z = (value - float(metric.origin[j])) / float(deviation[j]) if deviation[j] > 0 else float("nan")
         values.append(FeatureValue(name=feature.name, value=_known(raw), z=_known(z)))
     return values
 

@@ -18,6 +18,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from streamseg.errors import ConfigError
+from streamseg.features.aggregates import NO_TIME
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
 from streamseg.model.codec import pack
@@ -276,6 +277,16 @@ class Job:
             for s, shift in zip(self.state.tagging.segments, self._shifts(), strict=True)
         ]
         return tuple(sorted(found, key=lambda segment: -segment.customers))
+
+    def unknown_features(self) -> tuple[int, list[str]]:
+        """How many customers there are, and the weighted features that none of them has."""
+        names = self.settings.model.names[: self.settings.model.n_weighted]
+        customers, known = 0, np.zeros(len(names), dtype=np.bool_)
+        for task in self.tasks.values():
+            rows = np.array(list(task.table.index.values()), dtype=np.int64)
+            customers += len(rows)
+            known |= (~np.isnan(task.table.vectors(rows, NO_TIME)[: len(names)])).any(axis=1)
+        return customers, [name for name, there in zip(names, known.tolist(), strict=True) if not there]
 
     def _shifts(self) -> list[float]:
         champion, metric = self.state.tagging, self.state.metric

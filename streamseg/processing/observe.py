@@ -27,6 +27,7 @@ class Started:
     model_version: int
     customers: int
     restore_seconds: float
+    segments: tuple[SegmentSummary, ...] = ()
 
 
 @dataclass(frozen=True)

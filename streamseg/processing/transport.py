@@ -132,6 +132,10 @@ class LogReader(Protocol):
         """Published values of a partition in order, from the `first`-th ever published; None where they cannot be read."""
         ...
 
+    def streamed(self, topic: Topic, partition: int) -> bool:
+        """Whether a topic's records went to a stream, which nobody can read again."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -41,7 +41,7 @@ class Report:
 
     Attributes:
         horizon: by partition, the input offset from which tags were re-derived; model_version: where that was.
-        unread: why something could not be compared, in words.
+        unread: what could not be compared, and why, in words; lost: some of it should have been there.
     """
 
     horizon: dict[int, int] = field(default_factory=dict)
@@ -52,6 +52,7 @@ class Report:
     dead_letters: int = 0
     starts: int = 0
     unread: list[str] = field(default_factory=list)
+    lost: bool = False
 
 
 class Verifier:
@@ -157,7 +158,10 @@ class _Lane:
     def _published(self, topic: Topic, first: int) -> Iterator[bytes | None] | None:
         published = self.verifier.reader.published(topic, self.partition, first)
         if published is None:
-            self.report.unread.append(f"{topic} of partition {self.partition} cannot be read any more")
+            streamed = self.verifier.reader.streamed(topic, self.partition)
+            why = "went to a stream" if streamed else "cannot be read any more"
+            self.report.unread.append(f"{topic} of partition {self.partition} {why}")
+            self.report.lost |= not streamed
         return published
 
     def _load_snapshot(self) -> None:
@@ -192,15 +196,16 @@ class _Lane:
         self._compare(self.tags, lines, tagged.values, "tag", part)
         letters = [dead_letter_line(letter) for letter in result.dead_letters]
         self._compare(self.letters, letters, letters, "dead letter", part)
-        self.report.tags += len(lines)
-        self.report.dead_letters += len(letters)
+        self.report.tags += len(lines) if self.tags is not None else 0
+        self.report.dead_letters += len(letters) if self.letters is not None else 0
         self.report.records += part.records
         return result
 
     def _lost_input(self, part: PartitionManifest) -> None:
-        reason = f"the input of partition {self.partition} from offset {part.first} on is gone: its tags were not re-derived"
-        if not any(text.startswith(reason[:40]) for text in self.report.unread):
-            self.report.unread.append(reason)
+        gone = f"the input of partition {self.partition} "
+        if not any(text.startswith(gone) for text in self.report.unread):
+            self.report.unread.append(f"{gone}from offset {part.first} on is gone: its tags were not re-derived")
+        self.report.lost = True
         for published, count in ((self.tags, part.tags), (self.letters, part.dead_letters)):
             for _ in range(count):
                 next(published, None) if published is not None else None

@@ -97,7 +97,7 @@ class EventDecoder:
         }
         for name, column in numbers.items():
             for i in np.flatnonzero(np.abs(column) > MAX_MAGNITUDE).tolist():
-                bad.setdefault(i, RecordError(DeadLetterCode.NOT_FINITE, f"{column[i]!r} is above 1e100", name))
+                bad.setdefault(i, RecordError(DeadLetterCode.NOT_FINITE, f"{float(column[i])!r} is above 1e100", name))
         rejected += [Rejected(at[i], error) for i, error in bad.items()]
         decoded = self._decoded(columns, at, times, numbers)
         if bad:
@@ -195,7 +195,6 @@ class EventDecoder:
             raise RecordError(DeadLetterCode.NOT_FINITE, text, field) from None
         if field != self.fields.event_time:
             code = DeadLetterCode.WRONG_TYPE if field else DeadLetterCode.NOT_AN_OBJECT
-            code = DeadLetterCode.MISSING_CUSTOMER_ID if field == self.fields.customer_id else code
             raise RecordError(code, text, field) from None
         try:
             row = self._get(self._decode_any_time(value))
@@ -220,13 +219,16 @@ class EventDecoder:
             return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
         if "out of range" in str(error):
             return RecordError(DeadLetterCode.NOT_FINITE, str(error))
+        constants: list[str] = []
         try:
-            json.loads(value)
+            json.loads(value, parse_constant=constants.append)
         except UnicodeDecodeError:
             return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
         except (ValueError, RecursionError):
             return RecordError(DeadLetterCode.NOT_JSON, str(error))
-        return RecordError(DeadLetterCode.NOT_FINITE, "NaN and Infinity are not JSON and not measurements")
+        if constants:
+            return RecordError(DeadLetterCode.NOT_FINITE, f"{constants[0]} is no JSON and no measurement")
+        return RecordError(DeadLetterCode.NOT_JSON, str(error))
 
     def _check_size(self, value: bytes | None) -> None:
         if value is not None and len(value) > self.max_bytes:
@@ -256,10 +258,10 @@ class EventDecoder:
                     exact[i] = timestamp * 1e3
                     continue
                 bad[i] = RecordError(DeadLetterCode.MISSING_TIME, "neither event nor record has a time", field)
-            elif exact[i] > latest:
+            elif latest < exact[i] <= _LATEST_US:
                 bad[i] = RecordError(DeadLetterCode.FUTURE_TIME, f"{times[i]} is over an hour ahead of the clock", field)
             else:
-                bad[i] = RecordError(DeadLetterCode.BAD_TIME, f"{times[i]} is before the year 1", field)
+                bad[i] = RecordError(DeadLetterCode.BAD_TIME, f"{times[i]} is no time of the years 1 to 9999", field)
             exact[i] = 0.0
         return np.rint(exact).astype(np.int64), bad
 
@@ -282,7 +284,7 @@ def _microsecond(time: Any) -> float:
     return float(time) * 1e3
 
 
-_EARLIEST_US = -62_135_596_800e6
+_EARLIEST_US, _LATEST_US = -62_135_596_800e6, 253_402_300_799e6
 
 
 def _is_id(value: object) -> bool:

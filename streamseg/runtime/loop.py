@@ -7,10 +7,9 @@ abort is thereby the same as a crash, and an unknown outcome is decided by what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Protocol
 
-from streamseg.errors import RetriableError, StreamsegError
+from streamseg.errors import RetriableError
 from streamseg.model.records import Start
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job, Planned
@@ -45,7 +44,7 @@ class Loop:
         stop: Stop,
         *,
         batch_records: int,
-        warm_start: Callable[[], Start | None] = lambda: None,
+        warm_start: Start | None = None,
     ) -> None:
         self.transport, self.settings, self.clock = transport, settings, clock
         self.observer, self.stop = observer, stop
@@ -67,7 +66,7 @@ class Loop:
                     break
             while not self._snapshots(stopping=True):
                 pass
-        except StreamsegError as error:
+        except BaseException as error:
             reason = type(error).__name__
             raise
         finally:
@@ -80,7 +79,7 @@ class Loop:
         """
         try:
             if self.job.replica.genesis is None:
-                self._commit_plan(self.job.plan_genesis(self.transport.ownership(), self.warm_start()))
+                self._commit_plan(self.job.plan_genesis(self.transport.ownership(), self.warm_start))
                 return False
             if self._start(input_ended=False):
                 return False
@@ -186,7 +185,8 @@ class Loop:
         customers = sum(task.table.n_customers for task in self.job.tasks.values())
         positions = {p: task.mark.next for p, task in self.job.tasks.items()}
         seconds = time.monotonic() - began
-        self._observe(Started(self.settings.application, positions, self.job.state.version, customers, seconds))
+        version, segments = self.job.state.version, self.job.segments()
+        self._observe(Started(self.settings.application, positions, version, customers, seconds, segments))
 
     def _retry(self, error: RetriableError) -> None:
         """Restore and go on, after a pause; raises the error when it keeps coming back."""
@@ -198,13 +198,17 @@ class Loop:
         self._restore()
 
     def _explain_missing_model(self) -> None:
-        if not self.job.state.ready:
-            customers, needed = len(self.job.state.warm_up.rows), self.settings.model.n_segments
-            message = (
-                f"the input ended before there was a model: {customers} customers have all features, and at least "
-                f"{needed} that differ are needed for {needed} segments"
-            )
-            self._observe(Waiting("no_model", message, {"customers": customers, "segments": needed}))
+        if self.job.state.ready:
+            return
+        complete, needed = len(self.job.state.warm_up.rows), self.settings.model.n_segments
+        customers, unknown = self.job.unknown_features()
+        message = (
+            f"the input ended before there was a model: {complete:,} of {customers:,} customers have all features, and at "
+            f"least {needed} that differ are needed for {needed} segments"
+        )
+        if unknown:
+            message += f"; no event had: {', '.join(unknown)}"
+        self._observe(Waiting("no_model", message, {"customers": complete, "segments": needed, "unknown": unknown}))
 
     def _observe(self, event: Observation) -> None:
         self.observer.observe(event)

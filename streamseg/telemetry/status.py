@@ -22,7 +22,7 @@ from streamseg.processing.observe import (
 )
 
 _RATE_WINDOW_S = 5.0
-_BAR_WIDTH = 24
+_BAR_WIDTH = 12
 # Shift of a center since the metric was set, in standard deviations: where the light changes.
 _AMBER, _RED = 0.5, 1.0
 
@@ -68,6 +68,7 @@ class StatusLine:
         """`lag` says how much input is left; `table` adds the segments."""
         self._console, self._lag, self._with_table = console, lag, table
         self.counts = Counts()
+        self._before = 0
         self._live = Live(console=console, refresh_per_second=8, transient=False)
         self._notes: list[str] = []
 
@@ -75,6 +76,8 @@ class StatusLine:
         match event:
             case Started():
                 self._live.start()
+                self._before = sum(event.positions.values()) - self.counts.events
+                self.counts.segments = event.segments
                 if event.customers:
                     self._live.console.print(
                         f"restored {event.customers:,} customers at model version {event.model_version} "
@@ -94,7 +97,7 @@ class StatusLine:
     def render(self) -> RenderableType:
         counts = self.counts
         line = Text.assemble(
-            (f"{counts.events:,}", "bold"), " events  ",
+            (f"{self._before + counts.events:,}", "bold"), " events  ",
             (f"{counts.rate:,.0f}", "bold"), " events/s  lag ",
             (self._lag(), "bold"), "  ",
             (str(len(counts.segments) or "no"), "bold"), " segments  ",
@@ -111,7 +114,7 @@ def segments_table(counts: Counts) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name, justify in [("id", "right"), ("segment", "left"), ("customers", "right"), ("share", "left"),
                           ("in", "right"), ("out", "right"), ("drift", "center")]:  # fmt: skip
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for segment in counts.segments:
         color = "green" if segment.shift < _AMBER else "yellow" if segment.shift < _RED else "red"
         table.add_row(
@@ -124,6 +127,15 @@ def segments_table(counts: Counts) -> Table:
             Text("●", color),
         )
     return table
+
+
+def number(value: float) -> str:
+    """For people: 65,720, 24.41, 0.0031."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def sigmas(z: float) -> str:
+    return f"{round(z, 1) + 0.0:+.1f}σ"
 
 
 def bar(share: float) -> str:

@@ -36,6 +36,8 @@ from streamseg.transports.files import FileSink, LineStream, Source, StreamSink,
 _APPLICATION_ID = 0x73736567
 _SCHEMA_VERSION = 1
 _INPUT = "input"
+# The path of an output that is a stream.
+_STREAM = "-"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -155,6 +157,11 @@ class EmbeddedReader:
             return iter(()) if total is None else None
         query = f'SELECT value FROM "{name}" WHERE offset >= ? ORDER BY offset'
         return (row[0] for row in self._db.execute(query, (first,)))
+
+    def streamed(self, topic: Topic, partition: int) -> bool:
+        with _sqlite(self.path):
+            query = "SELECT 1 FROM written_to WHERE topic = ? AND path = ?"
+            return self._db.execute(query, (_name(topic, partition), _STREAM)).fetchone() is not None
 
     def close(self) -> None:
         self._db.close()
@@ -360,7 +367,7 @@ class EmbeddedTransport(EmbeddedReader):
         if isinstance(self.wiring.tags, StreamSink):
             with _sqlite(self.path):
                 self._db.executemany("INSERT INTO outbox (value) VALUES (?)", ((line,) for line in lines))
-            self._count(name, len(lines))
+            self._note_path(name, self._count(name, len(lines)), _STREAM, 0)
         else:
             self._append_lines(Topic.ASSIGNMENTS, name, lines)
 
@@ -373,16 +380,16 @@ class EmbeddedTransport(EmbeddedReader):
 
     def _append_lines(self, topic: Topic, name: str, lines: list[bytes]) -> None:
         sink = self._sinks[topic]
-        key = str(sink.path.resolve())
-        with _sqlite(self.path):
-            last = self._db.execute(
-                "SELECT path FROM written_to WHERE topic = ? ORDER BY first_record DESC LIMIT 1", (name,)
-            ).fetchone()
-        first = self._count(name, len(lines))
-        if last is None or last[0] != key:
-            with _sqlite(self.path):
-                self._db.execute("INSERT INTO written_to VALUES (?, ?, ?, ?)", (name, first, key, sink.written))
+        self._note_path(name, self._count(name, len(lines)), str(sink.path.resolve()), sink.written)
         sink.append(b"".join([line + b"\n" for line in lines]))
+
+    def _note_path(self, name: str, first: int, path: str, position: int) -> None:
+        """Where records from `first` on are, if that is another place than before."""
+        with _sqlite(self.path):
+            query = "SELECT path FROM written_to WHERE topic = ? ORDER BY first_record DESC LIMIT 1"
+            last = self._db.execute(query, (name,)).fetchone()
+            if last is None or last[0] != path:
+                self._db.execute("INSERT OR REPLACE INTO written_to VALUES (?, ?, ?, ?)", (name, first, path, position))
 
     def _count(self, name: str, n: int) -> int:
         """Give the next n offsets of a log whose records are kept elsewhere. Returns the first."""
@@ -471,6 +478,8 @@ class _sqlite:
 
 
 def _open_for_writing(path: str, n_partitions: int) -> sqlite3.Connection:
+    if Path(path).is_dir():
+        raise ConfigError(f"the state {path!r} is a directory", hint="name a file with --state")
     if path != ":memory:":
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     new = path == ":memory:" or not Path(path).exists() or Path(path).stat().st_size == 0

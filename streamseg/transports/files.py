@@ -7,6 +7,7 @@ crash left behind it.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 import os
@@ -49,7 +50,9 @@ class Source(Protocol):
 
 def open_source(path: Path, numbers: Sequence[str], event_time: str) -> Source:
     """By its ending. `numbers` and `event_time`: fields that CSV does not tell from text. Raises ConfigError."""
-    if not path.is_file():
+    if path.is_dir():
+        raise ConfigError(f"the input {str(path)!r} is a directory", hint="give a file with --input FILE, or - for stdin")
+    if not path.exists():
         raise ConfigError(f"there is no input file {str(path)!r}", hint="give the events with --input FILE, or - for stdin")
     try:
         path.open("rb").close()
@@ -60,8 +63,12 @@ def open_source(path: Path, numbers: Sequence[str], event_time: str) -> Source:
             return CsvSource(path, numbers, event_time)
         case ".parquet":
             return ParquetSource(path)
-        case _:
+        case ".jsonl" | ".ndjson" | ".json":
             return JsonLinesSource(path)
+        case ending:
+            raise ConfigError(
+                f"cannot tell what {str(path)!r} holds by {ending!r}", hint="end it in .jsonl, .csv or .parquet"
+            )
 
 
 class JsonLinesSource:
@@ -81,7 +88,7 @@ class JsonLinesSource:
                 line = _bounded_line(file)
                 if not line:
                     return SourceRecords(values, file.tell(), True)
-                line = line.strip()
+                line = line.removeprefix(codecs.BOM_UTF8).strip()
                 if line:
                     values.append(line)
             return SourceRecords(values, file.tell(), False)
@@ -185,10 +192,13 @@ class ParquetSource(_RowSource):
         try:
             import pyarrow.parquet as pq
         except ImportError:
-            raise ConfigError("reading Parquet needs pyarrow", hint="pip install 'streamseg[parquet]'") from None
-        for batch in pq.ParquetFile(self.path).iter_batches(batch_size=10_000):
-            for row in batch.to_pylist():
-                yield msgspec.json.encode(row)
+            raise ConfigError("reading Parquet needs pyarrow", hint="install streamseg with its extra `parquet`") from None
+        try:
+            for batch in pq.ParquetFile(self.path).iter_batches(batch_size=10_000):
+                for row in batch.to_pylist():
+                    yield msgspec.json.encode(row)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read Parquet: {error}", where=str(self.path)) from None
 
 
 class LineStream:
@@ -288,9 +298,14 @@ class StreamSink:
         self._stream = stream
 
     def write(self, values: Sequence[bytes]) -> None:
-        """Raises BrokenPipeError where the reader has gone."""
-        self._stream.write(b"".join(value + b"\n" for value in values))
-        self._stream.flush()
+        """Raises BrokenPipeError where the reader has gone, RetriableError where the records cannot be written."""
+        try:
+            self._stream.write(b"".join(value + b"\n" for value in values))
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _cannot_write(Path("standard output"), error) from None
 
 
 def standard_output() -> StreamSink:

@@ -17,6 +17,7 @@ from streamseg.cli.main import app
 from streamseg.config import Config, flat_keys
 from streamseg.errors import DeadLetterCode
 from streamseg.records.outputs import Assignment
+from tests.harness import shoppers, write_lines
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,6 +69,15 @@ def test_the_commands_on_your_own_files_run(tmp_path: Path) -> None:
     for name in ("tags.jsonl", "piped.jsonl"):
         sources = [json.loads(line)["source"] for line in (shop / name).read_bytes().splitlines()]
         assert [source["offset"] for source in sources if source is not None] == list(range(20_000))
+
+
+def test_a_table_of_customers_is_a_warm_start(tmp_path: Path, demo: Path) -> None:
+    (tmp_path / "customer_data.csv").write_bytes((demo / "customer_data.csv").read_bytes())
+    write_lines(tmp_path / "events.jsonl", shoppers(500))
+    (commands,) = marked("run: with age, income and purchases in table and events")
+    assert "801 customers" in shell(commands, tmp_path)
+    first = json.loads((tmp_path / "tags.jsonl").read_bytes().splitlines()[0])
+    assert (first["reason"], first["change"]) == ("event", "new")
 
 
 def test_the_python_example_runs() -> None:

@@ -81,6 +81,22 @@ def test_segments_explain_and_verify_read_a_state(here: Path) -> None:
     assert json.loads(ran("verify", "--json", *FEW))["batches"] == 2
 
 
+def test_verify_does_not_claim_what_it_could_not_compare(here: Path) -> None:
+    tagged(here)
+    (here / "events.jsonl").unlink()
+    result = streamseg("verify", *FEW)
+    assert result.exit_code == 3
+    assert "nothing to verify" in result.output
+    assert "from offset 0 on is gone" in result.stderr
+
+
+def test_a_feature_that_no_event_has_is_named(here: Path) -> None:
+    result = streamseg("run", "-i", "events.jsonl", "-o", "t.jsonl", "--set", 'features=[{name="age"},{name="spned"}]')
+    assert result.exit_code == 0
+    assert "0 of 41 customers have all features" in result.stderr
+    assert "no event had: spned" in result.stderr
+
+
 def test_verify_exits_with_three_on_a_difference(here: Path) -> None:
     tagged(here)
     path = here / "tags.jsonl"
@@ -101,10 +117,18 @@ def test_verify_exits_with_three_on_a_difference(here: Path) -> None:
         (["segments", "--state", "none.db"], 2, "no state file"),
         (["explain", "x", "--state", "none.db"], 2, "no state file"),
         (["schema", "nothing"], 2, "nothing"),
+        (["run", "-i", ".", "-o", "t.jsonl"], 2, "is a directory"),
+        (["run", "-i", "events.jsonl", "-o", "t.jsonl", "--state", "."], 2, "is a directory"),
+        (["run", "-i", "odd.txt"], 2, "cannot tell what"),
+        (["run", "-i", "odd.parquet", "-o", "t.jsonl"], 2, "cannot read Parquet"),
+        (["run", "-i", "events.jsonl", "--set", 'features=[{name="a",aggregate="foo"}]'], 2, "features.0.aggregate"),
+        (["fit", "events.jsonl", "-k", "0"], 2, "0"),
         (["fit", "none.csv"], 2, "no file"),
     ],
 )
 def test_errors_say_what_and_have_their_exit_code(here: Path, arguments: list[str], code: int, message: str) -> None:
+    for odd in ("odd.txt", "odd.parquet"):
+        (here / odd).write_text("odd")
     result = streamseg(*arguments)
     assert result.exit_code == code
     assert message in result.output + result.stderr

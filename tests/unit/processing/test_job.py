@@ -99,7 +99,7 @@ def test_too_few_customers_make_no_model_and_the_job_says_so() -> None:
     _, recorder = run_memory([event("a", 0, age=1.0, income=1.0, purchases=1.0)], settings_for(model={"segments": 3}))
     (waiting,) = recorder.of(Waiting)
     assert waiting.event == "no_model"
-    assert "1 customers have all features, and at least 3" in waiting.message
+    assert "1 of 1 customers have all features, and at least 3" in waiting.message
 
 
 def test_a_warm_up_with_aggregates_lasts_a_third_of_the_longest_half_life() -> None:

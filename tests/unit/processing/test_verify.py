@@ -133,7 +133,8 @@ def test_an_input_that_is_gone_is_said_and_not_proved(run: Path) -> None:
     (run / "events.jsonl").rename(run / "elsewhere.jsonl")
     report = verify(run)
     assert report.records == 0
-    assert "the input of partition 0 from offset 0 on is gone" in report.unread[0]
+    assert report.unread == ["the input of partition 0 from offset 0 on is gone: its tags were not re-derived"]
+    assert report.lost
 
 
 def test_outputs_that_are_gone_are_said(run: Path) -> None:
