@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from streamseg.model.start import start_from_fitted
 from streamseg.processing.clock import Clock, SystemClock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import Observer
-from streamseg.processing.restore import restore
+from streamseg.processing.restore import find_genesis, restore
 from streamseg.processing.settings import JobSettings
+from streamseg.processing.transport import LogReader
 from streamseg.runtime.loop import Loop, Stop
 from streamseg.transports.embedded import EmbeddedReader, EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source, open_source, standard_output
@@ -40,11 +42,12 @@ class App:
         """Raises StreamsegError where it cannot start."""
         self.config = config
         fitted = read_fitted(config)
-        self.settings = settings_of(config, fitted)
-        warm_start = _warm_start(self.settings, fitted, config)
+        _warm_start(settings_of(config, fitted), fitted, config)
         self.transport = EmbeddedTransport(
             Path(config.embedded.path), wiring=_wiring(config), reopen=lambda path: _source(config, path), fault=fault
         )
+        self.settings = settings_of(config, fitted, self.transport)
+        warm_start = _warm_start(self.settings, fitted, config)
         self.loop = Loop(
             self.transport,
             self.settings,
@@ -70,12 +73,17 @@ def open_reader(config: Config) -> EmbeddedReader:
 
 def restored(config: Config, reader: EmbeddedReader) -> Job:
     """The job as of its last commit, for `explain` and `segments`."""
-    settings = settings_of(config, read_fitted(config))
+    settings = settings_of(config, read_fitted(config), reader)
     return restore(reader, settings, SystemClock(), range(reader.n_partitions))
 
 
-def settings_of(config: Config, fitted: FittedModel | None) -> JobSettings:
-    return config.job_settings(len(fitted.segments) if fitted else None)
+def settings_of(config: Config, fitted: FittedModel | None, reader: LogReader | None = None) -> JobSettings:
+    """The job's settings. A number of segments that is left open is the warm start's, or what the state was begun with."""
+    n_segments = len(fitted.segments) if fitted else None
+    genesis = find_genesis(reader) if reader is not None and n_segments is None else None
+    if genesis is not None:
+        n_segments = int(json.loads(genesis.config)["model.segments"])
+    return config.job_settings(n_segments)
 
 
 def read_fitted(config: Config) -> FittedModel | None:

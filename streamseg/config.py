@@ -117,9 +117,11 @@ class ModelConfig(_Section):
     clip_sigmas: float | Literal["none"] = Field(8.0, description="guard: learned values are clipped so many deviations off")
     max_ahead: Duration | Literal["none"] = Field("1h", description="guard: a lone time so far ahead is held back")
 
-    @field_validator("half_life")
+    @field_validator("half_life", mode="after")
     @classmethod
     def _half_life(cls, value: float | str) -> float | str:
+        if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
+            value = float(value)
         parse_forgetting(value)
         return value
 
@@ -152,8 +154,21 @@ class Config(_Section):
         for feature in self.features:
             if (feature.field or feature.name) in reserved and not feature.feature().every_event:
                 raise ValueError(f"features: {feature.field or feature.name!r} is not a field for a feature")
+        self._check_paths()
         self.model_spec().check()
         return self
+
+    def _check_paths(self) -> None:
+        """A field is one number or one text, and holds no other field. Raises ValueError."""
+        layout = self.layout()
+        both = set(layout.numeric_fields) & set(layout.text_fields)
+        if both:
+            raise ValueError(f"features: the field {min(both)!r} is a number for one and a text for another")
+        paths = {*layout.numeric_fields, *layout.text_fields, self.input.customer_id, self.input.event_time}
+        for path in paths:
+            inside = [other for other in paths if other.startswith(path + ".")]
+            if inside:
+                raise ValueError(f"the field {path!r} cannot be a value and also hold {min(inside)!r}")
 
     def layout(self) -> Layout:
         return Layout(tuple(feature.feature() for feature in self.features))
@@ -193,7 +208,9 @@ class Config(_Section):
         chosen = "auto: 5, as the number is not learned yet" if self.model.segments == "auto" else "set"
         if self.model.segments == "auto" and n_segments is not None:
             spec = msgspec.structs.replace(spec, n_segments=n_segments)
-            chosen = "auto: as many as the warm start has"
+            chosen = (
+                "auto: 5, as the number is not learned yet" if n_segments == AUTO_SEGMENTS else "auto: that of the start"
+            )
         half_life = self.model.customer_half_life
         return JobSettings(
             application=self.application,

@@ -169,7 +169,7 @@ def verify(state: State = None, config: ConfigFile = None, as_json: AsJson = Fal
         with Progress(*columns, console=err, disable=as_json or not err.is_terminal, transient=True) as progress:
             total = sum(there.next_offset for there in reader.committed().values())
             bar_id = progress.add_task("verify", total=total)
-            settings = settings_of(loaded, read_fitted(loaded))
+            settings = settings_of(loaded, read_fitted(loaded), reader)
             verifier = Verifier(reader, settings, SystemClock(), lambda r: progress.update(bar_id, completed=r.records))
             report = verifier.run()
     finally:

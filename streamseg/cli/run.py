@@ -78,7 +78,7 @@ def remaining(application: App) -> str:
     """How much of the input is left, in words."""
     source = application.transport.wiring.source
     if source is None or isinstance(source, LineStream):
-        return "none" if source is None or source.exhausted else "unknown"
+        return "none" if source is None or source.ended else "unknown"
     return source.remaining(application.transport.position(source))
 
 

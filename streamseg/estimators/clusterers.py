@@ -7,6 +7,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -14,7 +15,7 @@ from river import base
 
 from streamseg.estimators.rows import frame_of, number, row_of, times_of, weights_of
 from streamseg.kernel.clusters import CenterDelta, margin, nearest, nearest_label
-from streamseg.kernel.elementary import exp2_scalar
+from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.metric import is_off, squared_distances_between
 from streamseg.kernel.moments import Moments, moments_of
 from streamseg.kernel.types import Array
@@ -34,6 +35,17 @@ NO_SEGMENT = -1
 _FORMAT_VERSION = 1
 
 
+class _Begun(msgspec.Struct):
+    """How a model began: its first centers, and where the counters stood then."""
+
+    start: Start
+    clock: float
+    age: float
+    rows: int
+    clipped: int
+    held_back: int
+
+
 class _Clusterer(base.Clusterer):
     """What both clusterers are: a model, learned row by row or in batches, without customers and without a log.
 
@@ -48,7 +60,7 @@ class _Clusterer(base.Clusterer):
         self._spec = self._make_spec(("x",) if self._features is None else tuple(map(str, self._features)))
         self._spec.check()
         self._state = ModelState.empty(self._spec)
-        self._start: Start | None = None
+        self._begun: _Begun | None = None
         if self._features is not None:
             self._warm_start()
 
@@ -71,7 +83,8 @@ class _Clusterer(base.Clusterer):
 
     def _accept(self, start: Start) -> None:
         apply(self._state, self._spec, start)
-        self._start = start
+        state = self._state
+        self._begun = _Begun(start, state.clock, state.age, state.rows, state.clipped, state.held_back)
 
     def _know(self, names: Sequence[Hashable]) -> None:
         """Take the features of the first usable row, where none were named; in sorted order, whatever the row's."""
@@ -111,21 +124,23 @@ class _Clusterer(base.Clusterer):
     def _learn(self, x: Array, w: Array, t: Array | None) -> None:
         if self._spec.forgetting.unit == "time" and t is None:
             raise ValueError("a half-life in event time needs t, the event time of each row in seconds")
-        first = 0
-        if not self._state.ready:
+        while not self._state.ready and x.shape[1]:
             first = min(x.shape[1], self._spec.warm_up - len(self._state.warm_up.rows))
             self._warm(x[:, :first], w[:first], None if t is None else t[:first])
-        if first < x.shape[1]:
             x, w, t = x[:, first:], w[first:], None if t is None else t[first:]
+        if x.shape[1]:
             edges = block_edges(self._state.rows, x.shape[1])
-            apply(self._state, self._spec, learn(self._state, self._spec, x, w, t, edges))
+            delta = learn(self._state, self._spec, x, w, t, edges)
+            if self._begun is not None and self._begun.clock == NEVER and delta.first_s is not None:
+                self._begun.clock = delta.first_s
+            apply(self._state, self._spec, delta)
 
     def _warm(self, x: Array, w: Array, t: Array | None) -> None:
         done = self._state.warm_up.events
         position = self._state.age + np.cumsum(w)
         at = position if self._spec.forgetting.unit == "weight" or t is None else t
         rows = WarmRows(list(range(done, done + x.shape[1])), w, at, x)
-        apply(self._state, self._spec, collect(self._state, self._spec, rows, x.shape[1], t))
+        apply(self._state, self._spec, collect(self._state, self._spec, rows, x.shape[1], float(np.add.reduce(w)), t))
         if warm_up_over(self._state, self._spec):
             start = start_from_warm_up(self._state, self._spec)
             if start is not None:
@@ -225,12 +240,14 @@ class _Clusterer(base.Clusterer):
         if not other._state.ready:
             self._take_rows(other._state)
         elif not self._state.ready:
-            mine, self._state, self._start = self._state, _copy(other._state), other._start
+            mine, self._state, self._begun = self._state, _copied(other._state), other._begun
             self._take_rows(mine)
-        elif to_json(self._start) != to_json(other._start):
+        elif self._begun is None or other._begun is None or to_json(self._begun.start) != to_json(other._begun.start):
             raise ValueError("cannot merge models that did not begin with the same start")
         else:
-            self._add(_since_start(other._state, other._start, self._spec))
+            if self._begun.clock == NEVER:
+                self._begun.clock = self._state.clock = other._begun.clock
+            self._add(_since_start(other._state, other._begun, self._spec))
         self.n_rejected += other.n_rejected
 
     def _take_rows(self, other: ModelState) -> None:
@@ -256,7 +273,7 @@ class _Clusterer(base.Clusterer):
             "n_rejected": self.n_rejected,
             "params": to_json(_plain(self._get_params())),
             "state": to_json(self._state),
-            "start": to_json(self._start),
+            "begun": to_json(self._begun),
         }
 
     @classmethod
@@ -277,7 +294,7 @@ class _Clusterer(base.Clusterer):
             out._features = tuple(d["features"])
         out._spec = out._make_spec(out._spec.names, d["warm_up"])
         out._state = from_json(d["state"], ModelState)
-        out._start = from_json(d["start"], Start | None)  # type: ignore[arg-type]
+        out._begun = from_json(d["begun"], _Begun | None)  # type: ignore[arg-type]
         out.n_rejected = d["n_rejected"]
         return out
 
@@ -446,27 +463,27 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-def _copy(state: ModelState) -> ModelState:
+def _copied(state: ModelState) -> ModelState:
     return from_json(to_json(state), ModelState)
 
 
-def _since_start(state: ModelState, start: Start | None, spec: ModelSpec) -> Delta:
-    """What a model learned since its start, as one delta: its sums less those of the start, faded alike."""
-    assert start is not None
-    forgetting = spec.forgetting
-    faded = exp2_scalar(-state.age / forgetting.half_life) if forgetting.unit == "weight" else 1.0
-    champion, first = state.tagging.centers, start.centers
+def _since_start(state: ModelState, begun: _Begun, spec: ModelSpec) -> Delta:
+    """What a model learned since it began, as one delta: its sums less those of the start, faded alike."""
+    age = state.age - begun.age
+    faded, _ = spec.forgetting.meet(begun.clock, state.clock, age)
+    champion, first = state.tagging.centers, begun.start.centers
     origin = state.metric.origin[: spec.n_weighted]
     before = first.weights * faded
     hits = np.maximum(champion.weights - before, 0.0)
     sums = champion.weights * (champion.centers - origin[:, None]) - before * (first.centers - origin[:, None])
-    delta = CenterDelta(origin, hits, np.where(hits > 0.0, sums, 0.0), np.zeros_like(hits), champion.learned - first.learned)
+    learned = champion.learned - first.learned
+    delta = CenterDelta(origin, hits, np.where(hits > 0.0, sums, 0.0), np.zeros_like(hits), learned)
     ids = state.tagging.ids
     part = CandidateDelta(ids, delta, Profile.empty(0, len(ids)), np.zeros(0, dtype=np.int64), np.zeros(0))
     return Delta(
-        0, b"", state.metric.epoch, state.clock, state.last_time, state.age, state.rows,
-        _moments_since(state.moments, start.moments, faded), [part], None, None,
-        clipped=state.clipped, held_back=state.held_back,
+        0, b"", state.metric.epoch, state.clock, state.last_time, age, state.rows - begun.rows,
+        _moments_since(state.moments, begun.start.moments, faded), [part], None, None,
+        clipped=state.clipped - begun.clipped, held_back=state.held_back - begun.held_back,
     )  # fmt: skip
 
 

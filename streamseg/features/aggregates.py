@@ -68,10 +68,10 @@ _COLUMNS: dict[str, list[ColumnSpec]] = {
     "last": [ColumnSpec("value", "<f8", np.nan), ColumnSpec("time", "<i8", NO_TIME)],
     "count": [ColumnSpec("sum", "<f8", 0.0)],
     "sum": [ColumnSpec("sum", "<f8", np.nan)],
-    "mean": [ColumnSpec("sum", "<f8", 0.0), ColumnSpec("weight", "<f8", 0.0)],
+    "mean": [ColumnSpec("mean", "<f8", np.nan), ColumnSpec("weight", "<f8", 0.0)],
     "max": [ColumnSpec("max", "<f8", np.nan)],
     "gap": [
-        ColumnSpec("sum", "<f8", 0.0),
+        ColumnSpec("mean", "<f8", np.nan),
         ColumnSpec("weight", "<f8", 0.0),
         ColumnSpec("first", "<i8", NO_TIME),
         ColumnSpec("last", "<i8", NO_TIME),
@@ -101,22 +101,31 @@ def update(feature: Feature, columns: list[Column], at: Ints, values: Array, arr
             _update_gap(columns, at, there, arrival.time, fading, late)
             return
         added = np.where(there, 1.0 if feature.aggregate == "count" else values, 0.0) * late
+        if feature.aggregate == "mean":
+            _update_mean(columns[0], columns[1], at, fading, added, np.where(there, late, 0.0))
+            return
         total = columns[0][at].astype(np.float64) * fading
         if feature.aggregate == "sum":
             total = np.where(there & np.isnan(total), 0.0, total)
         columns[0][at] = total + added
-        if feature.aggregate == "mean":
-            columns[1][at] = columns[1][at] * fading + np.where(there, late, 0.0)
+
+
+def _update_mean(mean: Column, weight: Column, at: Ints, fading: Array, added: Array, added_weight: Array) -> None:
+    """Add to decayed means. INOUT mean, weight. A mean whose weight has faded to nothing stays what it was."""
+    old = np.where(weight[at] > 0.0, mean[at], 0.0) * (weight[at] * fading)
+    total = weight[at] * fading + added_weight
+    known = (added_weight > 0.0) & (total > 0.0)
+    mean[at] = np.where(known, (old + added) / np.where(known, total, 1.0), mean[at])
+    weight[at] = total
 
 
 def _update_gap(columns: list[Column], at: Ints, there: Flags, time: Ints, fading: Array, late: Array) -> None:
-    total, weight, first, last = columns
+    mean, weight, first, last = columns
     known = last[at] != NO_TIME
     after = there & known & (time >= last[at])
     before = there & known & (time < first[at])
     gap = np.where(after, time - last[at], np.where(before, first[at] - time, 0)) / _US_PER_DAY
-    total[at] = total[at] * fading + gap * late
-    weight[at] = weight[at] * fading + np.where(there & known, late, 0.0)
+    _update_mean(mean, weight, at, fading, gap * late, np.where(there & known, late, 0.0))
     first[at] = np.where(before | (there & ~known), time, first[at])
     last[at] = np.where(after | (there & ~known), time, last[at])
 
@@ -124,9 +133,6 @@ def _update_gap(columns: list[Column], at: Ints, there: Flags, time: Ints, fadin
 def value(feature: Feature, columns: list[Column], at: Ints | slice, time: Ints, as_of: Ints) -> Array:
     """The feature's value, before `transform`, NaN where missing. IN all; `time` is what columns are as of."""
     first: Array = columns[0][at].astype(np.float64, copy=False)
-    if feature.aggregate in ("mean", "gap"):
-        weight: Array = columns[1][at].astype(np.float64, copy=False)
-        return np.where(weight > 0.0, first / np.where(weight > 0.0, weight, 1.0), np.nan)
     if feature.aggregate in ("count", "sum"):
         return first * _fading(feature, as_of, time)
     return first

@@ -21,6 +21,8 @@ def kmeans_labels(x: Array, inverse: Array, n_clusters: int, seed: int) -> Ints:
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
+    if n_clusters == 1:
+        return np.zeros(x.shape[1], dtype=np.int64)
     scaled = x * np.sqrt(inverse)[:, None]
     with threadpool_limits(1):
         model = KMeans(n_clusters, init="k-means++", n_init=_RESTARTS, random_state=seed).fit(scaled.T)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamseg.kernel.clusters import CenterDelta, apply_delta
+from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Ints
 from streamseg.model.records import CandidateDelta, Delta, ModelChange, Start
@@ -38,7 +39,9 @@ def _apply_start(state: ModelState, start: Start) -> bool:
 
 
 def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
-    mine, theirs = spec.forgetting.meet(state.clock, delta.clock, delta.age)
+    # What was there before the first event is as of that event.
+    began = state.clock if state.clock != NEVER or delta.first_s is None else delta.first_s
+    mine, theirs = spec.forgetting.meet(began, delta.clock, delta.age)
     state.clock = max(state.clock, delta.clock)
     state.last_time = delta.last_time
     state.age += delta.age

@@ -14,7 +14,7 @@ import numpy as np
 
 from streamseg.kernel import histogram
 from streamseg.kernel.clusters import BLOCK_ROWS, Step, clip_to_centers, nearest_label
-from streamseg.kernel.forgetting import guarded_times
+from streamseg.kernel.forgetting import NEVER, guarded_times
 from streamseg.kernel.metric import RENEWAL_FACTOR, is_off, leaves
 from streamseg.kernel.moments import Moments, moments_about, moments_of, side_by_side, stacked
 from streamseg.kernel.types import Array, Ints, sums_by_label
@@ -42,6 +42,8 @@ def learn(
         last = float(t[-1])
         t, held = guarded_times(t, state.clock, state.last_time, spec.max_ahead)
         local.held_back = int(np.count_nonzero(held))
+        if state.clock == NEVER:
+            local.clock = local.first_s = float(t[0])
     else:
         last = state.last_time
     for first, end in pairwise(edges):
@@ -55,17 +57,17 @@ def collect(
     spec: ModelSpec,
     rows: WarmRows,
     events: int,
+    age: float,
     t: Array | None,
     digest: bytes = b"",
 ) -> Delta:
-    """The delta of a batch of a warm-up. IN all; `events` accepted events at times `t` (seconds)."""
+    """The delta of a batch of a warm-up. IN all; `events` accepted events of weight `age` at times `t` (seconds)."""
     clock, last, first, held = state.clock, state.last_time, None, 0
     if t is not None and len(t):
         first, last = float(t[0]), float(t[-1])
         guarded, ahead = guarded_times(t, clock, state.last_time, spec.max_ahead)
         clock = max(clock, float(guarded.max()))
         held = int(np.count_nonzero(ahead))
-    age = float(np.add.reduce(rows.weights))
     return Delta(
         state.version, digest, state.metric.epoch, clock, last, age, events, Moments.empty(len(spec.features)), [], None,
         rows, events=events, first_s=first, held_back=held,
@@ -86,6 +88,7 @@ class _Local:
         self.moments = stacked([state.moments, Moments.empty(len(spec.features))])
         self.seen: list[_Seen] = []
         self.clock = state.clock
+        self.first_s: float | None = None
         self.age = 0.0
         self.rows = state.rows
         self.clipped = 0
@@ -178,7 +181,7 @@ class _Local:
         added = Moments(self.moments.weight[1], self.moments.mean[1], self.moments.m2[1])
         return Delta(
             base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, added, [part],
-            self.renewal, None, events=n_rows, clipped=self.clipped, held_back=self.held_back,
+            self.renewal, None, events=n_rows, first_s=self.first_s, clipped=self.clipped, held_back=self.held_back,
         )  # fmt: skip
 
 

@@ -42,6 +42,9 @@ def start_from_warm_up(state: ModelState, spec: ModelSpec, digest: bytes = b"") 
     n = spec.n_weighted
     if spec.clip_sigmas is not None:
         low, high = trimmed_band(x[:n], spec.clip_sigmas)
+        # A category that few customers have is rare, and no typo.
+        grouped = np.array([bool(feature.group) for feature in spec.features[:n]])
+        low, high = np.where(grouped, -np.inf, low), np.where(grouped, np.inf, high)
         x[:n] = np.minimum(np.maximum(x[:n], low[:, None]), high[:, None])
     moments = moments_of(x[:n], weights)
     if len(x) > n:
@@ -49,7 +52,8 @@ def start_from_warm_up(state: ModelState, spec: ModelSpec, digest: bytes = b"") 
     metric = _frozen(spec, moments, state.metric.epoch + 1)
     inverse = metric.inverse(spec)
     seen = x[:n][inverse > 0.0]
-    if not len(seen) or np.unique(seen, axis=1).shape[1] < spec.n_segments:
+    distinct = np.unique(seen, axis=1).shape[1] if len(seen) else 1
+    if distinct < spec.n_segments:
         return None
     labels = _by_size(kmeans_labels(x[:n], inverse, spec.n_segments, spec.seed), spec.n_segments)
     centers = _means(x[:n], labels, weights, spec.n_segments)

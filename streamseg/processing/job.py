@@ -201,11 +201,12 @@ class Job:
             warm = [r.warm_up for r in results.values() if r.warm_up is not None]
             times, at = _flat([part.times for part in warm]), _flat([part.at for part in warm])
             n = len(at)
+            before = np.cumsum([0.0, *(part.age for part in warm)]).tolist()
             if spec.forgetting.unit == "weight":
-                at = state.age + np.arange(1.0, n + 1.0)
+                at = _flat([state.age + age + part.ages for age, part in zip(before, warm, strict=False)])
             keys = [key for part in warm for key in part.keys]
             rows = WarmRows(keys, np.ones(n), at, _joined([part.x for part in warm], len(spec.features)))
-            delta = collect(state, spec, rows, len(times), times, digest)
+            delta = collect(state, spec, rows, len(times), before[-1], times, digest)
         for result in results.values():
             delta.erased += result.erased_keys
             for segment, change in result.moved.items():

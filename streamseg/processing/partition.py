@@ -24,7 +24,7 @@ from streamseg.processing.settings import JobSettings
 from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
 from streamseg.processing.task import Task
 from streamseg.processing.transport import Records, Tagged
-from streamseg.processing.walk import REASONS, store_tags, tell_model_updates, walk
+from streamseg.processing.walk import REASONS, store_tags, tell_reasons, walk
 from streamseg.records.events import Decoded, EventDecoder, Rejected
 from streamseg.records.outputs import DeadLetter
 
@@ -41,12 +41,17 @@ class ToLearn(NamedTuple):
 
 
 class ToWarmUp(NamedTuple):
-    """A warm-up's share: times of all complete events, and the latest row of each customer."""
+    """A warm-up's share: times of all complete events, and the latest row of each customer.
+
+    `at` are the rows' event times, `ages` the weight of events up to each, `age` that of all.
+    """
 
     times: Array
     keys: list[int]
     x: Array
     at: Array
+    ages: Array
+    age: float
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ class PartitionJob:
             labels[complete] = tags.segment_ids
         out = walk(folded, labels, decoded.times, decoded.erase)
         if tags is not None:
-            tell_model_updates(out, folded, state, spec)
+            tell_reasons(out, folded, self.task.table, state, spec)
         store_tags(out, folded, decoded.times, decoded.erase, self.sweep.epoch if state.ready else -1)
         self._count_moves(folded.segment, folded.state["segment"].astype(np.int64))
         at = complete.tolist()
@@ -313,11 +318,18 @@ def _to_learn(folded: Fold, decoded: Decoded) -> ToLearn:
 
 def _to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:
     events = np.flatnonzero(folded.complete)
+    latest = _latest(folded, events)
+    rows = np.sort(latest[latest > _latest(folded, np.flatnonzero(decoded.erase))])
+    keys = [customer_hash(decoded.ids[i]) for i in rows.tolist()]
+    ages = np.cumsum(np.where(folded.complete, folded.weight, 0.0))
+    return ToWarmUp(decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6, ages[rows], ages[-1])
+
+
+def _latest(folded: Fold, events: Ints) -> Ints:
+    """The last of some events of each customer, (u,); -1 where there is none."""
     latest = np.full(len(folded.rows), -1)
     np.maximum.at(latest, folded.place[events], events)
-    rows = np.sort(latest[(latest >= 0) & ~folded.erased])
-    keys = [customer_hash(decoded.ids[i]) for i in rows.tolist()]
-    return ToWarmUp(decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6)
+    return latest
 
 
 def _sample(ids: list[str]) -> list[int]:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from streamseg.features.aggregates import NO_TIME
 from streamseg.features.fold import Fold
-from streamseg.features.table import COMMON, NO_SEGMENT
+from streamseg.features.table import COMMON, NO_SEGMENT, CustomerTable
 from streamseg.kernel.types import Flags, Ints
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
@@ -15,7 +16,7 @@ from streamseg.model.tagging import segment_of
 
 # Why a customer entered its segment, by the number that the table stores.
 REASONS = ("event", "model_update", "time")
-_EVENT, _MODEL_UPDATE = 0, 1
+_MODEL_UPDATE, _TIME = 1, 2
 
 
 class Walk(NamedTuple):
@@ -60,8 +61,11 @@ def walk(folded: Fold, labels: Ints, times: Ints, erase: Flags) -> Walk:
     return out
 
 
-def tell_model_updates(out: Walk, folded: Fold, state: ModelState, spec: ModelSpec) -> None:
-    """The own-event rule: where a moved customer's old vector would move too, the reason is the model. INOUT out.reasons."""
+def tell_reasons(out: Walk, folded: Fold, table: CustomerTable, state: ModelState, spec: ModelSpec) -> None:
+    """The own-event rule: where a moved customer's old vector would have moved too, it was not the event. INOUT out.reasons.
+
+    It was the model, or, where the old vector as of the customer's last event stays, the time since then.
+    """
     moved = np.flatnonzero(out.changed & (out.previous != NO_SEGMENT))
     if not len(moved):
         return
@@ -69,8 +73,15 @@ def tell_model_updates(out: Walk, folded: Fold, state: ModelState, spec: ModelSp
     old = np.where(prior >= 0, folded.x[:, np.maximum(prior, 0)], folded.before[:, folded.place[moved]])
     known = ~np.isnan(old[: spec.n_weighted]).any(axis=0)
     moved, old = moved[known], old[:, known]
-    if len(moved):
-        out.reasons[moved[segment_of(state, spec, old) != out.previous[moved]]] = _MODEL_UPDATE
+    if not len(moved):
+        return
+    moved = moved[segment_of(state, spec, old) != out.previous[moved]]
+    out.reasons[moved] = _MODEL_UPDATE
+    stored = moved[out.prior[moved] < 0]
+    if len(stored):
+        alone = table.vectors(folded.rows[folded.place[stored]], NO_TIME)
+        stays = segment_of(state, spec, alone) == out.previous[stored]
+        out.reasons[stored[stays]] = _TIME
 
 
 def store_tags(out: Walk, folded: Fold, times: Ints, erase: Flags, epoch: int) -> None:

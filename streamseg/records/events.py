@@ -77,6 +77,8 @@ class EventDecoder:
         self.type = strict
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(strict).decode
         lenient, _ = _event_type(kinds | {fields.event_time: Any})
+        erasure, self._get_erasure = _event_type({name: kinds[name] for name in (fields.customer_id, _ERASE)})
+        self._decode_erasure: Callable[[bytes], Any] = msgspec.json.Decoder(erasure).decode
         self._decode_any_time: Callable[[bytes], Any] = msgspec.json.Decoder(lenient).decode
 
     def decode(
@@ -97,6 +99,9 @@ class EventDecoder:
         }
         for name, column in numbers.items():
             for i in np.flatnonzero(np.abs(column) > MAX_MAGNITUDE).tolist():
+                if columns[2][i]:
+                    column[i] = np.nan
+                    continue
                 bad.setdefault(i, RecordError(DeadLetterCode.NOT_FINITE, f"{float(column[i])!r} is above 1e100", name))
         rejected += [Rejected(at[i], error) for i, error in bad.items()]
         decoded = self._decoded(columns, at, times, numbers)
@@ -138,7 +143,7 @@ class EventDecoder:
                 rows = map(self._get, map(self._decode, portion))
                 for column, part in zip(columns, zip(*rows, strict=True), strict=True):
                     column.extend(part)
-        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError):
             return None
         ids = columns[0]
         fine = longest <= self.max_bytes and None not in ids and "" not in ids
@@ -170,6 +175,8 @@ class EventDecoder:
         try:
             row: tuple[Any, ...] = self._get(self._decode(value))
             return row
+        except RecursionError:
+            raise RecordError(DeadLetterCode.NOT_JSON, "the value is nested too deeply") from None
         except UnicodeDecodeError:
             raise RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8") from None
         except msgspec.ValidationError as error:
@@ -184,10 +191,19 @@ class EventDecoder:
             customer_id = key.decode()
         except UnicodeDecodeError:
             raise RecordError(DeadLetterCode.NOT_UTF8, "the key is not UTF-8") from None
+        return self._erased(customer_id)
+
+    def _erased(self, customer_id: str | int) -> tuple[Any, ...]:
         return (customer_id, None, True, *([None] * (len(self._columns) - 3)))
 
     def _other_time(self, value: bytes, error: msgspec.ValidationError) -> tuple[Any, ...]:
-        """A time that ISO 8601 allows and RFC 3339 does not, or the reason why the record does not fit."""
+        """An erasure, for which the id is enough; a time that ISO 8601 allows and RFC 3339 does not; or what is wrong."""
+        try:
+            customer_id, erase = self._get_erasure(self._decode_erasure(value))
+        except msgspec.ValidationError:
+            customer_id, erase = None, None
+        if erase and customer_id is not None:
+            return self._erased(customer_id)
         text = str(error)
         where = re.search(r"`\$\.?([^`]*)`$", text)
         field = where[1] if where else ""
@@ -252,8 +268,10 @@ class EventDecoder:
         bad: dict[int, RecordError] = {}
         latest, field = now_us + MAX_AHEAD_US, self.fields.event_time
         for i in np.flatnonzero(~((exact <= latest) & (exact >= _EARLIEST_US))).tolist():
-            if math.isnan(exact[i]):
-                timestamp = 0 if erase[i] else timestamps_ms[at[i]]
+            timestamp = timestamps_ms[at[i]]
+            if erase[i]:
+                pass
+            elif math.isnan(exact[i]):
                 if timestamp is not None:
                     exact[i] = timestamp * 1e3
                     continue

@@ -150,13 +150,27 @@ class EmbeddedReader:
             total = self._db.execute("SELECT next_offset FROM logs WHERE name = ?", (name,)).fetchone()
         if files:
             ends = [row[0] for row in files[1:]] + [total[0] if total else 0]
-            if not all(Path(path).is_file() for _, path, _ in files):
+            if stored is not None or not all(path != _STREAM and Path(path).is_file() for _, path, _ in files):
                 return None
-            return _published_in_files(files, ends, first)
+            return _published_in_files(files, ends, first, beyond=not self._is_written())
         if stored is None:
             return iter(()) if total is None else None
         query = f'SELECT value FROM "{name}" WHERE offset >= ? ORDER BY offset'
         return (row[0] for row in self._db.execute(query, (first,)))
+
+    def _is_written(self) -> bool:
+        """Whether a process holds the state for writing now."""
+        try:
+            handle = os.open(f"{self.path}.lock", os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
 
     def streamed(self, topic: Topic, partition: int) -> bool:
         with _sqlite(self.path):
@@ -241,7 +255,10 @@ class EmbeddedTransport(EmbeddedReader):
         with _sqlite(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._append(_name(_INPUT, partition), records)
+                # Offsets that a file's records have taken in the meantime are not given again.
+                name, taken = _name(_INPUT, partition), self.committed().get(partition, Committed(0, "")).next_offset
+                self._db.execute("UPDATE logs SET next_offset = max(next_offset, ?) WHERE name = ?", (taken, name))
+                self._append(name, records, taken)
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -249,14 +266,19 @@ class EmbeddedTransport(EmbeddedReader):
 
     def poll(self, max_records: int, timeout_s: float) -> Polled:
         source = self.wiring.source
-        ended = True
-        if isinstance(source, LineStream):
-            lines = source.take(max_records, timeout_s)
-            if lines:
-                self.produce(0, ((None, line, None) for line in lines))
-            ended = source.exhausted
-        elif source is not None:
+        partitions = self._poll_stored(max_records)
+        if source is None or partitions:
+            return Polled(partitions, self.ownership(), not partitions)
+        if not isinstance(source, LineStream):
             return self._poll_file(source, max_records)
+        # All that was read is stored before any of it is processed: a stream cannot be read again.
+        lines = source.take(max_records, timeout_s)
+        if lines:
+            self.produce(0, ((None, line, None) for line in lines))
+        partitions = self._poll_stored(max_records)
+        return Polled(partitions, self.ownership(), source.ended and not partitions)
+
+    def _poll_stored(self, max_records: int) -> dict[int, Records]:
         partitions = {}
         for partition, position in self._polled.items():
             with _sqlite(self.path):
@@ -264,7 +286,7 @@ class EmbeddedTransport(EmbeddedReader):
             if records is not None and len(records.offsets):
                 partitions[partition] = records
                 self._polled[partition] = records.next_offset
-        return Polled(partitions, self.ownership(), ended and not partitions)
+        return partitions
 
     def _poll_file(self, source: Source, max_records: int) -> Polled:
         first = self._polled[0]
@@ -391,30 +413,29 @@ class EmbeddedTransport(EmbeddedReader):
             if last is None or last[0] != path:
                 self._db.execute("INSERT OR REPLACE INTO written_to VALUES (?, ?, ?, ?)", (name, first, path, position))
 
-    def _count(self, name: str, n: int) -> int:
-        """Give the next n offsets of a log whose records are kept elsewhere. Returns the first."""
+    def _count(self, name: str, n: int, at_least: int = 0) -> int:
+        """Give the next n offsets of a log. Returns the first."""
         with _sqlite(self.path):
             row = self._db.execute("SELECT next_offset FROM logs WHERE name = ?", (name,)).fetchone()
-            first = row[0] if row else 0
+            first = max(row[0] if row else 0, at_least)
             self._db.execute(
                 "INSERT INTO logs VALUES (?, 0, ?) ON CONFLICT (name) DO UPDATE SET next_offset = excluded.next_offset",
                 (name, first + n),
             )
         return int(first)
 
-    def _append(self, name: str, records: Iterable[tuple[bytes | None, bytes | None, int | None]]) -> int:
+    def _append(self, name: str, records: Iterable[tuple[bytes | None, bytes | None, int | None]], at_least: int = 0) -> int:
         """Append (key, value, timestamp) to a log inside the store. Returns the offset of the first."""
         with _sqlite(self.path):
+            self._db.execute(
+                f'CREATE TABLE IF NOT EXISTS "{name}" '
+                "(offset INTEGER PRIMARY KEY, key BLOB, value BLOB, timestamp_ms INTEGER)"
+            )
             row = self._db.execute("SELECT next_offset FROM logs WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                self._db.execute(
-                    f'CREATE TABLE IF NOT EXISTS "{name}" '
-                    "(offset INTEGER PRIMARY KEY, key BLOB, value BLOB, timestamp_ms INTEGER)"
-                )
-            first = row[0] if row else 0
+            first = max(row[0] if row else 0, at_least)
             rows = ((first + i, *record) for i, record in enumerate(records))
             count = self._db.executemany(f'INSERT INTO "{name}" VALUES (?, ?, ?, ?)', rows).rowcount
-        self._count(name, max(count, 0))
+        self._count(name, max(count, 0), at_least)
         return int(first)
 
     def _deliver(self) -> None:
@@ -484,6 +505,9 @@ def _open_for_writing(path: str, n_partitions: int) -> sqlite3.Connection:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     new = path == ":memory:" or not Path(path).exists() or Path(path).stat().st_size == 0
     db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+    if not new and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+        # A process was killed while it made the file.
+        new = db.execute("PRAGMA application_id").fetchone()[0] == 0
     if not new:
         _check_file(db, path)
     db.execute("PRAGMA journal_mode = WAL")
@@ -553,7 +577,8 @@ def _records(db: sqlite3.Connection, name: str, start: int, max_records: int, ne
     return Records(offsets, keys, values, timestamps, next_offset or offsets[-1] + 1)
 
 
-def _published_in_files(files: list[tuple[int, str, int]], ends: list[int], first: int) -> Iterator[bytes]:
+def _published_in_files(files: list[tuple[int, str, int]], ends: list[int], first: int, *, beyond: bool) -> Iterator[bytes]:
+    """`beyond`: also lines behind the committed ones, which nobody who writes now can have put there."""
     for (begin, path, position), end in zip(files, ends, strict=True):
         if end <= first:
             continue
@@ -563,7 +588,8 @@ def _published_in_files(files: list[tuple[int, str, int]], ends: list[int], firs
             if line is None:
                 return
             yield line
-    yield from _beyond(files, ends)
+    if beyond:
+        yield from _beyond(files, ends)
 
 
 def _beyond(files: list[tuple[int, str, int]], ends: list[int]) -> Iterator[bytes]:

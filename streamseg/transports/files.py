@@ -14,6 +14,7 @@ import os
 import select
 import stat
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
@@ -26,6 +27,9 @@ from streamseg.errors import ConfigError, CorruptedError, RetriableError
 MAX_LINE_BYTES = 16_000_000
 # How long a batch that has lines waits for more of them.
 _LINGER_S = 0.05
+# Lines that one row of a CSV file may span, by line breaks within quotes.
+_MAX_ROW_LINES = 100
+csv.field_size_limit(MAX_LINE_BYTES)
 
 
 class SourceRecords(NamedTuple):
@@ -85,9 +89,11 @@ class JsonLinesSource:
         with self.path.open("rb") as file:
             file.seek(position)
             while len(values) < max_records:
-                line = _bounded_line(file)
-                if not line:
-                    return SourceRecords(values, file.tell(), True)
+                start = file.tell()
+                line, whole = _bounded_line(file)
+                if not line or (not whole and not _is_json(line)):
+                    # A last line that is still being written is left for the next run.
+                    return SourceRecords(values, start, True)
                 line = line.removeprefix(codecs.BOM_UTF8).strip()
                 if line:
                     values.append(line)
@@ -97,15 +103,20 @@ class JsonLinesSource:
         return _size(max(0, self.path.stat().st_size - position))
 
 
-def _bounded_line(file: BinaryIO) -> bytes:
-    """A line; of one that is too large for any record only its beginning, the rest is passed over."""
-    line = file.readline(MAX_LINE_BYTES)
-    if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-        while True:
-            rest = file.readline(MAX_LINE_BYTES)
-            if not rest or rest.endswith(b"\n"):
-                break
-    return line
+def _is_json(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _bounded_line(file: BinaryIO) -> tuple[bytes, bool]:
+    """A line, and whether it has ended; of one that is too large for any record only its beginning."""
+    line = rest = file.readline(MAX_LINE_BYTES)
+    while rest and not rest.endswith(b"\n"):
+        rest = file.readline(MAX_LINE_BYTES)
+    return line, rest.endswith(b"\n")
 
 
 class _RowSource:
@@ -148,17 +159,18 @@ class CsvSource(_RowSource):
 
     def _values(self) -> Iterator[bytes]:
         with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = csv.reader(file)
-            header = next(rows, None)
-            if header is None:
-                return
-            for row in rows:
-                if row:
-                    yield self._value(header, row)
+            header = next(csv.reader([file.readline()]), [])
+            for text in _csv_records(file, len(header)):
+                if text.strip():
+                    yield self._value(header, text)
 
-    def _value(self, header: list[str], row: list[str]) -> bytes:
+    def _value(self, header: list[str], text: str) -> bytes:
         """JSON of a row; one that is no row of this table stays as it is, so that it becomes a dead letter, whole."""
-        raw = ",".join(row).encode(errors="surrogateescape")
+        raw = text.rstrip("\r\n").encode(errors="surrogateescape")
+        try:
+            (row,) = csv.reader(text.splitlines(keepends=True))
+        except (csv.Error, ValueError):
+            return raw
         if len(row) != len(header):
             return raw
         try:
@@ -183,6 +195,33 @@ class CsvSource(_RowSource):
         except ValueError:
             return text
         return number if math.isfinite(number) else msgspec.Raw(b"NaN")
+
+
+def _csv_records(file: Iterator[str], width: int) -> Iterator[str]:
+    """The text of each row of `width` cells. A quote that is not closed spoils its own line, and no other."""
+    lines: list[str] = []
+    again: deque[str] = deque()
+    while True:
+        line = again.popleft() if again else next(file, None)
+        if line is None and not lines:
+            return
+        lines += [line] if line is not None else []
+        text = "".join(lines)
+        closed = text.count('"') % 2 == 0
+        if closed and (len(lines) == 1 or _width(text) == width):
+            yield text
+            lines = []
+        elif closed or line is None or len(lines) > _MAX_ROW_LINES:
+            yield lines[0]
+            again.extendleft(reversed(lines[1:]))
+            lines = []
+
+
+def _width(text: str) -> int:
+    try:
+        return len(next(csv.reader(text.splitlines(keepends=True))))
+    except (csv.Error, StopIteration):
+        return -1
 
 
 class ParquetSource(_RowSource):
@@ -211,7 +250,7 @@ class LineStream:
         self.ended = False
 
     def take(self, max_lines: int, timeout_s: float) -> list[bytes]:
-        """Up to `max_lines` lines, blank ones left out; waits up to `timeout_s` for the first, and a moment for more."""
+        """About `max_lines` lines, blank ones left out; waits up to `timeout_s` for the first, and a moment for more."""
         while len(self._lines) < max_lines and not self.ended:
             ready, _, _ = select.select([self._fd], [], [], _LINGER_S if self._lines else timeout_s)
             if not ready:
@@ -222,12 +261,8 @@ class LineStream:
                 data = b"\n" if self._partial else b""
             *lines, self._partial = (self._partial + data).split(b"\n")
             self._lines += [line for line in map(bytes.strip, lines) if line]
-        taken, self._lines = self._lines[:max_lines], self._lines[max_lines:]
+        taken, self._lines = self._lines, []
         return taken
-
-    @property
-    def exhausted(self) -> bool:
-        return self.ended and not self._lines
 
 
 class FileSink:
@@ -254,7 +289,7 @@ class FileSink:
                 f"the output file {str(path)!r} exists and was not written by this state",
                 hint="choose another --output, or move the file away",
             )
-        if size < self.length:
+        if self._regular and size < self.length:
             self._file.close()
             raise CorruptedError(
                 f"the output file has {size} bytes, {committed} were committed",
@@ -274,7 +309,7 @@ class FileSink:
 
     def sync(self) -> None:
         """Make what was appended durable. Raises RetriableError."""
-        if self.written == self.length:
+        if self.written == self.length or not self._regular:
             return
         try:
             os.fsync(self._file.fileno())

@@ -58,6 +58,11 @@ def test_every_key_is_an_environment_variable() -> None:
         ('[[features]]\nname = "customer_id"\n', r"not a field for a feature"),
         ("[model]\nwarm_up = 3\n", r"warm_up \(3\) must be at least n_segments"),
         ('[input]\ntransport = "pigeon"\n', r"input.transport"),
+        (
+            '[[features]]\nname = "a"\nfield = "f"\n[[features]]\nname = "b"\nfield = "f"\none_hot = ["x", "y"]\n',
+            "text for another",
+        ),
+        ('[[features]]\nname = "a"\nfield = "f"\n[[features]]\nname = "b"\nfield = "f.g"\n', r"'f' cannot be a value and"),
         ("[model\n", r"not TOML"),
     ],
     ids=lambda value: value[:40],
@@ -114,3 +119,7 @@ def test_auto_says_what_it_means() -> None:
     assert settings.model.forgetting.unit == "none"
     assert settings.segments_chosen.startswith("auto: 5")
     assert Config().job_settings(n_segments=7).model.n_segments == 7
+
+
+def test_numbers_in_the_environment_are_numbers() -> None:
+    assert load(None, {}, {"STREAMSEG_MODEL__HALF_LIFE": "50000"}).config.model_spec().forgetting.half_life == 50_000

@@ -86,7 +86,7 @@ def test_verify_does_not_claim_what_it_could_not_compare(here: Path) -> None:
     (here / "events.jsonl").unlink()
     result = streamseg("verify", *FEW)
     assert result.exit_code == 3
-    assert "nothing to verify" in result.output
+    assert "0 records derived again" in result.output
     assert "from offset 0 on is gone" in result.stderr
 
 
@@ -122,7 +122,7 @@ def test_verify_exits_with_three_on_a_difference(here: Path) -> None:
         (["run", "-i", "odd.txt"], 2, "cannot tell what"),
         (["run", "-i", "odd.parquet", "-o", "t.jsonl"], 2, "cannot read Parquet"),
         (["run", "-i", "events.jsonl", "--set", 'features=[{name="a",aggregate="foo"}]'], 2, "features.0.aggregate"),
-        (["fit", "events.jsonl", "-k", "0"], 2, "0"),
+        (["fit", "events.jsonl", "-k", "0"], 2, "Error"),
         (["fit", "none.csv"], 2, "no file"),
     ],
 )
@@ -221,6 +221,7 @@ def test_fit_does_what_scikit_learn_does(here: Path) -> None:
     assert first["reason"] == "event"
     assert first["segment_id"] in range(5)
     ran("verify", "--set", "model.start=model.json")
+    assert len(json.loads(ran("segments", "--json"))) == 5
 
 
 def test_a_model_of_other_features_does_not_start_a_run(here: Path) -> None:
@@ -249,3 +250,12 @@ def test_schema_prints_a_schema(what: str) -> None:
 
 def test_the_version_is_printed() -> None:
     assert ran("--version").strip() == "0.1.0"
+
+
+def test_readers_take_the_number_of_segments_from_the_state(here: Path) -> None:
+    pd.DataFrame({"age": range(40), "income": range(40), "purchases": range(40)}).to_csv("c.csv", index=False)
+    ran("fit", "c.csv", "-k", "4", "-o", "m.json")
+    ran("run", "-i", "events.jsonl", "-o", "t.jsonl", "--start", "m.json")
+    assert len(json.loads(ran("segments", "--json"))) == 4
+    ran("run", "-i", "events.jsonl", "-o", "t.jsonl")
+    ran("verify")

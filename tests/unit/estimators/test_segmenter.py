@@ -304,3 +304,45 @@ def test_prequential_error_is_close_to_batch_k_means(seed: int) -> None:
     scaled = x / x.std(axis=0)
     batch = BatchKMeans(5, n_init=10, random_state=0).fit(scaled)
     assert half <= 1.02 * batch.transform(scaled[-10_000:]).min(axis=1).__pow__(2).mean()
+
+
+def test_a_frame_of_equal_rows_waits_and_goes_on() -> None:
+    model = Segmenter(("a",), 3, warm_up=5)
+    model.learn_many(np.ones((13, 1)))
+    assert model.centers == {}
+    model.learn_many(np.arange(60.0)[:, None] % 7)
+    assert len(model.centers) == 3
+    assert model.n_seen == 73
+
+
+@pytest.mark.parametrize("half_life", [None, 300.0, "5d"])
+def test_merge_from_a_weighted_start_equals_learning_one_after_the_other(half_life: str | float | None) -> None:
+    fitted = FittedModel(
+        features=[FittedFeature(name="x", count=500.0, mean=5.0, variance=25.0)],
+        segments=[FittedSegment(id=0, center={"x": 0.0}, size=300.0), FittedSegment(id=1, center={"x": 10.0}, size=200.0)],
+    )
+    rng = np.random.default_rng(2)
+    x = np.where(rng.random(600) < 0.5, 0.0, 10.0)[:, None] + rng.normal(0.0, 1.0, (600, 1)) + 0.5
+    t = np.arange(600.0) * 3600.0
+
+    def learned(first: int, end: int) -> Segmenter:
+        model = Segmenter(("x",), 2, half_life=half_life, start=fitted, **OFF)
+        model.learn_many(x[first:end], t=t[first:end])
+        return model
+
+    whole, left, right = learned(0, 600), learned(0, 350), learned(350, 600)
+    left.merge(right)
+    assert left.n_seen == 600
+    for i in (0, 1):
+        # The right half never saw how the start faded in the left one's time; by position it fades in turn.
+        assert left.centers[i]["x"] == pytest.approx(whole.centers[i]["x"], abs=1e-9 if half_life != "5d" else 0.05)
+        assert left.weights[i] == pytest.approx(whole.weights[i], rel=1e-9 if half_life != "5d" else 0.05)
+
+
+def test_a_frame_without_a_usable_row_changes_nothing() -> None:
+    model = Segmenter(("a",), 2, warm_up=5)
+    model.learn_many(np.arange(3.0)[:, None])
+    before = model.to_dict() | {"n_rejected": 0}
+    model.learn_many(np.full((4, 1), np.nan))
+    assert model.to_dict() | {"n_rejected": 0} == before
+    assert model.n_rejected == 4

@@ -151,3 +151,9 @@ def test_log1p_is_signed() -> None:
     table = CustomerTable(Layout((Feature("s", "x", "sum", transform="log1p"),)))
     result: Any = folded(table, events_of([("a", 0, -8.0), ("b", 0, 8.0)]))
     assert result.x[0] == pytest.approx([-np.log1p(8), np.log1p(8)])
+
+
+def test_a_mean_whose_weight_has_faded_to_nothing_stays() -> None:
+    features = (Feature("m", "x", "mean", half_life_s=1.0), Feature("g", "", "gap", half_life_s=1.0, every_event=True))
+    assert values(features, [("c", 0, 4.0), ("c", 1, np.nan), ("c", 9, np.nan)]) == [4.0, 8.0]
+    assert values(features, [("c", 0, 4.0), ("c", 9, 2.0)]) == [2.0, 9.0]

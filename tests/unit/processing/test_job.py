@@ -15,6 +15,7 @@ from streamseg.processing.transport import Log, Topic
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import (
     BAD,
+    FixedClock,
     Recorder,
     event,
     letters,
@@ -276,3 +277,58 @@ def test_one_typo_in_a_live_stream_is_clipped_and_flagged() -> None:
     (typo,) = [tag for tag in tags(store) if tag is not None and tag["customer_id"] == "typo"]
     assert typo["outlier"] is True
     assert restored(store, job).state.moments.variance()[1] < 1e8
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+def test_a_customer_erased_in_the_warm_up_shapes_nothing_however_batches_are_cut(batch: int) -> None:
+    job = settings_for(features=[{"name": "x"}, {"name": "y"}], model={"segments": 2, "warm_up": 50})
+    events = [event("gone", 0, x=1.0, y=1.0), event("gone", 1, erase=True), event("gone", 2, x=5.0)]
+    store, _ = run_memory([*events, event("a", 3, x=1.0, y=1.0)], job, batch_records=batch)
+    assert len(restored(store, job).state.warm_up.rows) == 1
+
+
+def test_an_event_after_a_long_silence_says_that_time_moved_the_customer() -> None:
+    features = [{"name": "x", "aggregate": "sum", "half_life": "1d"}]
+    events = [event("a", 0, x=9.0), *[event("b", i * 3600.0, x=0.1) for i in range(160)], event("a", 160 * 3600.0, x=0.01)]
+    for retag, reason in (("1d", "time"), ("none", "event")):
+        # The second batch begins the sweep, and holds an event of its own for the customer.
+        store, _ = started(events, 161, features=features, model=ONE["model"] | {"retag_every": retag})
+        assert [tag[3:] for tag in brief(store) if tag is not None and tag[0] == "a"] == [
+            ("new", "event"),
+            ("moved", reason),
+        ]
+
+
+@pytest.mark.parametrize("batch", [25, 100, 400])
+def test_forgetting_in_the_warm_up_does_not_depend_on_batches(batch: int) -> None:
+    job = settings_for(model={"segments": 3, "warm_up": 400, "half_life": 100, "customer_half_life": "1h"})
+    store, _ = run_memory(shoppers(400, 60), job, batch_records=batch)
+    assert restored(store, job).state.tagging.centers.weights.sum() == pytest.approx(51.593928178, rel=1e-9)
+
+
+def test_one_segment_needs_no_feature_that_varies() -> None:
+    job = settings_for(features=[{"name": "x"}], model={"segments": 1, "warm_up": 5})
+    store, _ = run_memory([event(f"c{i}", i, x=1.0) for i in range(20)], job, batch_records=5)
+    (last,) = tags(store)[-1:]
+    assert last is not None
+    assert (last["segment_id"], last["runner_up_segment_id"], last["margin"], last["drivers"]) == (0, None, None, None)
+
+
+def test_rare_categories_start_where_they_are() -> None:
+    job = settings_for(
+        features=[{"name": "x"}, {"name": "plan", "one_hot": ["basic", "gold"]}], model={"segments": 1, "warm_up": 1000}
+    )
+    events = [event(f"c{i}", i, x=float(i % 9), plan="gold" if i % 60 == 0 else "basic") for i in range(1000)]
+    store, _ = run_memory(events, job, batch_records=1000)
+    assert restored(store, job).state.moments.mean[2] == pytest.approx(0.017)
+
+
+def test_verify_takes_snapshots_at_the_version_at_which_they_were_taken() -> None:
+    class Ticking(FixedClock):
+        def now_us(self) -> int:
+            self.now += 1
+            return self.now
+
+    job = settings_for(2_000, model={"segments": 3, "warm_up": 40})
+    store, _ = run_memory(shoppers(110, 100), job, batch_records=50, clock=Ticking())
+    assert verified(store, job).unread == []

@@ -142,3 +142,22 @@ def test_outputs_that_are_gone_are_said(run: Path) -> None:
     report = verify(run)
     assert report.unread == ["assignments of partition 0 cannot be read any more"]
     assert report.records == 504
+
+
+def test_what_a_crash_left_behind_is_found_unless_somebody_is_writing(run: Path) -> None:
+    with (run / "tags.jsonl").open("ab") as file:
+        file.write(b'{"half":')
+    with pytest.raises(DifferenceError, match="a tag that no batch gives"):
+        verify(run)
+    holder = EmbeddedTransport(run / "state.db")
+    assert verify(run).lost is False
+    holder.close()
+
+
+def test_after_an_output_was_changed_for_a_stream_verify_says_what_it_cannot_compare(run: Path) -> None:
+    transport = EmbeddedTransport(run / "state.db")
+    transport._note_path("assignments-0", transport._count("assignments-0", 0), "-", 0)
+    transport.close()
+    report = verify(run)
+    assert report.unread == ["assignments of partition 0 went to a stream"]
+    assert not report.lost

@@ -60,6 +60,7 @@ def decode(*values: bytes | None, keys: list[bytes | None] | None = None, timest
         (b'{"customer_id":"\xff","event_time":1}', DeadLetterCode.NOT_UTF8, ""),
         (b'{"customer_id":"' + b"c" * 5000 + b'","event_time":1}', DeadLetterCode.TOO_LARGE, "customer_id"),
         (b'{"customer_id":"c","event_time":1,"x":"' + b"y" * 1_000_000 + b'"}', DeadLetterCode.TOO_LARGE, ""),
+        (b'{"customer_id":"c","event_time":1,"z":' + b"[" * 5000 + b"]" * 5000 + b"}", DeadLetterCode.NOT_JSON, ""),
         (None, DeadLetterCode.MISSING_CUSTOMER_ID, ""),
     ],
     ids=lambda value: repr(value)[:60],
@@ -145,3 +146,13 @@ def test_what_the_schema_allows_is_accepted(value: bytes) -> None:
 def test_what_the_schema_forbids_is_rejected(value: bytes) -> None:
     assert list(jsonschema.Draft202012Validator(event_schema(FIELDS)).iter_errors(json.loads(value)))
     assert len(decode(value, timestamp=1)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    "extra", ['"event_time":"2099-01-01T00:00:00Z"', '"event_time":"soon"', '"age":"n/a"', '"age":1e200']
+)
+def test_for_an_erasure_the_id_is_enough(extra: str) -> None:
+    decoded, rejected = decode(f'{{"customer_id":"c","erase":true,{extra}}}'.encode(), GOOD)
+    assert rejected == []
+    assert decoded.ids == ["c", "good"]
+    assert decoded.erase.tolist() == [True, False]

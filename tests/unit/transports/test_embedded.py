@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from streamseg.app import App, open_reader, restored
+from streamseg.app import App, open_reader, restored, settings_of
 from streamseg.config import Config
 from streamseg.errors import ConfigError, CorruptedError, RetriableError, StreamsegError
 from streamseg.processing.observe import BatchCommitted, Waiting
-from streamseg.transports.embedded import EmbeddedReader, EmbeddedTransport
-from streamseg.transports.files import CsvSource, JsonLinesSource, open_source
+from streamseg.runtime.loop import Loop
+from streamseg.transports.embedded import EmbeddedReader, EmbeddedTransport, Wiring
+from streamseg.transports.files import CsvSource, JsonLinesSource, LineStream, open_source
 from tests.harness import Crash, FixedClock, Recorder, crash_at, shoppers, write_lines
 
 ROOT = Path(__file__).parents[3]
@@ -198,7 +201,7 @@ def test_csv_cells_are_numbers_where_features_are_and_a_bad_row_stays_whole(tmp_
     assert json.loads(values[2])["age"] == "old"
     assert values[3] == b"1,2"
     assert b"NaN" in values[4]
-    assert values[5] == b"\xff,1,1,"
+    assert values[5] == b'"\xff",1,1,'
     (second,) = CsvSource(path, ["age"], "event_time").read(1, 1).values
     assert json.loads(second)["customer_id"] == "8"
 
@@ -206,7 +209,7 @@ def test_csv_cells_are_numbers_where_features_are_and_a_bad_row_stays_whole(tmp_
 def test_a_line_larger_than_memory_should_hold_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamseg.transports.files.MAX_LINE_BYTES", 10)
     path = tmp_path / "e.jsonl"
-    path.write_bytes(b"short\n" + b"x" * 55 + b"\n\nlast")
+    path.write_bytes(b"short\n" + b"x" * 55 + b"\n\nlast\n")
     read = JsonLinesSource(path).read(0, 10)
     assert read.values == [b"short", b"xxxxxxxxxx", b"last"]
     assert read.ended
@@ -215,3 +218,79 @@ def test_a_line_larger_than_memory_should_hold_is_one_record(tmp_path: Path, mon
 def test_a_missing_input_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no input file"):
         open_source(tmp_path / "none.jsonl", [], "event_time")
+
+
+def test_a_line_that_is_still_being_written_is_left_for_the_next_run(here: Path) -> None:
+    data = (here / "events.jsonl").read_bytes()
+    (here / "events.jsonl").write_bytes(data[:-30])
+    run(config_for(here))
+    assert (here / "tags.dead-letters.jsonl").read_bytes() == b""
+    (here / "events.jsonl").write_bytes(data)
+    run(config_for(here))
+    lines = [json.loads(line) for line in (here / "tags.jsonl").read_bytes().splitlines()]
+    assert [line["source"]["offset"] for line in lines if line["source"]] == list(range(400))
+    assert (here / "tags.dead-letters.jsonl").read_bytes() == b""
+
+
+def test_an_unclosed_quote_spoils_its_own_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    rows = [f"c{i},{i},1" for i in range(300)]
+    rows[100] = '"c100,100,1'
+    rows[200] = '"c\n200",200,1'
+    path.write_text("customer_id,age,event_time\n" + "\n".join(rows) + "\n")
+    values = CsvSource(path, ["age"], "event_time").read(0, 1000).values
+    assert len(values) == 300
+    assert values[100] == b'"c100,100,1'
+    assert json.loads(values[101])["customer_id"] == "c101"
+    assert json.loads(values[200])["customer_id"] == "c\n200"
+
+
+def test_a_huge_cell_is_one_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("customer_id,age\na,1\nb," + "9" * 200_000 + "\nc,3\n")
+    values = CsvSource(path, ["age"], "event_time").read(0, 10).values
+    assert [json.loads(values[i])["customer_id"] for i in (0, 2)] == ["a", "c"]
+
+
+def test_a_state_whose_making_was_killed_is_made_again(here: Path) -> None:
+    db = sqlite3.connect(here / "state.db")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.close()
+    run(config_for(here))
+    assert len((here / "tags.jsonl").read_bytes().splitlines()) >= 400
+
+
+def test_tags_may_go_to_dev_null(here: Path) -> None:
+    config = config_for(here)
+    nowhere = config.model_copy(update={"output": config.output.model_copy(update={"path": "/dev/null"})})
+    for _ in range(2):
+        App(nowhere, Recorder(), clock=FixedClock()).run()
+
+
+def test_a_stream_and_files_may_take_turns_and_lose_nothing(here: Path) -> None:
+    """Offsets go on through both; lines that a stream left behind come before the next file."""
+    run(config_for(here))
+    stream = LineStream(_filled_pipe(shoppers(90, seed=7)))
+    config = config_for(here)
+    settings = settings_of(config, None)
+    wiring = Wiring(stream, here / "tags.jsonl", here / "tags.dead-letters.jsonl")
+    for batch, stop_after in ((20, 2), (20, 100)):
+        store = EmbeddedTransport(here / "state.db", wiring=wiring)
+        one = Loop(store, settings, FixedClock(), Recorder(), threading.Event(), batch_records=batch)
+        one._restore()
+        for _ in range(stop_after):
+            if one._turn():
+                break
+        store.close()
+        if stop_after == 2:
+            write_lines(here / "more.jsonl", shoppers(30, seed=8))
+            run(config_for(here, "more.jsonl"))
+    lines = [json.loads(line) for line in (here / "tags.jsonl").read_bytes().splitlines()]
+    assert [line["source"]["offset"] for line in lines if line["source"]] == list(range(400 + 90 + 30))
+
+
+def _filled_pipe(events: list[Any]) -> int:
+    read, write = os.pipe()
+    os.write(write, b"".join((value or b"") + b"\n" for _, value, _ in events))
+    os.close(write)
+    return read

@@ -1,0 +1,65 @@
+"""A replica holds manifests to tiling the input."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from streamseg.errors import ConfigError, CorruptedError
+from streamseg.processing.logs import BatchRecord, decode_model_record
+from streamseg.processing.replica import Replica
+from streamseg.processing.restore import model_entries
+from tests.harness import run_memory, settings_for, shoppers
+
+JOB = settings_for(model={"segments": 3, "warm_up": 20})
+
+
+def batches() -> tuple[Replica, list[BatchRecord]]:
+    """A replica after the genesis, and the batches that follow."""
+    store, _ = run_memory(shoppers(120), JOB, batch_records=40)
+    genesis, *rest = [decode_model_record(entry.payload) for entry in model_entries(store, 0)]
+    replica = Replica(JOB.model, JOB.config)
+    replica.apply(genesis, 1)
+    return replica, [record for record in rest if isinstance(record, BatchRecord)]
+
+
+@pytest.mark.parametrize(("shift", "what"), [(1, "skips"), (-1, "repeats")])
+def test_a_manifest_that_does_not_go_on_where_the_one_before_ended_stops_the_worker(shift: int, what: str) -> None:
+    replica, (first, *_) = batches()
+    replica.apply(first, 2)
+    (part,) = first.manifest.partitions
+    moved = msgspec.structs.replace(part, first=part.next + shift, next=part.next + 40)
+    manifest = msgspec.structs.replace(first.manifest, partitions=[moved], model_version=99)
+    with pytest.raises(
+        CorruptedError, match=f"a manifest {what} input: it begins at {40 + shift}, the one before ended at 40"
+    ):
+        replica.apply(BatchRecord(manifest, first.delta), 3)
+
+
+def test_a_worker_whose_model_differs_stops() -> None:
+    replica, (first, *_) = batches()
+    manifest = msgspec.structs.replace(first.manifest, model_digest=b"\0" * 16)
+    with pytest.raises(CorruptedError, match="the model of version 1 differs"):
+        replica.apply(BatchRecord(manifest, first.delta), 2)
+
+
+def test_a_worker_with_other_settings_stops_the_others() -> None:
+    replica, (first, *_) = batches()
+    manifest = msgspec.structs.replace(first.manifest, config_digest=b"\0" * 16)
+    with pytest.raises(ConfigError, match="other settings"):
+        replica.apply(BatchRecord(manifest, first.delta), 2)
+
+
+def test_only_the_first_start_counts_and_the_others_count_for_the_version() -> None:
+    store, _ = run_memory(shoppers(120), JOB, batch_records=40)
+    records = [(entry.end, decode_model_record(entry.payload)) for entry in model_entries(store, 0)]
+    replica = Replica(JOB.model, JOB.config)
+    for end, record in records:
+        replica.apply(record, end)
+    before = replica.copy_of_state()
+    start = next(record for _, record in records if not isinstance(record, BatchRecord) and hasattr(record, "start"))
+    replica.apply(start, 99)
+    after = replica.copy_of_state()
+    assert after.version == before.version + 1
+    after.version = before.version
+    assert after.digest() == before.digest()
