@@ -21,8 +21,9 @@ from streamseg.processing.restore import find_genesis, restore
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import LogReader
 from streamseg.runtime.loop import Loop, Stop
-from streamseg.transports.embedded import EmbeddedReader, EmbeddedTransport, Wiring
+from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source, open_source, standard_output
+from streamseg.transports.reader import EmbeddedReader
 
 STANDARD = "-"
 

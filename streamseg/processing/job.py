@@ -7,12 +7,9 @@ customers' deltas through `committed`, by the function that restores them. An ab
 from __future__ import annotations
 
 import gc
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -31,70 +28,32 @@ from streamseg.processing.clock import Clock
 from streamseg.processing.logs import (
     FORMAT_VERSION,
     BatchRecord,
-    CustomerDelta,
     Genesis,
     Manifest,
-    Mark,
     OffsetMetadata,
-    SnapshotHead,
-    SnapshotRows,
     StartRecord,
     decode_model_record,
     encode_entry,
 )
-from streamseg.processing.observe import BatchCommitted, ModelChanged, Observation, SegmentSummary, SnapshotTaken
+from streamseg.processing.observe import ModelChanged, Observation, SegmentSummary, SnapshotTaken
 from streamseg.processing.partition import PartitionJob, PartitionResult, next_sweep
+from streamseg.processing.planned import (
+    KeptSnapshot,
+    Planned,
+    PlannedModelSnapshot,
+    PlannedSnapshot,
+    batch_committed,
+    snapshot_pieces,
+)
 from streamseg.processing.replica import Replica
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Committed, Log, Ownership, Polled
 from streamseg.records.events import EventDecoder
-from streamseg.records.frames import MAX_FRAME_BYTES, Entry, cut, frames
+from streamseg.records.frames import Entry, cut, frames
 
-# What an id takes in a snapshot, roughly.
-_ID_BYTES = 32
 # Erased customers leave the log by the next snapshot, which comes at the latest after so many batches.
 _ERASURE_BATCHES = 20
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan, and what follows from it once it is committed.
-
-    Attributes:
-        deltas: the customers' deltas with their sizes, by partition.
-        observation: what observers are told, given the segments after the commit.
-    """
-
-    plan: CommitPlan
-    deltas: Mapping[int, tuple[CustomerDelta, int]]
-    observation: Callable[[tuple[SegmentSummary, ...]], Observation] | None = None
-
-
-@dataclass(frozen=True)
-class PlannedSnapshot:
-    """A snapshot of one partition's customers."""
-
-    plan: CommitPlan
-    partition: int
-    mark: Mark
-    written: list[int]
-    model_version: int
-
-
-@dataclass(frozen=True)
-class PlannedModelSnapshot:
-    plan: CommitPlan
-    version: int
-    next_offset: int
-
-
-class KeptSnapshot(NamedTuple):
-    """A model snapshot: its version, its offset, and where the model log goes on behind it."""
-
-    version: int
-    offset: int
-    next_offset: int
 
 
 class Job:
@@ -185,7 +144,7 @@ class Job:
             {partition: result.dead_letters for partition, result in results.items() if result.dead_letters},
             internal,
         )
-        return Planned(plan, deltas, partial(_committed, results, record))
+        return Planned(plan, deltas, partial(batch_committed, results, record))
 
     def _learn(self, results: Mapping[int, PartitionResult]) -> Delta:
         state, spec, digest = self.state, self.settings.model, self.replica.digest
@@ -390,25 +349,6 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def snapshot_pieces(task: Task, mark: Mark, clock_us: int, version: int, written: list[int]) -> Iterator[bytes]:
-    """Values of a snapshot, each small enough for a record. Their sizes go to `written`."""
-    table = task.table
-    width = sum(np.dtype(spec.dtype).itemsize for spec in table.specs) + _ID_BYTES
-    yield from _fitting(SnapshotHead(mark, clock_us, version, len(table), table.n_customers), written)
-    for rows in table.chunks(max(1, MAX_FRAME_BYTES * 3 // 4 // width)):
-        yield from _fitting(SnapshotRows(rows), written)
-
-
-def _fitting(value: SnapshotHead | SnapshotRows, written: list[int]) -> Iterator[bytes]:
-    piece = pack(value)
-    if len(piece) > MAX_FRAME_BYTES and isinstance(value, SnapshotRows):
-        for half in value.rows.halves():
-            yield from _fitting(SnapshotRows(half), written)
-        return
-    written.append(len(piece))
-    yield piece
-
-
 def _joined(parts: list[np.ndarray], n_rows: int) -> np.ndarray:
     if len(parts) == 1:
         return parts[0]
@@ -417,39 +357,3 @@ def _joined(parts: list[np.ndarray], n_rows: int) -> np.ndarray:
 
 def _flat(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0)
-
-
-def _committed(
-    results: Mapping[int, PartitionResult], record: BatchRecord, segments: tuple[SegmentSummary, ...]
-) -> BatchCommitted:
-    transitions: Counter[tuple[int, int]] = Counter()
-    outcomes: Counter[str] = Counter()
-    codes: Counter[str] = Counter()
-    assignments: Counter[tuple[int, str, str]] = Counter()
-    for result in results.values():
-        part = result.manifest
-        outcomes.update(
-            assigned=part.assigned,
-            waiting=part.waiting,
-            warming_up=part.warming_up,
-            erased=part.erased,
-            dead_letter=part.dead_letters,
-        )
-        codes.update(letter.code for letter in result.dead_letters)
-        assignments.update(result.assignments)
-        transitions.update(result.transitions)
-    marks = {p: result.delta.mark for p, result in results.items()}
-    watermarks = [mark.clock_us for mark in marks.values() if mark.clock_us is not None]
-    return BatchCommitted(
-        dict(outcomes),
-        dict(codes),
-        dict(assignments),
-        dict(transitions),
-        segments,
-        {p: mark.next for p, mark in marks.items()},
-        record.manifest.model_version,
-        record.manifest.clock_us,
-        max(watermarks, default=None),
-        record.delta.clipped,
-        record.delta.held_back,
-    )

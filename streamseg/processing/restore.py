@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from streamseg.errors import CorruptedError
 from streamseg.processing.clock import Clock
-from streamseg.processing.job import Job, KeptSnapshot
+from streamseg.processing.job import Job
 from streamseg.processing.logs import (
     CustomerDelta,
     Genesis,
@@ -15,6 +15,7 @@ from streamseg.processing.logs import (
     decode_model_record,
     decode_model_snapshot,
 )
+from streamseg.processing.planned import KeptSnapshot
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import Committed, Log, LogReader

@@ -15,7 +15,7 @@ from streamseg.errors import CorruptedError, DifferenceError
 from streamseg.model.codec import pack
 from streamseg.processing.catalog import catalog_messages
 from streamseg.processing.clock import Clock
-from streamseg.processing.job import Job, snapshot_pieces
+from streamseg.processing.job import Job
 from streamseg.processing.logs import (
     BatchRecord,
     CustomerDelta,
@@ -27,6 +27,7 @@ from streamseg.processing.logs import (
     decode_model_record,
 )
 from streamseg.processing.partition import PartitionJob, PartitionResult
+from streamseg.processing.planned import snapshot_pieces
 from streamseg.processing.restore import model_entries, restore_model
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState

@@ -12,8 +12,9 @@ from typing import Protocol
 from streamseg.errors import RetriableError
 from streamseg.model.records import Start
 from streamseg.processing.clock import Clock
-from streamseg.processing.job import Job, Planned
+from streamseg.processing.job import Job
 from streamseg.processing.observe import Observation, Observer, Started, Stopped, Waiting
+from streamseg.processing.planned import Planned
 from streamseg.processing.restore import model_entries, restore
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import TaskState

@@ -20,8 +20,9 @@ from streamseg.config import Config
 from streamseg.errors import ConfigError, CorruptedError, RetriableError, StreamsegError
 from streamseg.processing.observe import BatchCommitted, Waiting
 from streamseg.runtime.loop import Loop
-from streamseg.transports.embedded import EmbeddedReader, EmbeddedTransport, Wiring
+from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import CsvSource, JsonLinesSource, LineStream, open_source
+from streamseg.transports.reader import EmbeddedReader
 from tests.harness import Crash, FixedClock, Recorder, crash_at, shoppers, write_lines
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,54 @@
+"""What a model learned since it began, as one delta: how estimators that learned apart are merged."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from streamseg.kernel.clusters import CenterDelta
+from streamseg.kernel.moments import Moments
+from streamseg.model.records import CandidateDelta, Delta, Start
+from streamseg.model.spec import ModelSpec
+from streamseg.model.state import ModelState, Profile
+
+
+class Begun(msgspec.Struct):
+    """How a model began: its first centers, and where the counters stood then."""
+
+    start: Start
+    clock: float
+    age: float
+    rows: int
+    clipped: int
+    held_back: int
+
+
+def since_start(state: ModelState, begun: Begun, spec: ModelSpec) -> Delta:
+    """What a model learned since it began, as one delta: its sums less those of the start, faded alike."""
+    age = state.age - begun.age
+    faded, _ = spec.forgetting.meet(begun.clock, state.clock, age)
+    champion, first = state.tagging.centers, begun.start.centers
+    origin = state.metric.origin[: spec.n_weighted]
+    before = first.weights * faded
+    hits = np.maximum(champion.weights - before, 0.0)
+    sums = champion.weights * (champion.centers - origin[:, None]) - before * (first.centers - origin[:, None])
+    learned = champion.learned - first.learned
+    delta = CenterDelta(origin, hits, np.where(hits > 0.0, sums, 0.0), np.zeros_like(hits), learned)
+    ids = state.tagging.ids
+    part = CandidateDelta(ids, delta, Profile.empty(0, len(ids)), np.zeros(0, dtype=np.int64), np.zeros(0))
+    return Delta(
+        0, b"", state.metric.epoch, state.clock, state.last_time, age, state.rows - begun.rows,
+        _moments_since(state.moments, begun.start.moments, faded), [part], None, None,
+        clipped=state.clipped - begun.clipped, held_back=state.held_back - begun.held_back,
+    )  # fmt: skip
+
+
+def _moments_since(now: Moments, start: Moments, faded: float) -> Moments:
+    before = start.weight * faded
+    weight = now.weight - before
+    safe = np.where(weight > 0.0, weight, 1.0)
+    gap = np.where(start.weight > 0.0, now.mean - start.mean, 0.0)
+    mean = now.mean + gap * (before / safe)
+    apart = mean - np.where(start.weight > 0.0, start.mean, mean)
+    share = before * weight / np.where(now.weight > 0.0, now.weight, 1.0)
+    return Moments(weight, mean, np.maximum(now.m2 - start.m2 * faded - apart * apart * share, 0.0))

@@ -1,0 +1,128 @@
+"""The embedded store as restore, `verify`, `explain` and `segments` read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from streamseg.errors import ConfigError, CorruptedError
+from streamseg.processing.transport import Committed, Log, Records, Topic
+from streamseg.transports import writer_lock
+from streamseg.transports.files import Source, lines_from
+from streamseg.transports.sqlite import log_name, open_for_reading, stored_records, translated
+
+INPUT = "input"
+# The path of an output that is a stream.
+STREAM = "-"
+
+
+class Reopenable(Protocol):
+    """Opens a source again by its path, for `verify`."""
+
+    def __call__(self, path: Path) -> Source: ...
+
+
+class EmbeddedReader:
+    """The reading side, on a connection of its own that sees one committed state."""
+
+    def __init__(self, path: Path | str, reopen: Reopenable | None = None) -> None:
+        """Raises ConfigError where there is no state, CorruptedError where the file is no state or is damaged."""
+        if not Path(path).is_file():
+            raise ConfigError(f"there is no state file {str(path)!r}", hint="name it with --state FILE")
+        self._reopen = reopen
+        self.path = str(path)
+        self._db = open_for_reading(self.path)
+        self.n_partitions = int(self._meta("n_partitions"))
+
+    def _meta(self, key: str) -> Any:
+        with translated(self.path):
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def committed(self) -> dict[int, Committed]:
+        with translated(self.path):
+            rows = self._db.execute("SELECT partition, next_offset, metadata FROM offsets ORDER BY partition").fetchall()
+        return {partition: Committed(next_offset, metadata) for partition, next_offset, metadata in rows}
+
+    def read(self, log: Log, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
+        name = log_name(log, partition)
+        with translated(self.path):
+            row = self._db.execute("SELECT first_offset FROM logs WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                return
+            if 0 < start < row[0]:
+                raise CorruptedError(
+                    f"offset {start} is not retained any more, the log begins at {row[0]}",
+                    where=f"log {name}",
+                    hint="restore the state from a backup",
+                )
+            query = f'SELECT offset, value FROM "{name}" WHERE offset >= ? ORDER BY offset'
+            for offset, record in self._db.execute(query, (start,)):
+                yield offset, record
+
+    def input_records(self, partition: int, first: int, next_offset: int) -> Records | None:
+        with translated(self.path):
+            row = self._db.execute("SELECT * FROM read_from WHERE first_offset = ?", (first,)).fetchone()
+        if row is not None:
+            return self._from_file(row[2], row[3], first, next_offset)
+        name = log_name(INPUT, partition)
+        with translated(self.path):
+            log = self._db.execute("SELECT first_offset FROM logs WHERE name = ?", (name,)).fetchone()
+            if log is None or log[0] > first:
+                return None
+            return stored_records(self._db, name, first, next_offset - first, next_offset)
+
+    def _from_file(self, path: str, position: int, first: int, next_offset: int) -> Records | None:
+        if self._reopen is None or not Path(path).is_file():
+            return None
+        values = self._reopen(Path(path)).read(position, next_offset - first).values
+        offsets = range(first, first + len(values))
+        return Records(offsets, [None] * len(values), values, [None] * len(values), next_offset)
+
+    def published(self, topic: Topic, partition: int, first: int) -> Iterator[bytes | None] | None:
+        name = log_name(topic, partition)
+        with translated(self.path):
+            files = self._db.execute(
+                "SELECT first_record, path, position FROM written_to WHERE topic = ? ORDER BY first_record", (name,)
+            ).fetchall()
+            stored = self._db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)).fetchone()
+            total = self._db.execute("SELECT next_offset FROM logs WHERE name = ?", (name,)).fetchone()
+        if files:
+            ends = [row[0] for row in files[1:]] + [total[0] if total else 0]
+            if stored is not None or not all(path != STREAM and Path(path).is_file() for _, path, _ in files):
+                return None
+            return _published_in_files(files, ends, first, beyond=not writer_lock.is_held(self.path))
+        if stored is None:
+            return iter(()) if total is None else None
+        query = f'SELECT value FROM "{name}" WHERE offset >= ? ORDER BY offset'
+        return (row[0] for row in self._db.execute(query, (first,)))
+
+    def streamed(self, topic: Topic, partition: int) -> bool:
+        with translated(self.path):
+            query = "SELECT 1 FROM written_to WHERE topic = ? AND path = ?"
+            return self._db.execute(query, (log_name(topic, partition), STREAM)).fetchone() is not None
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _published_in_files(files: list[tuple[int, str, int]], ends: list[int], first: int, *, beyond: bool) -> Iterator[bytes]:
+    """`beyond`: also lines behind the committed ones, which nobody who writes now can have put there."""
+    for (begin, path, position), end in zip(files, ends, strict=True):
+        if end <= first:
+            continue
+        lines = lines_from(Path(path), max(0, first - begin), position)
+        for _ in range(max(first, begin), end):
+            line = next(lines, None)
+            if line is None:
+                return
+            yield line
+    if beyond:
+        yield from _beyond(files, ends)
+
+
+def _beyond(files: list[tuple[int, str, int]], ends: list[int]) -> Iterator[bytes]:
+    """Lines in the last file that nobody committed."""
+    begin, path, position = files[-1]
+    yield from lines_from(Path(path), ends[-1] - begin, position)
