@@ -103,7 +103,7 @@ class PartitionJob:
         events = Events(decoded.ids, decoded.times, decoded.erase, decoded.numbers, decoded.texts)
         folded = fold(self.task.table, events, self.settings.customer_half_life_s, self.boundary)
         retag = self._slice(folded)
-        self._tag_events(folded, decoded, np.asarray(records.offsets, dtype=np.int64)[decoded.at])
+        self._tag_events(folded, decoded, _offsets(records)[decoded.at])
         letters = [self._letter(records, reject) for reject in rejected]
         clock, last = self._watermark(decoded.times[~decoded.erase])
         n_complete, n_erased = int(np.count_nonzero(folded.complete)), int(np.count_nonzero(decoded.erase))
@@ -332,6 +332,13 @@ def _latest(folded: Fold, events: Ints) -> Ints:
     return latest
 
 
+def _offsets(records: Records) -> Ints:
+    offsets = records.offsets
+    if isinstance(offsets, range):
+        return np.arange(offsets.start, offsets.stop)
+    return np.array(offsets, dtype=np.int64)
+
+
 def _sample(ids: list[str]) -> list[int]:
     """Hashes of 1/1024 of the ids, the same ones everywhere."""
     return [customer_hash(name) for name in ids if not crc32(name.encode()) % _NEWCOMER_SAMPLE]
@@ -341,6 +348,10 @@ def _checksum(keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> i
     """CRC-32 of keys and values with their number; None is told from empty."""
     total = crc32(len(values).to_bytes(8, "little"))
     for column in (keys, values):
-        parts = column if None not in column else [b"\0null" if part is None else part for part in column]
+        missing = column.count(None)
+        if missing == len(column):
+            total = crc32(b"\0null", total)
+            continue
+        parts = column if not missing else [b"\0null" if part is None else part for part in column]
         total = crc32(b"\n".join(parts), total)  # type: ignore[arg-type]
     return total

@@ -31,7 +31,7 @@ from streamseg.records.outputs import SCHEMA_VERSION
 
 _TOP_DRIVERS = 3
 # Records encoded at a time: their texts stay in the cache until they are joined.
-_PORTION = 1_000
+_PORTION = 2_500
 
 T = TypeVar("T")
 CHANGES = ("new", "moved", "unchanged")

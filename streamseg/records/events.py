@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -73,11 +74,11 @@ class EventDecoder:
         }
         kinds |= dict.fromkeys(fields.numbers, float | None)
         kinds |= dict.fromkeys(fields.texts, str | int | None)
-        strict, self._get = _event_type(kinds)
+        strict, self._readers = _event_type(kinds)
         self.type = strict
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(strict).decode
         lenient, _ = _event_type(kinds | {fields.event_time: Any})
-        erasure, self._get_erasure = _event_type({name: kinds[name] for name in (fields.customer_id, _ERASE)})
+        erasure, self._erasure_readers = _event_type({name: kinds[name] for name in (fields.customer_id, _ERASE)})
         self._decode_erasure: Callable[[bytes], Any] = msgspec.json.Decoder(erasure).decode
         self._decode_any_time: Callable[[bytes], Any] = msgspec.json.Decoder(lenient).decode
 
@@ -90,7 +91,8 @@ class EventDecoder:
     ) -> tuple[Decoded, list[Rejected]]:
         """Columns of the usable records, and the others with their reasons. Times may be an hour ahead of `now_us`."""
         columns = self._decode_all(values)
-        at, rejected = list(range(len(values))), list[Rejected]()
+        at: Sequence[int] = range(len(values))
+        rejected: list[Rejected] = []
         if columns is None:
             columns, at, rejected = self._decode_each(keys, values)
         times, bad = self._times(columns, at, timestamps_ms, now_us)
@@ -112,7 +114,7 @@ class EventDecoder:
     def _decoded(
         self,
         columns: list[list[Any]],
-        at: list[int],
+        at: Sequence[int],
         times: npt.NDArray[np.int64],
         numbers: dict[str, npt.NDArray[np.float64]],
     ) -> Decoded:
@@ -120,7 +122,7 @@ class EventDecoder:
         erase = columns[2]
         texts = columns[4 + len(self.fields.numbers) :]
         return Decoded(
-            np.array(at, dtype=np.int64),
+            np.arange(len(at)) if isinstance(at, range) else np.array(at, dtype=np.int64),
             ids,
             times,
             np.array(erase, dtype=np.bool_) if any(erase) else np.zeros(len(ids), dtype=np.bool_),
@@ -140,9 +142,9 @@ class EventDecoder:
             for first in range(0, len(values), _PORTION):
                 portion: Any = values[first : first + _PORTION]
                 longest = max(longest, *map(len, portion))
-                rows = map(self._get, map(self._decode, portion))
-                for column, part in zip(columns, zip(*rows, strict=True), strict=True):
-                    column.extend(part)
+                events = list(map(self._decode, portion))
+                for column, read in zip(columns, self._readers, strict=True):
+                    column.extend(map(read, events))
         except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError):
             return None
         ids = columns[0]
@@ -173,8 +175,8 @@ class EventDecoder:
             return self._erasure(key)
         self._check_size(value)
         try:
-            row: tuple[Any, ...] = self._get(self._decode(value))
-            return row
+            event = self._decode(value)
+            return tuple(read(event) for read in self._readers)
         except RecursionError:
             raise RecordError(DeadLetterCode.NOT_JSON, "the value is nested too deeply") from None
         except UnicodeDecodeError:
@@ -199,7 +201,8 @@ class EventDecoder:
     def _other_time(self, value: bytes, error: msgspec.ValidationError) -> tuple[Any, ...]:
         """An erasure, for which the id is enough; a time that ISO 8601 allows and RFC 3339 does not; or what is wrong."""
         try:
-            customer_id, erase = self._get_erasure(self._decode_erasure(value))
+            event = self._decode_erasure(value)
+            customer_id, erase = (read(event) for read in self._erasure_readers)
         except msgspec.ValidationError:
             customer_id, erase = None, None
         if erase and customer_id is not None:
@@ -213,7 +216,8 @@ class EventDecoder:
             code = DeadLetterCode.WRONG_TYPE if field else DeadLetterCode.NOT_AN_OBJECT
             raise RecordError(code, text, field) from None
         try:
-            row = self._get(self._decode_any_time(value))
+            event = self._decode_any_time(value)
+            row = tuple(read(event) for read in self._readers)
         except msgspec.ValidationError as other:
             return self._other_time_failed(other)
         if not isinstance(row[1], str):
@@ -260,7 +264,7 @@ class EventDecoder:
             raise RecordError(DeadLetterCode.TOO_LARGE, message, self.fields.customer_id)
 
     def _times(
-        self, columns: Sequence[Sequence[Any]], at: list[int], timestamps_ms: Sequence[int | None], now_us: int
+        self, columns: Sequence[Sequence[Any]], at: Sequence[int], timestamps_ms: Sequence[int | None], now_us: int
     ) -> tuple[npt.NDArray[np.int64], dict[int, RecordError]]:
         """Event times in microseconds, and what is wrong with some. An erasure needs no time."""
         times, erase = columns[1], columns[2]
@@ -323,8 +327,8 @@ def _without(decoded: Decoded, bad: dict[int, RecordError]) -> Decoded:
     )
 
 
-def _event_type(kinds: dict[str, Any]) -> tuple[type[Any], Callable[[Any], tuple[Any, ...]]]:
-    """A Struct with the fields of dotted paths, and a function that reads them in order."""
+def _event_type(kinds: dict[str, Any]) -> tuple[type[Any], list[Callable[[Any], Any]]]:
+    """A Struct with the fields of dotted paths, and for each path a function that reads it."""
     tree: dict[str, Any] = {}
     for path, kind in kinds.items():
         node = tree
@@ -335,13 +339,7 @@ def _event_type(kinds: dict[str, Any]) -> tuple[type[Any], Callable[[Any], tuple
     places: dict[str, tuple[str, ...]] = {}
     event = _struct_of(tree, "Event", (), (), places)
     paths = [places[path] for path in kinds]
-    if all(len(path) == 1 for path in paths):
-        return event, operator.attrgetter(*(path[0] for path in paths))
-
-    def read(value: Any) -> tuple[Any, ...]:
-        return tuple(_follow(value, path) for path in paths)
-
-    return event, read
+    return event, [operator.attrgetter(*path) if len(path) == 1 else partial(_follow, path) for path in paths]
 
 
 def _struct_of(
@@ -360,7 +358,7 @@ def _struct_of(
     return msgspec.defstruct(name, fields, rename=rename, gc=False)
 
 
-def _follow(value: Any, path: tuple[str, ...]) -> Any:
+def _follow(path: tuple[str, ...], value: Any) -> Any:
     for attribute in path:
         if value is None:
             return None
