@@ -102,7 +102,9 @@ def plan_run(work: Workload, config: Config) -> float:
     settings = config.job_settings()
     transport = EmbeddedTransport(":memory:")
     names = settings.model.names
-    centers = {i: dict(zip(names, row, strict=True)) for i, row in enumerate(work.x[:K].tolist())}
+    logged = np.array([feature.transform == "log1p" for feature in settings.model.features])
+    rows = np.where(logged, np.log1p(work.x[:K]), work.x[:K])
+    centers = {i: dict(zip(names, row, strict=True)) for i, row in enumerate(rows.tolist())}
     loop = Loop(transport, settings, FixedClock(), Quiet(), threading.Event(), batch_records=BATCH)
     loop._restore()
     loop._commit_plan(loop.job.plan_genesis(transport.ownership(), start_from_centers(settings.model, centers)))

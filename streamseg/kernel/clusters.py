@@ -214,16 +214,3 @@ def apply_delta(state: Centers, delta: CenterDelta, state_factor: float, delta_f
     state.centers = np.where(hit, moved, state.centers)
     state.weights = np.where(hit, prior + hits, state.weights * state_factor)
     state.learned = state.learned + delta.learned
-
-
-def compose(first: CenterDelta, second: CenterDelta, first_factor: float, second_factor: float) -> CenterDelta:
-    """One delta for two learned one after the other. IN both; the factors bring both to their common clock."""
-    hits = second.hits * second_factor
-    rebased = (second.sums + second.hits * (second.origin - first.origin)[:, None]) * second_factor
-    return CenterDelta(
-        first.origin,
-        first.hits * first_factor + hits,
-        first.sums * first_factor + rebased,
-        np.maximum(first.floor * first_factor, second.floor * second_factor),
-        first.learned + second.learned,
-    )

@@ -6,8 +6,6 @@ from typing import Literal
 
 import msgspec
 
-FORMAT = "streamseg-model"
-
 
 class FittedFeature(msgspec.Struct, frozen=True, kw_only=True):
     """A feature and its moments over the customers that the model was fitted on, after `transform`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -121,10 +120,6 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         seen: dict[str, int] = {}
         keys = [feature.group or f"\0{feature.name}" for feature in self.features[: self.n_weighted]]
         return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
-
-
-def weighted_first(features: Sequence[ModelFeature]) -> tuple[ModelFeature, ...]:
-    return tuple(sorted(features, key=lambda feature: feature.weight == 0))
 
 
 def _require(condition: bool, message: str) -> None:

@@ -118,9 +118,7 @@ class PartitionJob:
             learn=_to_learn(folded, decoded) if learned else None,
             warm_up=_to_warm_up(folded, decoded) if n_complete and not self.state.ready else None,
             erased_keys=[customer_hash(decoded.ids[i]) for i in np.flatnonzero(decoded.erase).tolist()],
-            newcomers=[
-                customer_hash(name) for name in change.touched.new_ids if not crc32(name.encode()) % _NEWCOMER_SAMPLE
-            ],
+            newcomers=_sample(change.touched.new_ids),
         )
 
     def _slice(self, folded: Fold | None) -> Retag | None:

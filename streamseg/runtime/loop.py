@@ -52,7 +52,6 @@ class Loop:
         self.batch_records = batch_records
         self.warm_start = warm_start
         self._failures = 0
-        self._ended = False
         self.job: Job
 
     def run(self) -> None:
@@ -111,6 +110,7 @@ class Loop:
             task.transition(TaskState.COMMITTING)
         result = self.transport.commit(planned.plan)
         if result.outcome is not Outcome.COMMITTED:
+            self.job.suspend()
             self._restore()
             if not self._landed(planned):
                 self._count_failure()
@@ -195,6 +195,7 @@ class Loop:
         if self._failures >= _MAX_ATTEMPTS:
             raise error
         self._observe(Waiting("retrying", error.message, {"attempt": self._failures, "where": error.where}))
+        self.job.suspend()
         self.stop.wait(_FIRST_PAUSE_S * 2**self._failures)
         self._restore()
 

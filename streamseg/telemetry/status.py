@@ -66,11 +66,10 @@ class StatusLine:
 
     def __init__(self, console: Console, lag: Callable[[], str], *, table: bool = False) -> None:
         """`lag` says how much input is left; `table` adds the segments."""
-        self._console, self._lag, self._with_table = console, lag, table
+        self._lag, self._with_table = lag, table
         self.counts = Counts()
         self._before = 0
         self._live = Live(console=console, refresh_per_second=8, transient=False)
-        self._notes: list[str] = []
 
     def observe(self, event: Observation) -> None:
         match event:

@@ -7,12 +7,10 @@ import pytest
 
 from streamseg.kernel.clusters import (
     BLOCK_ROWS,
-    CenterDelta,
     Centers,
     Step,
     apply_delta,
     clip_to_centers,
-    compose,
     driver_shares,
     margin,
     nearest,
@@ -54,24 +52,21 @@ def test_a_center_without_hits_stays_where_it_is_to_the_bit_even_when_all_is_for
     assert merged.weights[1] == 0.0
 
 
-def test_composed_deltas_give_what_one_after_the_other_gives() -> None:
+def test_a_delta_of_two_blocks_gives_what_one_after_the_other_gives() -> None:
     rng = np.random.default_rng(0)
     start = Centers(rng.normal(size=(3, 4)), rng.random(4) * 5, np.full(4, 9.0))
-
-    def delta(seed: int, origin: float) -> CenterDelta:
-        rng = np.random.default_rng(seed)
+    origin = np.full(3, 0.5)
+    step, one_by_one = Step(start, origin), start.copy()
+    for _ in range(2):
         x = rng.normal(size=(3, 50))
-        step = Step(start, np.full(3, origin))
         labels, _ = nearest_label(x, start.centers, np.ones(3))
-        step.learn(x - origin, labels, np.ones(50), np.ones(50), None)
-        return step.delta()
-
-    first, second = delta(1, 0.0), delta(2, 5.0)
-    one_by_one = start.copy()
-    apply_delta(one_by_one, first, 1.0, 1.0)
-    apply_delta(one_by_one, second, 0.25, 1.0)
+        single = Step(one_by_one, origin)
+        for each in (step, single):
+            each.decay(0.25)
+            each.learn(x - origin[:, None], labels, np.ones(50), np.ones(50), None)
+        apply_delta(one_by_one, single.delta(), 0.25, 1.0)
     at_once = start.copy()
-    apply_delta(at_once, compose(first, second, 0.25, 1.0), 0.25, 1.0)
+    apply_delta(at_once, step.delta(), 0.0625, 1.0)
     assert at_once.centers == pytest.approx(one_by_one.centers, rel=1e-12)
     assert at_once.weights == pytest.approx(one_by_one.weights, rel=1e-12)
 

@@ -332,3 +332,23 @@ def test_verify_takes_snapshots_at_the_version_at_which_they_were_taken() -> Non
     job = settings_for(2_000, model={"segments": 3, "warm_up": 40})
     store, _ = run_memory(shoppers(110, 100), job, batch_records=50, clock=Ticking())
     assert verified(store, job).unread == []
+
+
+def test_a_renewed_metric_is_a_new_epoch_and_every_stored_customer_is_looked_at_again() -> None:
+    job = job_with()
+    near, wide = (
+        [event(f"a{i}", i, x=4.0 + i % 3) for i in range(300)],
+        [event(f"b{i}", 400 + i, x=90.0 * (i % 2)) for i in range(300)],
+    )
+    start = start_from_centers(job.model, CENTERS)
+    store, recorder = run_memory([*near, *wide], job, batch_records=100, warm_start=start)
+    renewed = [e for e in recorder.of(ModelChanged) if e.what == "metric_renewed"]
+    assert renewed
+    state, task = restored(store, job).state, restored(store, job).tasks[0]
+    assert state.metric.epoch > 2
+    assert task.mark.sweep.model_epoch == state.metric.epoch
+    assert not task.mark.sweep.active
+    assert set(task.table.column("epoch").tolist()) == {task.mark.sweep.epoch}
+    swept = [tag for tag in tags(store) if tag is not None and tag["source"] is None]
+    assert {tag["reason"] for tag in swept} == {"model_update"}
+    assert {tag["change"] for tag in swept} == {"moved"}
