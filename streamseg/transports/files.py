@@ -78,8 +78,9 @@ def open_source(path: Path, numbers: Sequence[str], event_time: str) -> Source:
 class JsonLinesSource:
     """A JSON text on each line. Positions are bytes; blank lines are no records."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self.path = path
+        self._max_line_bytes = max_line_bytes
 
     def read(self, position: int, max_records: int) -> SourceRecords:
         size = self.path.stat().st_size
@@ -90,7 +91,7 @@ class JsonLinesSource:
             file.seek(position)
             while len(values) < max_records:
                 start = file.tell()
-                line, whole = _bounded_line(file)
+                line, whole = _bounded_line(file, self._max_line_bytes)
                 if not line or (not whole and not _is_json(line)):
                     # A last line that is still being written is left for the next run.
                     return SourceRecords(values, start, True)
@@ -111,11 +112,11 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _bounded_line(file: BinaryIO) -> tuple[bytes, bool]:
+def _bounded_line(file: BinaryIO, max_bytes: int) -> tuple[bytes, bool]:
     """A line, and whether it has ended; of one that is too large for any record only its beginning."""
-    line = rest = file.readline(MAX_LINE_BYTES)
+    line = rest = file.readline(max_bytes)
     while rest and not rest.endswith(b"\n"):
-        rest = file.readline(MAX_LINE_BYTES)
+        rest = file.readline(max_bytes)
     return line, rest.endswith(b"\n")
 
 

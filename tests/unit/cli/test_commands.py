@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jsonschema
 import numpy as np
@@ -175,31 +175,33 @@ def test_a_reader_that_goes_away_is_no_disaster_and_what_it_missed_comes_again(h
     assert sorted(offsets) == list(range(400))
 
 
+def feed_until_model_starts(running: subprocess.Popen[bytes], here: Path) -> IO[bytes]:
+    """Give a job all events; returns its standard input, still open, once its log says that there is a model."""
+    assert running.stdin is not None
+    assert running.stderr is not None
+    running.stdin.write((here / "events.jsonl").read_bytes())
+    running.stdin.flush()
+    while b'"model_started"' not in (line := running.stderr.readline()):
+        assert line
+    return running.stdin
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_finish_the_batch_and_exit_with_zero(here: Path, number: signal.Signals) -> None:
     with process("run", "-i", "-", "-o", "tags.jsonl", *FEW, cwd=here) as running:
-        assert running.stdin is not None
-        assert running.stderr is not None
-        running.stdin.write((here / "events.jsonl").read_bytes())
-        running.stdin.flush()
-        while b'"model_started"' not in (line := running.stderr.readline()):
-            assert line
+        stdin = feed_until_model_starts(running, here)
         running.send_signal(number)
         assert running.wait(timeout=60) == 0
+        stdin.close()
     assert json.loads(ran("verify", "--json", *FEW))["records"] == 401
 
 
 def test_the_state_can_be_read_while_the_job_runs(here: Path) -> None:
     with process("run", "-i", "-", "-o", "tags.jsonl", *FEW, cwd=here) as running:
-        assert running.stdin is not None
-        assert running.stderr is not None
-        running.stdin.write((here / "events.jsonl").read_bytes())
-        running.stdin.flush()
-        while b'"model_started"' not in (line := running.stderr.readline()):
-            assert line
+        stdin = feed_until_model_starts(running, here)
         assert "c7" in ran("explain", "c7", "--json", *FEW)
         assert len(json.loads(ran("segments", "--json", *FEW))) == 3
-        running.stdin.close()
+        stdin.close()
         assert running.wait(timeout=60) == 0
 
 

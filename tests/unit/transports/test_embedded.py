@@ -207,11 +207,10 @@ def test_csv_cells_are_numbers_where_features_are_and_a_bad_row_stays_whole(tmp_
     assert json.loads(second)["customer_id"] == "8"
 
 
-def test_a_line_larger_than_memory_should_hold_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamseg.transports.files.MAX_LINE_BYTES", 10)
+def test_a_line_larger_than_memory_should_hold_is_one_record(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
     path.write_bytes(b"short\n" + b"x" * 55 + b"\n\nlast\n")
-    read = JsonLinesSource(path).read(0, 10)
+    read = JsonLinesSource(path, max_line_bytes=10).read(0, 10)
     assert read.values == [b"short", b"xxxxxxxxxx", b"last"]
     assert read.ended
 
