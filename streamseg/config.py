@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from streamseg.errors import ConfigError
 from streamseg.features.aggregates import AggregateName, Feature
@@ -332,7 +332,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             )
     try:
         layer = source()
-    except Exception as error:  # noqa: BLE001 - pydantic-settings raises its own, around what json raises
+    except SettingsError as error:
         raise ConfigError(f"cannot read the environment: {error}", hint="STREAMSEG_FEATURES takes a JSON array") from None
     return layer
 

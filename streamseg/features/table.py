@@ -45,10 +45,11 @@ class Rows(msgspec.Struct):
     def halves(self) -> tuple[Rows, Rows]:
         """For a snapshot, where every row is new."""
         middle = len(self.rows) // 2
-        return tuple(
-            Rows(self.rows[part], self.new_rows[part], self.new_ids[part], {n: c[part] for n, c in self.columns.items()})
-            for part in (slice(None, middle), slice(middle, None))
-        )  # type: ignore[return-value]
+        return self._part(slice(None, middle)), self._part(slice(middle, None))
+
+    def _part(self, part: slice) -> Rows:
+        columns = {name: column[part] for name, column in self.columns.items()}
+        return Rows(self.rows[part], self.new_rows[part], self.new_ids[part], columns)
 
 
 class Retag(msgspec.Struct):

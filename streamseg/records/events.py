@@ -75,7 +75,6 @@ class EventDecoder:
         kinds |= dict.fromkeys(fields.numbers, float | None)
         kinds |= dict.fromkeys(fields.texts, str | int | None)
         strict, self._readers = _event_type(kinds)
-        self.type = strict
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(strict).decode
         lenient, _ = _event_type(kinds | {fields.event_time: Any})
         erasure, self._erasure_readers = _event_type({name: kinds[name] for name in (fields.customer_id, _ERASE)})

@@ -123,3 +123,8 @@ def test_auto_says_what_it_means() -> None:
 
 def test_numbers_in_the_environment_are_numbers() -> None:
     assert load(None, {}, {"STREAMSEG_MODEL__HALF_LIFE": "50000"}).config.model_spec().forgetting.half_life == 50_000
+
+
+def test_features_in_the_environment_that_are_no_json_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot read the environment"):
+        load(None, {}, {"STREAMSEG_FEATURES": "age, income"})

@@ -157,3 +157,14 @@ def test_a_mean_whose_weight_has_faded_to_nothing_stays() -> None:
     features = (Feature("m", "x", "mean", half_life_s=1.0), Feature("g", "", "gap", half_life_s=1.0, every_event=True))
     assert values(features, [("c", 0, 4.0), ("c", 1, np.nan), ("c", 9, np.nan)]) == [4.0, 8.0]
     assert values(features, [("c", 0, 4.0), ("c", 9, 2.0)]) == [2.0, 9.0]
+
+
+def test_snapshot_rows_that_are_too_large_for_a_record_are_halved() -> None:
+    table = CustomerTable(Layout((Feature("a", "x"),)))
+    folded(table, events_of([("a", 0, 1.0), ("b", 0, 2.0), ("c", 0, 3.0)]))
+    (whole,) = table.chunks(10)
+    again = CustomerTable(table.layout)
+    for half in whole.halves():
+        again.put(half)
+    assert again.index == table.index
+    assert again.column("a.value").tolist() == [1.0, 2.0, 3.0]
