@@ -17,7 +17,7 @@ from streamseg.processing.job import Job
 from streamseg.processing.observe import Observation
 from streamseg.processing.restore import restore
 from streamseg.processing.settings import JobSettings
-from streamseg.processing.transport import Topic
+from streamseg.processing.transport import LogReader, Topic
 from streamseg.processing.verify import Report, Verifier
 from streamseg.runtime.loop import Loop
 from streamseg.transports.embedded import EmbeddedTransport
@@ -183,10 +183,10 @@ def letters(transport: EmbeddedTransport, partition: int = 0) -> list[dict[str, 
     return [msgspec.json.decode(value) for value in published(transport, Topic.DEAD_LETTERS, partition) if value is not None]
 
 
-def published(transport: EmbeddedTransport, topic: Topic, partition: int = 0) -> list[bytes | None]:
-    found = transport.published(topic, partition, 0)
+def published(transport: LogReader, topic: Topic, partition: int = 0, first: int = 0) -> list[bytes | None]:
+    found = transport.published(topic, partition, first)
     assert found is not None
-    return list(found)
+    return list(found.values)
 
 
 def restored(transport: EmbeddedTransport, settings: JobSettings) -> Job:

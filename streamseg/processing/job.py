@@ -35,7 +35,7 @@ from streamseg.processing.logs import (
     decode_model_record,
     encode_entry,
 )
-from streamseg.processing.observe import ModelChanged, Observation, SegmentSummary, SnapshotTaken
+from streamseg.processing.observe import ModelChanged, Observation, SegmentSummary, SnapshotTaken, Waiting
 from streamseg.processing.partition import PartitionJob, PartitionResult, next_sweep
 from streamseg.processing.planned import (
     KeptSnapshot,
@@ -84,10 +84,7 @@ class Job:
         if warm_start is not None:
             clock_us = self.clock.now_us()
             internal.append((Log.MODEL, 0, encode_entry(StartRecord(warm_start, clock_us))))
-            after = ModelState.empty(self.settings.model)
-            after.version += 1
-            apply(after, self.settings.model, warm_start)
-            catalog = catalog_messages(after, self.settings.model, clock_us)
+            catalog = self.catalog_of_start(warm_start, clock_us)
         return CommitPlan(ownership, {}, catalog=catalog, internal=internal)
 
     def plan_batch(self, polled: Polled) -> Planned:
@@ -118,7 +115,6 @@ class Job:
             self.replica.digest,
             clock_us,
             [result.manifest for result in results.values()],
-            [key for result in results.values() for key in result.newcomers],
         )
         return BatchRecord(manifest, self._learn(results))
 
@@ -143,6 +139,7 @@ class Job:
             (),
             {partition: result.dead_letters for partition, result in results.items() if result.dead_letters},
             internal,
+            {p: (r.manifest.tags_first, r.manifest.letters_first) for p, r in results.items()},
         )
         return Planned(plan, deltas, partial(batch_committed, results, record))
 
@@ -173,8 +170,11 @@ class Job:
         return delta
 
     def plan_start(self, ownership: Ownership, *, input_ended: bool) -> Planned | None:
-        """First centers, if the warm-up is over; with them their catalog records. None while it is not."""
-        if not warm_up_over(self.state, self.settings.model, input_ended=input_ended):
+        """First centers, if the warm-up is over; with them their catalog records. None while it is not.
+
+        The owner of partition 0 proposes them, so that workers do not all do it; the log decides.
+        """
+        if 0 not in self.tasks or not warm_up_over(self.state, self.settings.model, input_ended=input_ended):
             return None
         if self._failed_start_at == self.state.version:
             return None
@@ -182,16 +182,21 @@ class Job:
         if start is None:
             self._failed_start_at = self.state.version
             return None
-        after = self.replica.copy_of_state()
-        apply(after, self.settings.model, start)
         clock_us = self.clock.now_us()
         plan = CommitPlan(
             ownership,
             self._touched_offsets(),
-            catalog=catalog_messages(after, self.settings.model, clock_us),
+            catalog=self.catalog_of_start(start, clock_us),
             internal=[(Log.MODEL, 0, encode_entry(StartRecord(start, clock_us)))],
         )
         return Planned(plan, {})
+
+    def catalog_of_start(self, start: Start, clock_us: int) -> list[tuple[bytes, bytes]]:
+        """Catalog records of first centers. They do not depend on what the log gets between proposal and start."""
+        after = ModelState.empty(self.settings.model)
+        after.version = start.base_version
+        apply(after, self.settings.model, start)
+        return catalog_messages(after, self.settings.model, clock_us)
 
     def _touched_offsets(self) -> dict[int, Committed]:
         """Offsets as they stand: a commit without offsets would not be fenced."""
@@ -212,8 +217,8 @@ class Job:
             self.tasks[partition].apply(delta, size)
 
     def apply_model_entry(self, entry: Entry) -> Observation | None:
-        """Apply an entry of the model log. Returns what observers should know."""
-        was_ready, epoch = self.state.ready, self.state.metric.epoch
+        """Apply an entry of the model log. Returns what observers should know. Raises as `Replica.apply`."""
+        was_ready, epoch, twice = self.state.ready, self.state.metric.epoch, self.replica.on_two_partitions
         record = decode_model_record(entry.payload)
         if isinstance(record, Genesis) and record.n_partitions != self.n_partitions:
             raise ConfigError(
@@ -224,7 +229,13 @@ class Job:
         if self.state.ready and (not was_ready or self.state.metric.epoch != epoch):
             what = "metric_renewed" if was_ready else "started"
             return ModelChanged(what, self.state.version, self.segments())
-        return None
+        if not twice < self.replica.on_two_partitions:
+            return None
+        return Waiting(
+            "customer_on_two_partitions",
+            "the same customers come on several partitions of the input, so each partition has its own picture of them",
+            {"sampled": self.replica.on_two_partitions, "hint": "key the input by customer: see `streamseg repartition`"},
+        )
 
     def segments(self) -> tuple[SegmentSummary, ...]:
         """Segments by falling size."""
@@ -237,6 +248,11 @@ class Job:
             for s, shift in zip(self.state.tagging.segments, self._shifts(), strict=True)
         ]
         return tuple(sorted(found, key=lambda segment: -segment.customers))
+
+    @property
+    def n_customers(self) -> int:
+        """Customers in the state of this worker."""
+        return sum(task.table.n_customers for task in self.tasks.values())
 
     def unknown_features(self) -> tuple[int, list[str]]:
         """How many customers there are, and the weighted features that none of them has."""
@@ -334,7 +350,8 @@ class Job:
     def suspend(self) -> None:
         """State is not to be trusted any more: it must be restored before the next plan."""
         for task in self.tasks.values():
-            task.transition(TaskState.SUSPENDED)
+            if task.state is not TaskState.SUSPENDED:
+                task.transition(TaskState.SUSPENDED)
 
 
 @contextmanager

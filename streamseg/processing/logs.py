@@ -19,13 +19,14 @@ from streamseg.model.records import Delta, Start
 from streamseg.model.state import ModelState
 from streamseg.records.frames import cut, frames
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class PartitionManifest(msgspec.Struct):
     """What a batch did with one partition.
 
     Attributes:
+        seq: of the commit, as in the partition's mark.
         first, next: input offsets [first, next); records: how many there were; checksum: of their keys and values.
         dead_letters, waiting, erased, warming_up, assigned: what became of them, together `records`.
         tags_first, tags: how many records the partition had published before, and in this batch.
@@ -33,9 +34,11 @@ class PartitionManifest(msgspec.Struct):
         sweep: rows [first, end) that were re-tagged, at which epoch; None for no slice.
         last_assigned_at: microseconds.
         horizon: model version of the oldest customer snapshot that is kept.
+        newcomers: hashes of 1/16 of the new customers, so that one on two partitions is noticed.
     """
 
     partition: int
+    seq: int
     first: int
     next: int
     records: int
@@ -51,6 +54,7 @@ class PartitionManifest(msgspec.Struct):
     sweep: tuple[int, int, int] | None
     last_assigned_at: int
     horizon: int
+    newcomers: list[int] = []
 
 
 class Manifest(msgspec.Struct):
@@ -58,7 +62,6 @@ class Manifest(msgspec.Struct):
 
     Attributes:
         model_version, model_digest: the model that the tags were made with.
-        newcomers: hashes of 1/1024 of the new customers, so that one on two partitions is noticed.
     """
 
     format_version: int
@@ -67,7 +70,6 @@ class Manifest(msgspec.Struct):
     model_digest: bytes
     clock_us: int
     partitions: list[PartitionManifest]
-    newcomers: list[int] = []
 
 
 class Genesis(msgspec.Struct, tag="genesis"):
@@ -92,7 +94,11 @@ ModelRecord = Genesis | BatchRecord | StartRecord
 
 
 class ModelSnapshot(msgspec.Struct):
-    """The model at a version. Records of the model log below `next_offset` are in it, and no others."""
+    """The model at a version. Records of the model log below `next_offset` are in it, and no others.
+
+    Attributes:
+        positions, horizons: by partition, as its last manifest said; homes: partitions of sampled customers, by hash.
+    """
 
     format_version: int
     version: int
@@ -101,6 +107,7 @@ class ModelSnapshot(msgspec.Struct):
     state: ModelState
     positions: dict[int, int]
     horizons: dict[int, int]
+    homes: dict[int, int]
 
 
 class Sweep(msgspec.Struct, frozen=True):

@@ -71,6 +71,16 @@ class SnapshotTaken:
 
 
 @dataclass(frozen=True)
+class PartitionsMoved:
+    """The group was rebalanced: partitions gained (and restored) and lost; `customers` are now in this worker's state."""
+
+    gained: tuple[int, ...]
+    lost: tuple[int, ...]
+    customers: int
+    restore_seconds: float
+
+
+@dataclass(frozen=True)
 class Waiting:
     """The job cannot go on as wished, and says why. `event` is a stable name."""
 
@@ -87,7 +97,7 @@ class Stopped:
     positions: Mapping[int, int]
 
 
-Observation = Started | BatchCommitted | ModelChanged | SnapshotTaken | Waiting | Stopped
+Observation = Started | BatchCommitted | ModelChanged | SnapshotTaken | PartitionsMoved | Waiting | Stopped
 
 
 class Observer(Protocol):

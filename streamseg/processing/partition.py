@@ -29,7 +29,7 @@ from streamseg.records.events import Decoded, EventDecoder, Rejected
 from streamseg.records.outputs import DeadLetter
 
 SWEEP_ROWS = 10_000
-_NEWCOMER_SAMPLE = 1024
+_NEWCOMER_SAMPLE = 16
 
 
 class ToLearn(NamedTuple):
@@ -66,7 +66,6 @@ class PartitionResult:
     warm_up: ToWarmUp | None = None
     moved: Counter[int] = field(default_factory=Counter)
     erased_keys: list[int] = field(default_factory=list)
-    newcomers: list[int] = field(default_factory=list)
     assignments: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     transitions: Counter[tuple[int, int]] = field(default_factory=Counter)
 
@@ -93,7 +92,7 @@ class PartitionJob:
         empty = np.empty(0, dtype=np.int64)
         change = TableChange(Rows(empty, empty, [], self.task.table.empty_rows(0)), empty, retag)
         mark = self._mark(self.mark.next, 0, self.mark.clock_us, self.mark.last_us, 0, 0)
-        manifest = self._manifest(mark, 0, 0, 0, retag, 0, 0)
+        manifest = self._manifest(mark, 0, 0, 0, retag, 0, 0, [])
         return self._result([], CustomerDelta(mark, self.mark.next, change), manifest)
 
     def process(self, records: Records, decoder: EventDecoder) -> PartitionResult:
@@ -111,14 +110,14 @@ class PartitionJob:
         mark = self._mark(records.next_offset, learned, clock, last, len(letters), n_erased)
         change = folded.change(retag)
         checksum = _checksum(records.keys, records.values)
-        manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), retag, n_complete, n_erased)
+        newcomers = _sample(change.touched.new_ids)
+        manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), retag, n_complete, n_erased, newcomers)
         result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest)
         return replace(
             result,
             learn=_to_learn(folded, decoded) if learned else None,
             warm_up=_to_warm_up(folded, decoded) if n_complete and not self.state.ready else None,
             erased_keys=[customer_hash(decoded.ids[i]) for i in np.flatnonzero(decoded.erase).tolist()],
-            newcomers=_sample(change.touched.new_ids),
         )
 
     def _slice(self, folded: Fold | None) -> Retag | None:
@@ -251,11 +250,20 @@ class PartitionJob:
         )
 
     def _manifest(
-        self, mark: Mark, n_records: int, checksum: int, letters: int, retag: Retag | None, complete: int, erased: int
+        self,
+        mark: Mark,
+        n_records: int,
+        checksum: int,
+        letters: int,
+        retag: Retag | None,
+        complete: int,
+        erased: int,
+        newcomers: list[int],
     ) -> PartitionManifest:
         ready = self.state.ready
         return PartitionManifest(
             partition=self.task.partition,
+            seq=mark.seq,
             first=self.mark.next,
             next=mark.next,
             records=n_records,
@@ -271,6 +279,7 @@ class PartitionJob:
             sweep=None if retag is None else (retag.first, retag.end, retag.epoch),
             last_assigned_at=mark.assigned_at,
             horizon=self.horizon,
+            newcomers=newcomers,
         )
 
     def _result(self, letters: list[DeadLetter], delta: CustomerDelta, manifest: PartitionManifest) -> PartitionResult:
@@ -338,7 +347,7 @@ def _offsets(records: Records) -> Ints:
 
 
 def _sample(ids: list[str]) -> list[int]:
-    """Hashes of 1/1024 of the ids, the same ones everywhere."""
+    """Hashes of 1/16 of the ids, the same ones everywhere."""
     return [customer_hash(name) for name in ids if not crc32(name.encode()) % _NEWCOMER_SAMPLE]
 
 

@@ -17,11 +17,14 @@ from streamseg.processing.logs import (
     Manifest,
     ModelRecord,
     ModelSnapshot,
+    PartitionManifest,
     StartRecord,
     config_differences,
     config_digest,
 )
 
+# Sampled customers whose partition is remembered, by smallest hash.
+_HOMES = 4096
 # Versions whose digests a replica remembers: a delta may have been computed from any of them.
 _REMEMBERED = 256
 
@@ -38,6 +41,8 @@ class Replica:
         self.next_offset = 0
         self.positions: dict[int, int] = {}
         self.horizons: dict[int, int] = {}
+        self.homes: dict[int, int] = {}
+        self.on_two_partitions = 0
         self._digests: dict[int, bytes] = {}
         self._remember()
 
@@ -85,6 +90,11 @@ class Replica:
 
     def _check_batch(self, record: BatchRecord) -> None:
         manifest: Manifest = record.manifest
+        if manifest.format_version != FORMAT_VERSION:
+            raise ConfigError(
+                f"a worker writes format version {manifest.format_version} to this model log, this one {FORMAT_VERSION}",
+                hint="run the same version of streamseg everywhere",
+            )
         if manifest.config_digest != self.config_digest:
             raise ConfigError("a worker with other settings writes to this model log", hint="stop it")
         known = self._digests.get(manifest.model_version)
@@ -105,6 +115,14 @@ class Replica:
                 )
             self.positions[part.partition] = part.next
             self.horizons[part.partition] = part.horizon
+            self._note_homes(part)
+
+    def _note_homes(self, part: PartitionManifest) -> None:
+        """Remember where sampled customers are, the smallest hashes: the same ones on every worker."""
+        for key in part.newcomers:
+            self.on_two_partitions += self.homes.setdefault(key, part.partition) != part.partition
+        if len(self.homes) > _HOMES:
+            self.homes = {key: self.homes[key] for key in sorted(self.homes)[:_HOMES]}
 
     def snapshot(self) -> ModelSnapshot:
         assert self.genesis is not None
@@ -116,6 +134,7 @@ class Replica:
             self.copy_of_state(),
             dict(self.positions),
             dict(self.horizons),
+            dict(self.homes),
         )
 
     def copy_of_state(self) -> ModelState:
@@ -128,5 +147,6 @@ class Replica:
         self.next_offset = snapshot.next_offset
         self.positions = dict(snapshot.positions)
         self.horizons = dict(snapshot.horizons)
+        self.homes = dict(snapshot.homes)
         self._digests = {}
         self._remember()

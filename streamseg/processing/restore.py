@@ -1,10 +1,14 @@
-"""From logs to state: the one replay that stands behind restore, `verify`, `explain` and `segments`."""
+"""From logs to state: the one replay that stands behind restore, `verify`, `explain` and `segments`.
+
+A commit is readable everywhere only a little after it was made, and not everywhere at once. So a restore never ends where a
+log happens to end: it ends where `committed()` says, and waits for that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from streamseg.errors import CorruptedError
+from streamseg.errors import ConfigError, CorruptedError
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.logs import (
@@ -21,6 +25,10 @@ from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import Committed, Log, LogReader
 from streamseg.records.frames import Entry, entries
 
+# A restore waits 60 s for what is committed to be readable.
+_WAITS = 120
+_WAIT_S = 0.5
+
 
 def restore(reader: LogReader, settings: JobSettings, clock: Clock, partitions: Iterable[int]) -> Job:
     """A job as it was after its last commit.
@@ -29,17 +37,35 @@ def restore(reader: LogReader, settings: JobSettings, clock: Clock, partitions: 
     """
     job = Job(settings, clock, reader.n_partitions)
     restore_model(reader, job)
-    committed = reader.committed()
-    for partition in partitions:
-        job.tasks[partition] = restore_task(reader, settings, partition, committed.get(partition))
-    for task in job.tasks.values():
-        if task.mark.model_version > job.state.version:
-            raise CorruptedError(
-                f"tags were made with model version {task.mark.model_version}, the model log ends at {job.state.version}",
-                where=f"partition {task.partition}",
-                hint="restore the state from a backup",
-            )
+    restore_tasks(reader, job, partitions)
     return job
+
+
+def restore_tasks(reader: LogReader, job: Job, partitions: Iterable[int]) -> None:
+    """Partitions' customers, and the model up to the versions of their tags. INOUT job. Raises as `restore`."""
+    committed = reader.committed()
+    tasks = {p: restore_task(reader, job.settings, p, committed.get(p)) for p in sorted(partitions)}
+    for partition, task in tasks.items():
+        if job.replica.positions.get(partition, 0) > task.mark.next:
+            raise CorruptedError(
+                f"the model log covers input up to offset {job.replica.positions[partition]}, but only {task.mark.next} is "
+                "committed",
+                where=f"partition {partition}",
+                hint="was the group's offset reset? Delete the group's offsets, and the logs decide where to go on",
+            )
+    version = max((task.mark.model_version for task in tasks.values()), default=0)
+    for _ in range(_WAITS):
+        if job.state.version >= version:
+            break
+        for entry in model_entries(reader, job.replica.next_offset, _WAIT_S):
+            job.apply_model_entry(entry)
+    if job.state.version < version:
+        raise CorruptedError(
+            f"tags were made with model version {version}, the model log ends at {job.state.version}",
+            where=f"partitions {sorted(tasks)}",
+            hint="restore the state from a backup",
+        )
+    job.tasks |= tasks
 
 
 def restore_model(reader: LogReader, job: Job, at_most: int | None = None) -> None:
@@ -49,7 +75,8 @@ def restore_model(reader: LogReader, job: Job, at_most: int | None = None) -> No
         snapshot = decode_model_snapshot(entry.payload)
         job.model_snapshots.append(KeptSnapshot(snapshot.version, entry.first, snapshot.next_offset))
         if at_most is None or snapshot.version <= at_most:
-            newest = snapshot
+            newest = snapshot if newest is None or snapshot.version >= newest.version else newest
+    job.model_snapshots.sort()
     if newest is not None:
         job.replica.restore(newest)
     for entry in model_entries(reader, job.replica.next_offset):
@@ -68,8 +95,8 @@ def find_genesis(reader: LogReader) -> Genesis | None:
     return None
 
 
-def model_entries(reader: LogReader, start: int) -> Iterator[Entry]:
-    return entries(reader.read(Log.MODEL, 0, start), "model")
+def model_entries(reader: LogReader, start: int, wait_s: float = 0.0) -> Iterator[Entry]:
+    return entries(reader.read(Log.MODEL, 0, start, wait_s), "model")
 
 
 def restore_task(reader: LogReader, settings: JobSettings, partition: int, committed: Committed | None) -> Task:
@@ -80,9 +107,20 @@ def restore_task(reader: LogReader, settings: JobSettings, partition: int, commi
     task = Task(partition, settings.layout)
     task.transition(TaskState.RESTORING)
     metadata = OffsetMetadata.decode(committed.metadata) if committed else OffsetMetadata()
-    start = metadata.snapshots[-1].offset if metadata.snapshots else 0
+    if committed is not None and not metadata.seq:
+        raise ConfigError(
+            f"the committed offset {committed.next_offset} was not set by this application",
+            where=f"partition {partition}",
+            hint="was the group's offset reset? Delete the group's offsets, and the logs decide where to go on; to begin "
+            "elsewhere in the input, start another application",
+        )
     task.snapshots = task.announced = metadata.snapshots
-    replay_customers(task, entries(reader.read(Log.CUSTOMERS, partition, start), f"customers-{partition}"))
+    position = metadata.snapshots[-1].offset if metadata.snapshots else 0
+    for i in range(_WAITS):
+        log = reader.read(Log.CUSTOMERS, partition, position, _WAIT_S if i else 0.0)
+        position = replay_customers(task, entries(log, f"customers-{partition}"), metadata.seq or None) or position
+        if task.mark.seq >= metadata.seq:
+            break
     if committed is not None and (task.mark.seq, task.mark.next) != (metadata.seq, committed.next_offset):
         raise CorruptedError(
             f"the customer log ends at commit {task.mark.seq} (input offset {task.mark.next}), "
@@ -94,10 +132,15 @@ def restore_task(reader: LogReader, settings: JobSettings, partition: int, commi
     return task
 
 
-def replay_customers(task: Task, log: Iterable[Entry]) -> None:
-    """Apply a customer log from an entry on. INOUT task."""
+def replay_customers(task: Task, log: Iterable[Entry], last_seq: int | None) -> int:
+    """Apply a customer log from an entry on, to its end or to commit `last_seq`. INOUT task. Returns where it goes on."""
+    position = 0
     for entry in log:
         value = decode_customer_entry(entry.payload)
         task.apply(value, len(entry.payload), entry.first)
+        position = entry.end
         if entry.ends and not isinstance(value, CustomerDelta):
             task.snapshot_complete()
+        if entry.ends and task.mark.seq == last_seq:
+            break
+    return position

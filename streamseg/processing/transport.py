@@ -43,10 +43,14 @@ class Records(NamedTuple):
 
 
 class Ownership(NamedTuple):
-    """Proof of owning partitions, taken when a batch is polled. A commit with one that is outdated is fenced."""
+    """Proof of owning partitions, taken when a batch is polled. A commit with one that is outdated publishes nothing.
+
+    `proof` is the transport's own.
+    """
 
     generation: int
     partitions: tuple[int, ...]
+    proof: object = None
 
 
 class Polled(NamedTuple):
@@ -64,6 +68,13 @@ class Committed(NamedTuple):
     metadata: str
 
 
+class Published(NamedTuple):
+    """Published values of a partition in order; `first` is how many were published before them, ever."""
+
+    first: int
+    values: Iterator[bytes | None]
+
+
 class Tagged(NamedTuple):
     """Assignments of a partition in order: the customers' ids, which are the keys, and the records; None erases."""
 
@@ -76,7 +87,7 @@ class CommitPlan:
     """All that one commit publishes.
 
     Attributes:
-        assignments: by partition.
+        assignments, dead_letters: by partition; `published` says how many of each partition had before.
         catalog: (key, value).
         internal: entries for internal logs: (log, partition, records), in this order; the model delta is last.
         offsets: the next input offset and metadata of each partition that the plan touches, moved or not.
@@ -88,10 +99,11 @@ class CommitPlan:
     catalog: Sequence[tuple[bytes, bytes]] = ()
     dead_letters: Mapping[int, Sequence[DeadLetter]] = field(default_factory=dict)
     internal: Sequence[tuple[Log, int, Iterable[bytes]]] = ()
+    published: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Outcome(Enum):
-    """COMMITTED: all of the plan is there. ABORTED: nothing is. UNKNOWN: `committed()` decides."""
+    """COMMITTED: all of the plan is there, though perhaps not readable yet. ABORTED: nothing is. UNKNOWN: the logs say."""
 
     COMMITTED = "committed"
     ABORTED = "aborted"
@@ -114,13 +126,14 @@ class LogReader(Protocol):
         ...
 
     def committed(self) -> Mapping[int, Committed]:
-        """Committed positions of partitions that have one. Waits for transactions in flight."""
+        """Committed positions of partitions that have one. Waits for transactions in flight. Raises RetriableError."""
         ...
 
-    def read(self, log: Log, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
-        """Committed records of an internal log from offset `start` (or the first one retained, if `start` is 0) to its end.
+    def read(self, log: Log, partition: int, start: int, wait_s: float = 0.0) -> Iterator[tuple[int, bytes]]:
+        """Records of an internal log from offset `start` (or the first one retained, if `start` is 0) that can be read now.
 
-        Raises CorruptedError where `start` is above 0 and no longer retained.
+        What was committed may be readable a little later, whole commits at a time. Where there is nothing yet, waits up to
+        `wait_s` for it. Raises CorruptedError where `start` is above 0 and no longer retained.
         """
         ...
 
@@ -128,8 +141,11 @@ class LogReader(Protocol):
         """Input records again, for `verify`; None where they are gone."""
         ...
 
-    def published(self, topic: Topic, partition: int, first: int) -> Iterator[bytes | None] | None:
-        """Published values of a partition in order, from the `first`-th ever published; None where they cannot be read."""
+    def published(self, topic: Topic, partition: int, first: int) -> Published | None:
+        """Published values from the `first`-th ever published, or the first after it that is still there.
+
+        None where they cannot be read.
+        """
         ...
 
     def streamed(self, topic: Topic, partition: int) -> bool:
@@ -147,7 +163,10 @@ class Transport(LogReader, Protocol):
         ...
 
     def poll(self, max_records: int, timeout_s: float) -> Polled:
-        """Up to `max_records` input records of each owned partition, after the last polled. Waits up to `timeout_s`."""
+        """Up to `max_records` input records of each owned partition, after the last polled. Waits up to `timeout_s`.
+
+        Ownership may change here and nowhere else. A partition that was gained gives records only after a `seek`.
+        """
         ...
 
     def seek(self, positions: Mapping[int, int]) -> None:
@@ -155,9 +174,9 @@ class Transport(LogReader, Protocol):
         ...
 
     def commit(self, plan: CommitPlan) -> CommitResult:
-        """Publish a plan, all of it or nothing.
+        """Publish a plan, all of it or nothing: nothing where the plan's ownership is outdated.
 
-        Raises FencedError where the plan's ownership is outdated; nothing is published then.
+        Raises FencedError where another instance has taken this one's place for good.
         """
         ...
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from streamseg.errors import CorruptedError, DifferenceError
-from streamseg.model.codec import pack
+from streamseg.model.codec import pack, unpack
 from streamseg.processing.catalog import catalog_messages
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.logs import (
     BatchRecord,
-    CustomerDelta,
+    ModelSnapshot,
     OffsetMetadata,
     PartitionManifest,
     SnapshotHead,
@@ -31,9 +31,12 @@ from streamseg.processing.planned import snapshot_pieces
 from streamseg.processing.restore import model_entries, restore_model
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
-from streamseg.processing.transport import Log, LogReader, Topic
+from streamseg.processing.transport import Committed, Log, LogReader, Published, Topic
 from streamseg.records.frames import Entry, entries
 from streamseg.records.outputs import dead_letter_line, decode_segment, tombstone_line
+
+# Models that a batch may have been computed from, counted back from its place in the log.
+_HISTORY = 256
 
 
 @dataclass
@@ -61,7 +64,9 @@ class Verifier:
 
     def __init__(self, reader: LogReader, settings: JobSettings, clock: Clock, progress: Callable[[Report], None]) -> None:
         self.reader, self.settings, self.progress = reader, settings, progress
+        self.clock = clock
         self.job = Job(settings, clock, reader.n_partitions)
+        self.history: dict[int, bytes] = {}
         self.report = Report()
         self.lanes: dict[int, _Lane] = {}
         self.catalog: list[tuple[bytes, bytes]] = []
@@ -70,19 +75,19 @@ class Verifier:
         """Raises DifferenceError at the first difference, CorruptedError where a log is damaged."""
         committed = self.reader.committed()
         for partition in range(self.reader.n_partitions):
-            there = committed.get(partition)
-            metadata = OffsetMetadata.decode(there.metadata) if there else OffsetMetadata()
-            self.lanes[partition] = _Lane(self, partition, metadata)
-        oldest = min(lane.from_version for lane in self.lanes.values())
+            self.lanes[partition] = _Lane(self, partition, committed.get(partition))
+        oldest = min((lane.from_version for lane in self.lanes.values() if lane.task.mark.seq or lane.last_seq), default=0)
         restore_model(self.reader, self.job, oldest)
         self.report.model_version = oldest
         self.report.horizon = {p: lane.task.mark.next for p, lane in self.lanes.items()}
         self.job.tasks = {p: lane.task for p, lane in self.lanes.items()}
+        self._remember()
         self._pass_snapshots()
         for entry in model_entries(self.reader, self.job.replica.next_offset):
             self._entry(entry)
+        still = self.reader.committed()
         for partition, lane in self.lanes.items():
-            lane.finish(committed[partition].next_offset if partition in committed else 0)
+            lane.finish(committed.get(partition), quiet=still.get(partition) == committed.get(partition))
         self._compare_catalog()
         return self.report
 
@@ -91,10 +96,32 @@ class Verifier:
         if isinstance(record, BatchRecord):
             self._batch(record, entry)
         self.job.apply_model_entry(entry)
+        self._remember()
         if isinstance(record, StartRecord):
             self.report.starts += 1
-            self.catalog += catalog_messages(self.job.state, self.settings.model, record.clock_us)
+            self.catalog += self.job.catalog_of_start(record.start, record.clock_us)
         self._pass_snapshots()
+
+    def _remember(self) -> None:
+        version = self.job.state.version
+        if self.job.replica.genesis is not None:
+            self.history[version] = pack(self.job.replica.snapshot())
+        self.history.pop(version - _HISTORY, None)
+
+    def at(self, version: int) -> Job:
+        """The job as it was at a version: workers compute batches from the model that they have. Raises CorruptedError."""
+        if version == self.job.state.version:
+            return self.job
+        if version not in self.history:
+            raise CorruptedError(
+                f"a record names model version {version}, which is not at hand",
+                where=f"version {self.job.state.version + 1} of the model log",
+                hint="restore the state from a backup",
+            )
+        job = Job(self.settings, self.clock, self.reader.n_partitions)
+        job.replica.restore(unpack(self.history[version], ModelSnapshot))
+        job.tasks = self.job.tasks
+        return job
 
     def _pass_snapshots(self) -> None:
         """Snapshots stand between batches: compare those that were taken at this version."""
@@ -104,13 +131,14 @@ class Verifier:
     def _batch(self, record: BatchRecord, entry: Entry) -> None:
         manifest = record.manifest
         results: dict[int, PartitionResult] = {}
-        within = [part for part in manifest.partitions if self.job.state.version >= self.lanes[part.partition].from_version]
+        within = [part for part in manifest.partitions if self.lanes[part.partition].covers(part.seq)]
+        job = self.at(manifest.model_version) if within else self.job
         for part in within:
-            result = self.lanes[part.partition].rederive(part, manifest.clock_us)
+            result = self.lanes[part.partition].rederive(job, part, manifest.clock_us)
             if result is not None:
                 results[part.partition] = result
         if len(results) == len(manifest.partitions):
-            again = pack(self.job.batch_record(results, manifest.clock_us))
+            again = pack(job.batch_record(results, manifest.clock_us))
             if again != entry.payload:
                 raise DifferenceError(
                     "the model delta is not what its batch gives",
@@ -126,10 +154,10 @@ class Verifier:
         if published is None:
             self.report.unread.append("the catalog topic cannot be read")
             return
-        there = [value for value in published if value is not None]
+        there = [value for value in published.values if value is not None]
         expected = {value for _, value in self.catalog}
         missing = expected.difference(there)
-        if missing:
+        if missing and published.first == 0:
             raise DifferenceError("a catalog record is missing, or not what the model says", where=_short(min(missing)))
         begun = max(lane.from_version for lane in self.lanes.values())
         for value in there:
@@ -140,8 +168,10 @@ class Verifier:
 class _Lane:
     """One partition: its customers on the way, and what stands in its logs and outputs."""
 
-    def __init__(self, verifier: Verifier, partition: int, metadata: OffsetMetadata) -> None:
+    def __init__(self, verifier: Verifier, partition: int, committed: Committed | None) -> None:
         self.verifier, self.partition = verifier, partition
+        metadata = OffsetMetadata.decode(committed.metadata) if committed else OffsetMetadata()
+        self.last_seq = metadata.seq
         self.report = verifier.report
         reader, settings = verifier.reader, verifier.settings
         start = metadata.snapshots[0] if len(metadata.snapshots) > 1 else None
@@ -156,13 +186,22 @@ class _Lane:
         self.tags = self._published(Topic.ASSIGNMENTS, self.task.mark.tags)
         self.letters = self._published(Topic.DEAD_LETTERS, self.task.mark.letters)
 
-    def _published(self, topic: Topic, first: int) -> Iterator[bytes | None] | None:
+    def covers(self, seq: int) -> bool:
+        """Whether a commit lies between the state that the lane began with and what was committed when `verify` began."""
+        return self.task.mark.seq < seq and (not self.last_seq or seq <= self.last_seq)
+
+    def _published(self, topic: Topic, first: int) -> Published | None:
         published = self.verifier.reader.published(topic, self.partition, first)
         if published is None:
             streamed = self.verifier.reader.streamed(topic, self.partition)
             why = "went to a stream" if streamed else "cannot be read any more"
             self.report.unread.append(f"{topic} of partition {self.partition} {why}")
             self.report.lost |= not streamed
+            return None
+        if published.first > first:
+            self.report.unread.append(
+                f"{published.first - first:,} {topic} of partition {self.partition} are gone (expired or compacted)"
+            )
         return published
 
     def _load_snapshot(self) -> None:
@@ -173,10 +212,10 @@ class _Lane:
                 return
         raise CorruptedError("the oldest kept snapshot of customers is not there", where=f"partition {self.partition}")
 
-    def rederive(self, part: PartitionManifest, clock_us: int) -> PartitionResult | None:
-        """Run a batch again and compare what it publishes. None where its input is gone."""
+    def rederive(self, job: Job, part: PartitionManifest, clock_us: int) -> PartitionResult | None:
+        """Run a batch again, with the model it was made with, and compare its outputs. None where its input is gone."""
         verifier = self.verifier
-        work = PartitionJob(self.task, verifier.job.state, verifier.settings, clock_us, part.horizon)
+        work = PartitionJob(self.task, job.state, verifier.settings, clock_us, part.horizon)
         if part.next == part.first:
             result = work.idle()
         else:
@@ -184,7 +223,7 @@ class _Lane:
             if records is None:
                 self._lost_input(part)
                 return None
-            result = work.process(records, verifier.job.decoder)
+            result = work.process(records, job.decoder)
         found, said = result.manifest, part
         if found != said:
             fields = [name for name in said.__struct_fields__ if getattr(found, name) != getattr(said, name)]
@@ -194,11 +233,9 @@ class _Lane:
             )
         tagged = result.tags
         lines = [tombstone_line(i) if value is None else value for i, value in zip(tagged.ids, tagged.values, strict=True)]
-        self._compare(self.tags, lines, tagged.values, "tag", part)
+        self.report.tags += self._compare(self.tags, part.tags_first, lines, tagged.values, "tag", part)
         letters = [dead_letter_line(letter) for letter in result.dead_letters]
-        self._compare(self.letters, letters, letters, "dead letter", part)
-        self.report.tags += len(lines) if self.tags is not None else 0
-        self.report.dead_letters += len(letters) if self.letters is not None else 0
+        self.report.dead_letters += self._compare(self.letters, part.letters_first, letters, letters, "dead letter", part)
         self.report.records += part.records
         return result
 
@@ -207,29 +244,39 @@ class _Lane:
         if not any(text.startswith(gone) for text in self.report.unread):
             self.report.unread.append(f"{gone}from offset {part.first} on is gone: its tags were not re-derived")
         self.report.lost = True
-        for published, count in ((self.tags, part.tags), (self.letters, part.dead_letters)):
-            for _ in range(count):
-                next(published, None) if published is not None else None
+        for published, first, count in (
+            (self.tags, part.tags_first, part.tags),
+            (self.letters, part.letters_first, part.dead_letters),
+        ):
+            for i in range(first, first + count):
+                if published is not None and i >= published.first:
+                    next(published.values, None)
 
     def _compare(
         self,
-        published: Iterator[bytes | None] | None,
+        published: Published | None,
+        first: int,
         lines: list[bytes],
         values: list[bytes | None] | list[bytes],
         what: str,
         part: PartitionManifest,
-    ) -> None:
-        """`lines` as in a file, `values` as in a topic."""
+    ) -> int:
+        """`lines` as in a file, `values` as in a topic; `first`: how many came before. Returns how many are the same."""
         if published is None:
-            return
+            return 0
+        compared = 0
         for i, (line, value) in enumerate(zip(lines, values, strict=True)):
-            there = next(published, _NOTHING)
+            if first + i < published.first:
+                continue
+            compared += 1
+            there = next(published.values, _NOTHING)
             if there != line and there != value:
                 raise DifferenceError(
                     f"a {what} is missing" if there is _NOTHING else f"a {what} is not what its event gives",
                     where=f"partition {self.partition}, {what} {i} of input offsets {part.first} to {part.next}; "
                     f"expected {_short(line)}, found {_short(there)}",
                 )
+        return compared
 
     def follow(self, result: PartitionResult | None) -> None:
         """Apply the batch's entry of the customer log, having compared it with the batch."""
@@ -250,11 +297,10 @@ class _Lane:
         """Compare snapshots that come next in the log with the customers as they are."""
         while (entry := next(self._log, None)) is not None:
             value = decode_customer_entry(entry.payload)
-            later = isinstance(value, SnapshotHead) and value.model_version > self.verifier.job.state.version
-            if isinstance(value, CustomerDelta) or later:
+            version = self.verifier.job.state.version
+            if not isinstance(value, SnapshotHead) or value.model_version > version or not self.covers(value.mark.seq):
                 self._log = chain([entry], self._log)
                 return
-            assert isinstance(value, SnapshotHead)
             self._pass_snapshot(value, entry)
 
     def _pass_snapshot(self, head: SnapshotHead, entry: Entry) -> None:
@@ -266,25 +312,32 @@ class _Lane:
                 )
             entry = entry if entry.ends else next(self._log)
         self.task.snapshot_written(0, sum(written), head.mark, head.model_version)
-        job = self.verifier.job
+        job = self.verifier.at(head.model_version)
         if job.state.ready:
             self.verifier.catalog += catalog_messages(job.state, self.verifier.settings.model, head.clock_us)
 
-    def finish(self, committed: int) -> None:
-        """Nothing may be left over."""
+    def finish(self, committed: Committed | None, *, quiet: bool) -> None:
+        """Nothing may be left over; beyond what was committed at the beginning only if nothing has been committed since."""
+        if self.task.mark.seq < self.last_seq:
+            raise DifferenceError(
+                f"commit {self.last_seq} was made, the model log has no manifest beyond commit {self.task.mark.seq}",
+                where=f"partition {self.partition}",
+            )
+        if committed is not None and self.task.mark.next != committed.next_offset:
+            raise DifferenceError(
+                f"the committed input offset is {committed.next_offset}, the manifests end at {self.task.mark.next}",
+                where=f"partition {self.partition}",
+            )
+        if not quiet:
+            return
         entry = next(self._log, None)
         if entry is not None:
             raise DifferenceError(
                 "the customer log goes on where the model log has no manifest",
                 where=f"partition {self.partition}, offset {entry.first}",
             )
-        if self.task.mark.next != committed:
-            raise DifferenceError(
-                f"the committed input offset is {committed}, the manifests end at {self.task.mark.next}",
-                where=f"partition {self.partition}",
-            )
         for what, published in (("tag", self.tags), ("dead letter", self.letters)):
-            more = next(published, _NOTHING) if published is not None else _NOTHING
+            more = next(published.values, _NOTHING) if published is not None else _NOTHING
             if more is not _NOTHING:
                 raise DifferenceError(
                     f"there is a {what} that no batch gives", where=f"partition {self.partition}, at the end: {_short(more)}"

@@ -13,16 +13,18 @@ from streamseg.errors import RetriableError
 from streamseg.model.records import Start
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
-from streamseg.processing.observe import Observation, Observer, Started, Stopped, Waiting
+from streamseg.processing.observe import Observation, Observer, PartitionsMoved, Started, Stopped, Waiting
 from streamseg.processing.planned import Planned
-from streamseg.processing.restore import model_entries, restore
+from streamseg.processing.restore import model_entries, restore, restore_tasks
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import TaskState
-from streamseg.processing.transport import CommitPlan, CommitResult, Outcome, Transport
+from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Transport
 
 _POLL_TIMEOUT_S = 0.5
-_MAX_ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+# How long a worker waits for its own delta to come back through the log.
+_OWN_DELTA_S = 0.2
 
 
 class Stop(Protocol):
@@ -46,60 +48,86 @@ class Loop:
         *,
         batch_records: int,
         warm_start: Start | None = None,
+        max_attempts: int = 5,
     ) -> None:
+        """`max_attempts`: failures in a row after which the error is raised."""
         self.transport, self.settings, self.clock = transport, settings, clock
         self.observer, self.stop = observer, stop
         self.batch_records = batch_records
         self.warm_start = warm_start
+        self.max_attempts = max_attempts
         self._failures = 0
-        self.job: Job
+        self._ownership = transport.ownership()
+        self._restored = False
+        self.job = Job(settings, clock, transport.n_partitions)
 
     def run(self) -> None:
         """Raises StreamsegError where the job cannot go on; what was committed stands."""
-        self._restore()
         reason = "signal"
         try:
-            self._delete()
             while not self.stop.is_set():
-                if self._turn():
+                if self.step():
                     reason = "input_ended"
                     break
-            while not self._snapshots(stopping=True):
-                pass
+            while self._restored and not self._snapshots(stopping=True):
+                self._restore()
         except BaseException as error:
             reason = type(error).__name__
             raise
         finally:
             self._observe(Stopped(reason, {p: task.mark.next for p, task in self.job.tasks.items()}))
 
-    def _turn(self) -> bool:
-        """One step: what is due from before, or a batch. Returns whether the input has ended and all is done.
+    def step(self) -> bool:
+        """One step: restore, or what is due from before, or a batch. Returns whether the input has ended and all is done.
 
-        What is due comes first, so that a restart does it where the run before was stopped.
+        Raises StreamsegError where the job cannot go on.
         """
         try:
-            if self.job.replica.genesis is None:
-                self._commit_plan(self.job.plan_genesis(self.transport.ownership(), self.warm_start))
-                return False
-            if self._start(input_ended=False):
-                return False
-            self._snapshots(stopping=False)
-            polled = self.transport.poll(self.batch_records, _POLL_TIMEOUT_S)
-            if any(len(records.offsets) for records in polled.partitions.values()) or self.job.sweep_pending():
-                self._commit(self.job.plan_batch(polled))
-                return False
-            if self._start(input_ended=polled.ended):
-                return False
-            if polled.ended:
-                self._explain_missing_model()
-            return polled.ended
+            if not self._restored:
+                self._restore()
+                self._delete()
+            return self._turn()
         except RetriableError as error:
             self._retry(error)
             return False
 
+    def _turn(self) -> bool:
+        """What is due comes first, so that a restart does it where the run before was stopped."""
+        if self._ownership.partitions:
+            if self.job.replica.genesis is None:
+                self._commit_plan(self.job.plan_genesis(self._ownership, self.warm_start))
+                return False
+            if self._start(input_ended=False) or not self._snapshots(stopping=False):
+                return False
+        polled = self.transport.poll(self.batch_records, _POLL_TIMEOUT_S)
+        if polled.ownership != self._ownership:
+            self._adopt(polled.ownership)
+            return False
+        self._catch_up()
+        if any(len(records.offsets) for records in polled.partitions.values()) or self.job.sweep_pending():
+            self._commit(self.job.plan_batch(polled))
+            return False
+        if self._start(input_ended=polled.ended):
+            return False
+        if polled.ended:
+            self._explain_missing_model()
+        return polled.ended
+
+    def _adopt(self, ownership: Ownership) -> None:
+        """Let go of partitions that were lost, restore those that were gained: before the first event of any."""
+        began = time.monotonic()
+        self._ownership = ownership
+        lost, gained = self.job.tasks.keys() - ownership.partitions, ownership.partitions - self.job.tasks.keys()
+        for partition in lost:
+            self.job.tasks.pop(partition).transition(TaskState.CLOSED)
+        restore_tasks(self.transport, self.job, gained)
+        self.transport.seek({p: task.mark.next for p, task in self.job.tasks.items()})
+        seconds = time.monotonic() - began
+        self._observe(PartitionsMoved(tuple(sorted(gained)), tuple(sorted(lost)), self.job.n_customers, seconds))
+
     def _start(self, *, input_ended: bool) -> bool:
         """Commit first centers if they are due. Returns whether they were."""
-        planned = self.job.plan_start(self.transport.ownership(), input_ended=input_ended)
+        planned = self.job.plan_start(self._ownership, input_ended=input_ended)
         if planned is not None:
             self._commit(planned)
         return planned is not None
@@ -110,7 +138,7 @@ class Loop:
             task.transition(TaskState.COMMITTING)
         result = self.transport.commit(planned.plan)
         if result.outcome is not Outcome.COMMITTED:
-            self.job.suspend()
+            self._suspend()
             self._restore()
             if not self._landed(planned):
                 self._count_failure()
@@ -119,7 +147,7 @@ class Loop:
             for task in self.job.tasks.values():
                 task.transition(TaskState.RUNNING)
             self.job.committed(planned)
-            self._catch_up()
+            self._catch_up(result.first_offsets[-1])
         self._failures = 0
         if planned.observation is not None:
             self._observe(planned.observation(self.job.segments()))
@@ -133,27 +161,38 @@ class Loop:
         """Commit a plan that no customer depends on. None where it is not known to be committed."""
         result = self.transport.commit(plan)
         if result.outcome is not Outcome.COMMITTED:
-            self._restore()
+            self._suspend()
             self._count_failure()
             return None
-        self._catch_up()
+        own = max(
+            (at for (log, *_), at in zip(plan.internal, result.first_offsets, strict=True) if log is Log.MODEL), default=-1
+        )
+        self._catch_up(own)
         return result
 
     def _count_failure(self) -> None:
         self._failures += 1
-        if self._failures >= _MAX_ATTEMPTS:
-            raise RetriableError(f"{_MAX_ATTEMPTS} commits in a row came to nothing", hint="look at the store's health")
+        if self._failures >= self.max_attempts:
+            raise RetriableError(f"{self.max_attempts} commits in a row came to nothing", hint="look at the store's health")
 
-    def _catch_up(self) -> None:
-        """Apply what the model log holds, own records included."""
-        for entry in model_entries(self.transport, self.job.replica.next_offset):
-            event = self.job.apply_model_entry(entry)
-            if event is not None:
-                self._observe(event)
+    def _catch_up(self, own: int = -1) -> None:
+        """Apply what the model log holds; wait a little for what this worker itself put there at offset `own`."""
+        deadline = time.monotonic() + _OWN_DELTA_S
+        while True:
+            wait_s = max(0.0, deadline - time.monotonic()) if self.job.replica.next_offset <= own else 0.0
+            for entry in model_entries(self.transport, self.job.replica.next_offset, wait_s):
+                event = self.job.apply_model_entry(entry)
+                if event is not None:
+                    self._observe(event)
+            if self.job.replica.next_offset > own or time.monotonic() >= deadline:
+                return
 
     def _snapshots(self, *, stopping: bool) -> bool:
-        """Write what is due, then delete what that makes superfluous. Returns False where a commit came to nothing."""
-        ownership = self.transport.ownership()
+        """Write what is due, then delete what that makes superfluous. Returns False where a commit came to nothing.
+
+        A model snapshot goes before: `verify` needs one that is not newer than the oldest customers' snapshot.
+        """
+        ownership = self._ownership
         due = self.job.snapshots_due(stopping=stopping)
         if due:
             model = self.job.plan_model_snapshot(ownership)
@@ -180,24 +219,28 @@ class Loop:
 
     def _restore(self) -> None:
         began = time.monotonic()
-        ownership = self.transport.ownership()
-        self.job = restore(self.transport, self.settings, self.clock, ownership.partitions)
+        self._ownership = self.transport.ownership()
+        self.job = restore(self.transport, self.settings, self.clock, self._ownership.partitions)
+        self._restored = True
         self.transport.seek({p: task.mark.next for p, task in self.job.tasks.items()})
-        customers = sum(task.table.n_customers for task in self.job.tasks.values())
         positions = {p: task.mark.next for p, task in self.job.tasks.items()}
         seconds = time.monotonic() - began
         version, segments = self.job.state.version, self.job.segments()
-        self._observe(Started(self.settings.application, positions, version, customers, seconds, segments))
+        self._observe(Started(self.settings.application, positions, version, self.job.n_customers, seconds, segments))
 
     def _retry(self, error: RetriableError) -> None:
         """Restore and go on, after a pause; raises the error when it keeps coming back."""
         self._failures += 1
-        if self._failures >= _MAX_ATTEMPTS:
+        if self._failures >= self.max_attempts:
             raise error
         self._observe(Waiting("retrying", error.message, {"attempt": self._failures, "where": error.where}))
+        self._suspend()
+        self.stop.wait(min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S))
+
+    def _suspend(self) -> None:
+        """The state is not to be trusted any more: the next step restores it."""
+        self._restored = False
         self.job.suspend()
-        self.stop.wait(_FIRST_PAUSE_S * 2**self._failures)
-        self._restore()
 
     def _explain_missing_model(self) -> None:
         if self.job.state.ready:

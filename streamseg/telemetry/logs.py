@@ -13,6 +13,7 @@ from streamseg.processing.observe import (
     BatchCommitted,
     ModelChanged,
     Observation,
+    PartitionsMoved,
     SnapshotTaken,
     Started,
     Stopped,
@@ -49,6 +50,14 @@ class JsonLog:
                 self._write(f"model_{event.what}", model_version=event.model_version, segments=names)
             case SnapshotTaken():
                 self._write("snapshot_taken", partition=event.partition, customers=event.customers)
+            case PartitionsMoved():
+                self._write(
+                    "partitions_moved",
+                    gained=event.gained,
+                    lost=event.lost,
+                    customers=event.customers,
+                    restore_seconds=round(event.restore_seconds, 3),
+                )
             case Waiting():
                 self._write(event.event, message=event.message, **event.details)
             case Stopped():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streamseg.errors import ConfigError, CorruptedError
-from streamseg.processing.transport import Committed, Log, Records, Topic
+from streamseg.processing.transport import Committed, Log, Published, Records, Topic
 from streamseg.transports import writer_lock
 from streamseg.transports.files import Source, lines_from
 from streamseg.transports.sqlite import log_name, open_for_reading, stored_records, translated
@@ -45,7 +45,7 @@ class EmbeddedReader:
             rows = self._db.execute("SELECT partition, next_offset, metadata FROM offsets ORDER BY partition").fetchall()
         return {partition: Committed(next_offset, metadata) for partition, next_offset, metadata in rows}
 
-    def read(self, log: Log, partition: int, start: int) -> Iterator[tuple[int, bytes]]:
+    def read(self, log: Log, partition: int, start: int, wait_s: float = 0.0) -> Iterator[tuple[int, bytes]]:
         name = log_name(log, partition)
         with translated(self.path):
             row = self._db.execute("SELECT first_offset FROM logs WHERE name = ?", (name,)).fetchone()
@@ -80,7 +80,7 @@ class EmbeddedReader:
         offsets = range(first, first + len(values))
         return Records(offsets, [None] * len(values), values, [None] * len(values), next_offset)
 
-    def published(self, topic: Topic, partition: int, first: int) -> Iterator[bytes | None] | None:
+    def published(self, topic: Topic, partition: int, first: int) -> Published | None:
         name = log_name(topic, partition)
         with translated(self.path):
             files = self._db.execute(
@@ -92,11 +92,12 @@ class EmbeddedReader:
             ends = [row[0] for row in files[1:]] + [total[0] if total else 0]
             if stored is not None or not all(path != STREAM and Path(path).is_file() for _, path, _ in files):
                 return None
-            return _published_in_files(files, ends, first, beyond=not writer_lock.is_held(self.path))
+            lines = _published_in_files(files, ends, first, beyond=not writer_lock.is_held(self.path))
+            return Published(first, lines)
         if stored is None:
-            return iter(()) if total is None else None
+            return Published(first, iter(())) if total is None else None
         query = f'SELECT value FROM "{name}" WHERE offset >= ? ORDER BY offset'
-        return (row[0] for row in self._db.execute(query, (first,)))
+        return Published(first, (row[0] for row in self._db.execute(query, (first,))))
 
     def streamed(self, topic: Topic, partition: int) -> bool:
         with translated(self.path):

@@ -11,7 +11,7 @@ from streamseg.errors import CorruptedError, FencedError
 from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Ownership, Tagged, Topic
 from streamseg.records.outputs import DeadLetter
 from streamseg.transports.embedded import EmbeddedTransport
-from tests.harness import Crash, crash_at
+from tests.harness import Crash, crash_at, published
 
 PARTITIONS = 2
 Open = Callable[[], EmbeddedTransport]
@@ -46,7 +46,7 @@ def plan(
 
 def everything(transport: EmbeddedTransport) -> tuple[object, ...]:
     logs = [list(transport.read(log, p, 0)) for log in Log for p in range(PARTITIONS)]
-    topics = [list(transport.published(topic, p, 0) or []) for topic in Topic for p in range(PARTITIONS)]
+    topics = [published(transport, topic, p, 0) for topic in Topic for p in range(PARTITIONS)]
     return logs, topics, transport.committed()
 
 
@@ -73,7 +73,7 @@ def test_seek_says_where_the_next_poll_goes_on(transport: EmbeddedTransport) -> 
 def test_nothing_is_committed_before_the_first_commit(transport: EmbeddedTransport) -> None:
     assert transport.committed() == {}
     assert list(transport.read(Log.MODEL, 0, 0)) == []
-    assert list(transport.published(Topic.ASSIGNMENTS, 0, 0) or []) == []
+    assert published(transport, Topic.ASSIGNMENTS, 0, 0) == []
 
 
 def test_a_commit_publishes_all_of_the_plan(transport: EmbeddedTransport) -> None:
@@ -83,14 +83,14 @@ def test_a_commit_publishes_all_of_the_plan(transport: EmbeddedTransport) -> Non
     assert transport.committed() == {0: Committed(3, "m")}
     assert list(transport.read(Log.CUSTOMERS, 0, 0)) == [(0, b"c1"), (1, b"c2")]
     assert list(transport.read(Log.MODEL, 0, 0)) == [(0, b"m1")]
-    assert list(transport.published(Topic.ASSIGNMENTS, 0, 0) or []) == [b'{"n":1}', None]
-    assert list(transport.published(Topic.ASSIGNMENTS, 1, 0) or []) == [b'{"n":2}']
-    assert list(transport.published(Topic.CATALOG, 0, 0) or []) == [b'{"segment":7}']
-    assert len(list(transport.published(Topic.DEAD_LETTERS, 0, 0) or [])) == 1
+    assert published(transport, Topic.ASSIGNMENTS, 0, 0) == [b'{"n":1}', None]
+    assert published(transport, Topic.ASSIGNMENTS, 1, 0) == [b'{"n":2}']
+    assert published(transport, Topic.CATALOG, 0, 0) == [b'{"segment":7}']
+    assert len(published(transport, Topic.DEAD_LETTERS, 0, 0)) == 1
     again = transport.commit(plan(transport, 3, "again"))
     assert list(again.first_offsets) == [2, 1]
     assert transport.committed() == {0: Committed(3, "again")}
-    assert list(transport.published(Topic.ASSIGNMENTS, 0, 3) or []) == [None]
+    assert published(transport, Topic.ASSIGNMENTS, 0, 3) == [None]
 
 
 @pytest.mark.parametrize("point", ["before_write", "before_sync", "before_commit"])
