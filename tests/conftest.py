@@ -6,6 +6,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.broker import _kafka as _kafka
+
 # The machine is shared: no test fails for being slow. CI draws the same examples every time.
 settings.register_profile(
     "default",

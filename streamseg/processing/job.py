@@ -76,9 +76,9 @@ class Job:
 
     # -- Plans --------------------------------------------------------------------------------------------------------
 
-    def plan_genesis(self, ownership: Ownership, warm_start: Start | None) -> CommitPlan:
-        """The first record of a model log, and the warm start if there is one."""
-        genesis = Genesis(FORMAT_VERSION, self.settings.config, self.n_partitions)
+    def plan_genesis(self, ownership: Ownership, starts: Mapping[int, int], warm_start: Start | None) -> CommitPlan:
+        """The first record of a model log, and the warm start if there is one. Of several the log's first counts."""
+        genesis = Genesis(FORMAT_VERSION, self.settings.config, self.n_partitions, dict(starts))
         internal = [(Log.MODEL, 0, encode_entry(genesis))]
         catalog: list[tuple[bytes, bytes]] = []
         if warm_start is not None:

@@ -73,11 +73,15 @@ class Manifest(msgspec.Struct):
 
 
 class Genesis(msgspec.Struct, tag="genesis"):
-    """The first record of a model log: who writes here, with which settings, over how many partitions."""
+    """The first record of a model log: who writes here, with which settings, over how many partitions.
+
+    `starts`: the input offset that each partition begins at.
+    """
 
     format_version: int
     config: str
     n_partitions: int
+    starts: dict[int, int]
 
 
 class BatchRecord(msgspec.Struct, tag="batch"):

@@ -87,6 +87,7 @@ class Replica:
                 "same input",
             )
         self.genesis = genesis
+        self.positions = dict(genesis.starts)
 
     def _check_batch(self, record: BatchRecord) -> None:
         manifest: Manifest = record.manifest

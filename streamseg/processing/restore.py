@@ -44,7 +44,7 @@ def restore(reader: LogReader, settings: JobSettings, clock: Clock, partitions: 
 def restore_tasks(reader: LogReader, job: Job, partitions: Iterable[int]) -> None:
     """Partitions' customers, and the model up to the versions of their tags. INOUT job. Raises as `restore`."""
     committed = reader.committed()
-    tasks = {p: restore_task(reader, job.settings, p, committed.get(p)) for p in sorted(partitions)}
+    tasks = {p: restore_task(reader, job, p, committed.get(p)) for p in sorted(partitions)}
     for partition, task in tasks.items():
         if job.replica.positions.get(partition, 0) > task.mark.next:
             raise CorruptedError(
@@ -99,12 +99,14 @@ def model_entries(reader: LogReader, start: int, wait_s: float = 0.0) -> Iterato
     return entries(reader.read(Log.MODEL, 0, start, wait_s), "model")
 
 
-def restore_task(reader: LogReader, settings: JobSettings, partition: int, committed: Committed | None) -> Task:
+def restore_task(reader: LogReader, job: Job, partition: int, committed: Committed | None) -> Task:
     """A partition's customers, up to what is committed and no further.
 
     The log decides where the committed offset has expired; where both are there and differ, something is wrong.
     """
-    task = Task(partition, settings.layout)
+    task = Task(partition, job.settings.layout)
+    if job.replica.genesis is not None:
+        task.begin(job.replica.genesis.starts.get(partition, 0))
     task.transition(TaskState.RESTORING)
     metadata = OffsetMetadata.decode(committed.metadata) if committed else OffsetMetadata()
     if committed is not None and not metadata.seq:

@@ -66,6 +66,11 @@ class Task:
             raise IllegalTransitionError(f"task of partition {self.partition}: {self.state.value} -> {to.value}")
         self.state = to
 
+    def begin(self, offset: int) -> None:
+        """Where the partition begins if nothing of it was committed yet."""
+        if not self.mark.seq:
+            self.mark = Mark(next=offset)
+
     @property
     def metadata(self) -> OffsetMetadata:
         """What is committed with the offset that `mark` has reached."""

@@ -158,6 +158,10 @@ class LogReader(Protocol):
 class Transport(LogReader, Protocol):
     """The whole contract."""
 
+    def begins(self) -> Mapping[int, int]:
+        """By partition, where an application begins that has committed nothing."""
+        ...
+
     def ownership(self) -> Ownership:
         """Which partitions are this worker's now."""
         ...

@@ -18,6 +18,7 @@ from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.logs import (
     BatchRecord,
+    Genesis,
     ModelSnapshot,
     OffsetMetadata,
     PartitionManifest,
@@ -79,9 +80,8 @@ class Verifier:
         oldest = min((lane.from_version for lane in self.lanes.values() if lane.task.mark.seq or lane.last_seq), default=0)
         restore_model(self.reader, self.job, oldest)
         self.report.model_version = oldest
-        self.report.horizon = {p: lane.task.mark.next for p, lane in self.lanes.items()}
         self.job.tasks = {p: lane.task for p, lane in self.lanes.items()}
-        self._remember()
+        self._begin()
         self._pass_snapshots()
         for entry in model_entries(self.reader, self.job.replica.next_offset):
             self._entry(entry)
@@ -96,11 +96,21 @@ class Verifier:
         if isinstance(record, BatchRecord):
             self._batch(record, entry)
         self.job.apply_model_entry(entry)
+        if isinstance(record, Genesis):
+            self._begin()
         self._remember()
         if isinstance(record, StartRecord):
             self.report.starts += 1
             self.catalog += self.job.catalog_of_start(record.start, record.clock_us)
         self._pass_snapshots()
+
+    def _begin(self) -> None:
+        """Lanes without a snapshot begin where the genesis says."""
+        genesis = self.job.replica.genesis
+        for partition, lane in self.lanes.items():
+            lane.task.begin(genesis.starts.get(partition, 0) if genesis is not None else 0)
+            self.report.horizon[partition] = lane.task.mark.next
+        self._remember()
 
     def _remember(self) -> None:
         version = self.job.state.version
@@ -220,7 +230,8 @@ class _Lane:
             result = work.idle()
         else:
             records = verifier.reader.input_records(self.partition, part.first, part.next)
-            if records is None:
+            if records is None or len(records.offsets) < part.records:
+                # Expired, or compacted.
                 self._lost_input(part)
                 return None
             result = work.process(records, job.decoder)

@@ -15,7 +15,7 @@ from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import Observation, Observer, PartitionsMoved, Started, Stopped, Waiting
 from streamseg.processing.planned import Planned
-from streamseg.processing.restore import model_entries, restore, restore_tasks
+from streamseg.processing.restore import model_entries, restore_model, restore_tasks
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Transport
@@ -94,9 +94,6 @@ class Loop:
     def _turn(self) -> bool:
         """What is due comes first, so that a restart does it where the run before was stopped."""
         if self._ownership.partitions:
-            if self.job.replica.genesis is None:
-                self._commit_plan(self.job.plan_genesis(self._ownership, self.warm_start))
-                return False
             if self._start(input_ended=False) or not self._snapshots(stopping=False):
                 return False
         polled = self.transport.poll(self.batch_records, _POLL_TIMEOUT_S)
@@ -117,6 +114,7 @@ class Loop:
         """Let go of partitions that were lost, restore those that were gained: before the first event of any."""
         began = time.monotonic()
         self._ownership = ownership
+        self._begin_log()
         lost, gained = self.job.tasks.keys() - ownership.partitions, ownership.partitions - self.job.tasks.keys()
         for partition in lost:
             self.job.tasks.pop(partition).transition(TaskState.CLOSED)
@@ -124,6 +122,16 @@ class Loop:
         self.transport.seek({p: task.mark.next for p, task in self.job.tasks.items()})
         seconds = time.monotonic() - began
         self._observe(PartitionsMoved(tuple(sorted(gained)), tuple(sorted(lost)), self.job.n_customers, seconds))
+
+    def _begin_log(self) -> None:
+        """See to it that the model log has a genesis. Raises RetriableError."""
+        if self.job.replica.genesis is not None or not self._ownership.partitions:
+            return
+        self._catch_up()
+        if self.job.replica.genesis is None:
+            self._commit_plan(self.job.plan_genesis(self._ownership, self.transport.begins(), self.warm_start))
+        if self.job.replica.genesis is None:
+            raise RetriableError("the model log cannot be begun", hint="the next try may find it begun")
 
     def _start(self, *, input_ended: bool) -> bool:
         """Commit first centers if they are due. Returns whether they were."""
@@ -220,10 +228,13 @@ class Loop:
     def _restore(self) -> None:
         began = time.monotonic()
         self._ownership = self.transport.ownership()
-        self.job = restore(self.transport, self.settings, self.clock, self._ownership.partitions)
+        self.job = Job(self.settings, self.clock, self.transport.n_partitions)
+        restore_model(self.transport, self.job)
+        self._begin_log()
+        restore_tasks(self.transport, self.job, self._ownership.partitions)
         self._restored = True
-        self.transport.seek({p: task.mark.next for p, task in self.job.tasks.items()})
         positions = {p: task.mark.next for p, task in self.job.tasks.items()}
+        self.transport.seek(positions)
         seconds = time.monotonic() - began
         version, segments = self.job.state.version, self.job.segments()
         self._observe(Started(self.settings.application, positions, version, self.job.n_customers, seconds, segments))

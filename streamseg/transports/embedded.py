@@ -114,6 +114,9 @@ class EmbeddedTransport(EmbeddedReader):
 
     # -- Input --------------------------------------------------------------------------------------------------------
 
+    def begins(self) -> dict[int, int]:
+        return dict.fromkeys(range(self.n_partitions), 0)
+
     def ownership(self) -> Ownership:
         return Ownership(self._generation, tuple(range(self.n_partitions)))
 

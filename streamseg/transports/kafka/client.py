@@ -1,0 +1,222 @@
+"""Where kafka-python is imported: clients with safe settings, and its errors as ours.
+
+The settings are not a matter of taste. `linger + request timeout <= delivery timeout < transaction timeout`: otherwise a
+batch of records may expire after its transaction, or a transaction before its records. Every consumer reads committed
+records only, also the one that is asked for committed offsets: otherwise it would not wait for transactions in flight.
+Nothing resets an offset by itself: a reader behind a truncated log would jump or skip without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.net.sasl.oauth import AbstractTokenProvider
+from kafka.structs import OffsetAndMetadata
+
+from streamseg.errors import ConfigError, FencedError, RetriableError, StreamsegError
+
+__all__ = [
+    "ConfigResource",
+    "ConfigResourceType",
+    "ConsumerRebalanceListener",
+    "KafkaAdminClient",
+    "KafkaConsumer",
+    "KafkaProducer",
+    "MemberToRemove",
+    "OffsetAndMetadata",
+    "TopicPartition",
+    "kafka_errors",
+]
+
+# The client logs what it retries; what matters comes back as an error.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+LINGER_MS = 5
+REQUEST_TIMEOUT_MS = 5_000
+DELIVERY_TIMEOUT_MS = 8_000
+TRANSACTION_TIMEOUT_MS = 10_000
+SESSION_TIMEOUT_MS = 6_000
+# A batch of records is a message to the broker, which takes 1,048,588 bytes by default.
+_BATCH_BYTES = 900_000
+_FETCH_BYTES = 8_000_000
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach the broker. Secrets are read from their files when a client is made, and are in no repr."""
+
+    bootstrap_servers: str
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    password_file: str | None = None
+    token_file: str | None = None
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    key_password_file: str | None = None
+    proxy_url: str | None = None
+    session_timeout_ms: int = SESSION_TIMEOUT_MS
+
+    def options(self) -> dict[str, Any]:
+        """Settings for any client. Raises ConfigError where a file cannot be read."""
+        servers = [server.strip() for server in self.bootstrap_servers.split(",")]
+        options: dict[str, Any] = {
+            "bootstrap_servers": servers,
+            "security_protocol": self.security_protocol,
+            "request_timeout_ms": REQUEST_TIMEOUT_MS,
+            "bootstrap_timeout_ms": DELIVERY_TIMEOUT_MS,
+            "reconnect_backoff_max_ms": 1_000,
+            "metadata_max_age_ms": 10_000,
+            "metrics_enabled": False,
+        }
+        if self.proxy_url is not None:
+            options["proxy_url"] = self.proxy_url
+        if self.security_protocol.endswith("SSL"):
+            options["ssl_context"] = self._ssl_context()
+        if self.security_protocol.startswith("SASL"):
+            options["sasl_mechanism"] = self.sasl_mechanism
+            if self.sasl_mechanism == "OAUTHBEARER":
+                options["sasl_oauth_token_provider"] = _FileToken(self.token_file or "")
+            else:
+                options["sasl_plain_username"] = self.username
+                secret = self.password if self.password_file is None else _secret(self.password_file, "kafka.password_file")
+                options["sasl_plain_password"] = secret
+        return options
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.certificate_file is not None:
+                password = _secret(self.key_password_file, "kafka.key_password_file") if self.key_password_file else None
+                context.load_cert_chain(self.certificate_file, self.key_file, password)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"cannot use the certificates: {error.strerror or type(error).__name__}",
+                where="kafka.ca_file, kafka.certificate_file, kafka.key_file",
+                hint="give PEM files that this user may read",
+            ) from None
+        return context
+
+
+class _FileToken(AbstractTokenProvider):  # type: ignore[misc]
+    """A bearer token from a file that somebody keeps fresh: read at each connection."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def token(self) -> str:
+        return _secret(self._path, "kafka.token_file")
+
+
+def _secret(path: str, key: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"cannot read the secret: {error.strerror}", where=key) from None
+
+
+def consumer(connection: Connection, **options: Any) -> KafkaConsumer:
+    """A consumer of committed records that commits nothing by itself and resets no offset."""
+    settings = {
+        "isolation_level": "read_committed",
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "allow_auto_create_topics": False,
+        "max_partition_fetch_bytes": _FETCH_BYTES,
+        "fetch_max_wait_ms": 100,
+    }
+    with translated("connecting"):
+        return KafkaConsumer(**connection.options(), **(settings | options))
+
+
+def group_consumer(connection: Connection, group: str, instance: str | None) -> KafkaConsumer:
+    """A consumer that shares the input with the group; a stable instance comes back without a rebalance."""
+    return consumer(
+        connection,
+        group_id=group,
+        group_instance_id=instance,
+        partition_assignment_strategy=(CooperativeStickyAssignor,),
+        session_timeout_ms=connection.session_timeout_ms,
+        heartbeat_interval_ms=connection.session_timeout_ms // 4,
+    )
+
+
+def producer(connection: Connection, transactional_id: str | None) -> KafkaProducer:
+    """An idempotent producer; with an id its transactions are to be begun by `init_transactions`."""
+    options: dict[str, Any] = {}
+    if transactional_id is not None:
+        options = {"transactional_id": transactional_id, "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS}
+    with translated("connecting"):
+        return KafkaProducer(
+            **connection.options(),
+            acks="all",
+            linger_ms=LINGER_MS,
+            batch_size=_BATCH_BYTES,
+            delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
+            max_block_ms=DELIVERY_TIMEOUT_MS,
+            allow_auto_create_topics=False,
+            **options,
+        )
+
+
+def admin(connection: Connection) -> KafkaAdminClient:
+    with translated("connecting"):
+        return KafkaAdminClient(**connection.options())
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """kafka-python's errors as ours."""
+    try:
+        yield
+    except kafka_errors.KafkaError as error:
+        raise ours(error, where) from None
+    except (OSError, TimeoutError) as error:
+        raise RetriableError(f"cannot reach the broker: {error}", where=where) from None
+
+
+def ours(error: BaseException, where: str) -> StreamsegError:
+    """By what its reader should do."""
+    name = type(error).__name__
+    text = f"{name}: {error}" if str(error) else name
+    if isinstance(error, kafka_errors.FencedInstanceIdError):
+        return FencedError(
+            "another worker runs with the same worker.id", where=where, hint="give each worker an id of its own"
+        )
+    if isinstance(error, kafka_errors.AuthorizationError):
+        return ConfigError(
+            f"the broker does not permit it: {text}",
+            where=where,
+            hint="grant the user rights on the application's topics, group and transactional ids: see `streamseg doctor`",
+        )
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError):
+        return ConfigError(
+            f"the broker does not accept the login: {name}",
+            where=where,
+            hint="check kafka.sasl_mechanism, kafka.username and the password",
+        )
+    if isinstance(error, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError):
+        return ConfigError(
+            f"the broker takes no records of this size: {text}",
+            where=where,
+            hint="set max.message.bytes of the topic to at least 1048588",
+        )
+    if isinstance(error, kafka_errors.UnknownTopicOrPartitionError | kafka_errors.InvalidTopicError):
+        return ConfigError(f"there is no such topic: {text}", where=where, hint="create it, or correct its name")
+    if isinstance(error, kafka_errors.KafkaConfigurationError | kafka_errors.UnsupportedVersionError):
+        return ConfigError(f"the client cannot work with this broker: {text}", where=where)
+    return RetriableError(f"Kafka: {text}", where=where)

@@ -1,0 +1,243 @@
+"""Topics as restore, `verify`, `explain` and `segments` read them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from streamseg.errors import ConfigError, CorruptedError, RetriableError
+from streamseg.processing.transport import Committed, Log, Published, Records, Topic
+from streamseg.records.outputs import DeadLetter, dead_letter_line
+from streamseg.transports.kafka.client import (
+    Connection,
+    KafkaConsumer,
+    TopicPartition,
+    admin,
+    consumer,
+    kafka_errors,
+    translated,
+)
+from streamseg.transports.kafka.topics import Names, partitions_of, settings_of_topics
+
+# Header of the first record of each commit in an output partition: how many the partition had before.
+FIRST_HEADER = "streamseg.first"
+_POLL_MS = 200
+# Without an answer for so long, reading is given up.
+_PATIENCE_S = 60.0
+
+
+class KafkaReader:
+    """The reading side. Each stream that is open at a time has a consumer of its own; they are kept for the next."""
+
+    def __init__(self, connection: Connection, names: Names, *, at_least_once: bool = False) -> None:
+        """Raises ConfigError where a topic is missing or the broker cannot be used, RetriableError where it is not there."""
+        self.connection, self.names = connection, names
+        self.at_least_once = at_least_once
+        self._idle: list[KafkaConsumer] = []
+        self._group: KafkaConsumer | None = None
+        self._admin = admin(connection)
+        there = partitions_of(self._admin, [names.input, names.model])
+        if names.input not in there:
+            raise ConfigError(f"there is no topic {names.input!r}", where="input.topic", hint="create it, or name another")
+        if names.model not in there:
+            raise ConfigError(
+                f"there is no state of application {names.application!r} on this broker", hint="has `streamseg run` begun?"
+            )
+        self.n_partitions = there[names.input]
+
+    # -- Positions ----------------------------------------------------------------------------------------------------
+
+    def committed(self) -> dict[int, Committed]:
+        if self._group is None:
+            self._group = consumer(self.connection, group_id=self.names.application)
+        found = {}
+        for partition in range(self.n_partitions):
+            there = self._committed(TopicPartition(self.names.input, partition))
+            if there is not None:
+                found[partition] = there
+        return found
+
+    def _committed(self, place: TopicPartition) -> Committed | None:
+        assert self._group is not None
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                with translated(f"committed offset of {place.topic}-{place.partition}"):
+                    there = self._group.committed(place, metadata=True, timeout_ms=1_000)
+                return None if there is None else Committed(there.offset, there.metadata or "")
+            except RetriableError:
+                # A transaction is open on it; a broker that is away looks the same.
+                self._blocked()
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _blocked(self) -> None:
+        """Somebody's transaction holds up an offset. Who only reads waits."""
+
+    # -- Logs ---------------------------------------------------------------------------------------------------------
+
+    def read(self, log: Log, partition: int, start: int, wait_s: float = 0.0) -> Iterator[tuple[int, bytes]]:
+        place = self.names.log(log, partition)
+        if log is Log.SPOOL:
+            return
+        with self._consumer(place) as stream:
+            with translated(f"reading {place.topic}-{place.partition}"):
+                first = stream.beginning_offsets([place])[place]
+            if 0 < start < first:
+                raise CorruptedError(
+                    f"offset {start} is not retained any more, the log begins at {first}",
+                    where=f"topic {place.topic}, partition {place.partition}",
+                    hint="restore the topic from a backup",
+                )
+            end = _end(stream, place)
+            deadline = time.monotonic() + wait_s
+            while end <= start and time.monotonic() < deadline:
+                # The next transaction is on its way; asking again is how a client waits for it.
+                time.sleep(0.002)
+                end = _end(stream, place)
+            for record in _records(stream, place, max(start, first), end):
+                yield record.offset, record.value
+
+    @contextmanager
+    def _consumer(self, place: TopicPartition) -> Iterator[KafkaConsumer]:
+        """A consumer assigned to one partition: the one that was there before, if it is free."""
+        same = [i for i, stream in enumerate(self._idle) if place in stream.assignment()]
+        stream = self._idle.pop(same[0] if same else -1) if self._idle else consumer(self.connection)
+        if place not in stream.assignment():
+            stream.assign([place])
+        try:
+            yield stream
+        finally:
+            self._idle.append(stream)
+
+    # -- Input and outputs --------------------------------------------------------------------------------------------
+
+    def input_records(self, partition: int, first: int, next_offset: int) -> Records | None:
+        place = TopicPartition(self.names.input, partition)
+        with self._consumer(place) as stream:
+            with translated(f"reading {place.topic}-{place.partition}"):
+                begin = stream.beginning_offsets([place])[place]
+            if begin > first:
+                return None
+            found = list(_records(stream, place, first, next_offset))
+        return columns(found, next_offset)
+
+    def published(self, topic: Topic, partition: int, first: int) -> Published | None:
+        if self.at_least_once and topic is not Topic.CATALOG:
+            return None
+        place = TopicPartition(self.names.topic(topic), partition)
+        policy = settings_of_topics(self._admin, [place.topic]).get(place.topic, {})
+        if topic is Topic.CATALOG:
+            compacted = "compact" in policy.get("cleanup.policy", "")
+            return Published(1 if compacted else 0, (value for value, _ in self._values(topic, place, 0)))
+        start = self._uncompacted(place, policy)
+        values = self._values(topic, place, start)
+        for value, header in values:
+            if header is not None and header >= first:
+                return Published(header, _chained(value, values))
+        # Nothing was published since, or it is gone.
+        return Published(sys.maxsize if start else first, iter(()))
+
+    def _uncompacted(self, place: TopicPartition, policy: dict[str, str]) -> int:
+        """The offset from which on a compacted topic still has every record."""
+        with self._consumer(place) as stream, translated(f"reading {place.topic}"):
+            begin = stream.beginning_offsets([place])[place]
+            if "compact" not in policy.get("cleanup.policy", ""):
+                return int(begin)
+            since_ms = int(time.time() * 1000) - int(policy.get("min.compaction.lag.ms", "0"))
+            found = stream.offsets_for_times({place: max(0, since_ms)})[place]
+            return int(found.offset if found is not None else stream.end_offsets([place])[place])
+
+    def _values(self, topic: Topic, place: TopicPartition, start: int) -> Iterator[tuple[bytes | None, int | None]]:
+        with self._consumer(place) as stream:
+            with translated(f"reading {place.topic}"):
+                begin = max(start, stream.beginning_offsets([place])[place])
+            for record in _records(stream, place, begin, _end(stream, place)):
+                headers = dict(record.headers or ())
+                first = headers.get(FIRST_HEADER)
+                value = _letter_line(record, headers) if topic is Topic.DEAD_LETTERS else record.value
+                yield value, None if first is None else int(first)
+
+    def streamed(self, topic: Topic, partition: int) -> bool:
+        return self.at_least_once
+
+    def close(self) -> None:
+        for client in (*self._idle, self._group, self._admin):
+            if client is not None:
+                _close(client)
+        self._idle, self._group = [], None
+
+
+def _close(client: Any) -> None:
+    try:
+        client.close()
+    except kafka_errors.KafkaError:
+        # It is going away; what it had to say was said.
+        return
+
+
+def _end(stream: KafkaConsumer, place: TopicPartition) -> int:
+    """Where committed records end now."""
+    with translated(f"reading {place.topic}-{place.partition}"):
+        return int(stream.end_offsets([place])[place])
+
+
+def _records(stream: KafkaConsumer, place: TopicPartition, start: int, end: int) -> Iterator[Any]:
+    """Records from `start` to before `end`, which may be between transactions. Raises RetriableError."""
+    if start >= end:
+        return
+    if stream.position(place) != start:
+        stream.seek(place, start)
+    silent_since = time.monotonic()
+    while True:
+        with translated(f"reading {place.topic}-{place.partition}"):
+            found = stream.poll(timeout_ms=_POLL_MS).get(place, [])
+            position = stream.position(place)
+        for record in found:
+            if record.offset >= end:
+                return
+            yield record
+        if position >= end:
+            return
+        if found:
+            silent_since = time.monotonic()
+        elif time.monotonic() - silent_since > _PATIENCE_S:
+            raise RetriableError("the broker does not answer", where=f"{place.topic}-{place.partition} at {position}")
+
+
+def _chained(first: bytes | None, rest: Iterator[tuple[bytes | None, int | None]]) -> Iterator[bytes | None]:
+    yield first
+    for value, _ in rest:
+        yield value
+
+
+def columns(found: list[Any], next_offset: int) -> Records:
+    """Consumer records as columns."""
+    return Records(
+        [record.offset for record in found],
+        [record.key for record in found],
+        [record.value for record in found],
+        [record.timestamp if record.timestamp is not None and record.timestamp >= 0 else None for record in found],
+        next_offset,
+    )
+
+
+def _letter_line(record: Any, headers: dict[str, bytes]) -> bytes:
+    def text(name: str) -> str:
+        return headers.get(f"streamseg.error.{name}", b"").decode()
+
+    return dead_letter_line(
+        DeadLetter(
+            record.key,
+            record.value,
+            text("code"),
+            text("message"),
+            text("topic"),
+            int(text("partition") or -1),
+            int(text("offset") or -1),
+            text("field"),
+        )
+    )

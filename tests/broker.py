@@ -1,0 +1,184 @@
+"""A real Apache Kafka for tests: one node without containers, from Maven's artifacts, once for a run.
+
+Uses STREAMSEG_TEST_KAFKA (bootstrap servers) where it is set. Without Java and Maven tests are skipped with the reason; under
+CI=true they fail.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+VERSION = "4.1.0"
+START_DEADLINE_S = 90.0
+_numbers = itertools.count()
+
+_POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>tests</groupId><artifactId>broker</artifactId><version>1</version><dependencies>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version></dependency>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{version}</version></dependency>
+</dependencies></project>"""
+
+_PROPERTIES = """process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={listeners}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={logs}
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+log.retention.check.interval.ms=2000
+log.segment.delete.delay.ms=100
+{more}
+"""
+
+
+def unavailable() -> str:
+    """Why there can be no broker; empty where there can."""
+    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    return f"needs a Kafka broker: {' and '.join(missing)} not found, and STREAMSEG_TEST_KAFKA not set" if missing else ""
+
+
+def libraries() -> Path:
+    """The broker's jars, fetched once and kept."""
+    target = Path(tempfile.gettempdir()) / f"streamseg-test-kafka-{VERSION}"
+    done = target / "complete"
+    if not done.exists():
+        target.mkdir(exist_ok=True)
+        (target / "pom.xml").write_text(_POM.format(version=VERSION))
+        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"]
+        subprocess.run(command, cwd=target, check=True, timeout=600)
+        done.touch()
+    return target / "libs"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Broker:
+    """One node on loopback. `stop` and `start` keep its data and its port."""
+
+    def __init__(self, directory: Path, more: str = "", listeners: tuple[str, ...] = ()) -> None:
+        """`listeners`: protocols beside PLAINTEXT; `more`: lines for server.properties."""
+        self.directory = directory
+        self.ports = {name: free_port() for name in ("PLAINTEXT", *listeners)}
+        self._properties = directory / "server.properties"
+        self._process: subprocess.Popen[bytes] | None = None
+        text = ",".join(f"{name}://127.0.0.1:{port}" for name, port in self.ports.items())
+        self._properties.write_text(
+            _PROPERTIES.format(controller=free_port(), listeners=text, logs=directory / "logs", more=more)
+        )
+        self._classes = f"{libraries()}/*"
+        self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", _uuid(), "-c", str(self._properties))
+
+    def _java(self, *arguments: str) -> None:
+        command = ["java", "-cp", self._classes, *arguments]
+        subprocess.run(command, check=True, cwd=self.directory, timeout=60, stdout=subprocess.DEVNULL)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.ports['PLAINTEXT']}"
+
+    def start(self) -> Broker:
+        log = (self.directory / "broker.log").open("ab")
+        command = ["java", "-Xmx1g", "-XX:+UseSerialGC", "-cp", self._classes, "kafka.Kafka", str(self._properties)]
+        self._process = subprocess.Popen(command, cwd=self.directory, stdout=log, stderr=log)
+        log.close()
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not all(_listens(port) for port in self.ports.values()):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the broker does not start:\n" + (self.directory / "broker.log").read_text()[-3000:])
+            threading_pause()
+        return self
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(how)
+            try:
+                self._process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+
+
+def _uuid() -> str:
+    import base64
+
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def threading_pause(seconds: float = 0.05) -> None:
+    """Between two looks at a condition with a deadline."""
+    time.sleep(seconds)
+
+
+def new_name(what: str = "app") -> str:
+    """A name that no other test uses on the same broker."""
+    return f"{what}-{os.getpid()}-{next(_numbers)}-{uuid.uuid4().hex[:6]}"
+
+
+def needed() -> None:
+    """Skip, or fail under CI, where there is no broker."""
+    reason = unavailable()
+    if reason and not os.environ.get("STREAMSEG_TEST_KAFKA"):
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", name="kafka")
+def _kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap servers of a broker that all tests share."""
+    given = os.environ.get("STREAMSEG_TEST_KAFKA")
+    if given:
+        yield given
+        return
+    needed()
+    broker = Broker(tmp_path_factory.mktemp("kafka")).start()
+    try:
+        yield broker.address
+    finally:
+        broker.stop()
+
+
+if __name__ == "__main__":
+    node = Broker(Path(tempfile.mkdtemp())).start()
+    print(node.address, flush=True)
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        sys.exit(0)
+    finally:
+        node.stop()
