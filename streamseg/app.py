@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from streamseg import worker_id
 from streamseg.config import Config
 from streamseg.errors import ConfigError
 from streamseg.model.fitted import FittedModel, load_fitted
@@ -24,8 +27,17 @@ from streamseg.runtime.loop import Loop, Stop
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source, open_source, standard_output
 from streamseg.transports.reader import EmbeddedReader
+from streamseg.worker_id import Slot
+
+if TYPE_CHECKING:
+    from streamseg.transports.kafka.client import Connection
+    from streamseg.transports.kafka.reader import KafkaReader
+    from streamseg.transports.kafka.topics import Names
+    from streamseg.transports.kafka.transport import KafkaTransport
 
 STANDARD = "-"
+# Failures in a row, up to five seconds apart: a broker may be away for minutes, a disk that is full stays full.
+_ATTEMPTS = {"embedded": 5, "kafka": 60}
 
 
 class App:
@@ -44,19 +56,35 @@ class App:
         self.config = config
         fitted = read_fitted(config)
         _warm_start(settings_of(config, fitted), fitted, config)
-        self.transport = EmbeddedTransport(
-            Path(config.embedded.path), wiring=_wiring(config), reopen=lambda path: _source(config, path), fault=fault
-        )
+        self._slot: Slot | None = None
+        self.transport = self._open(config, fault)
+        try:
+            self._prepare(config, fitted, clock or SystemClock(), observer, stop or threading.Event())
+        except BaseException:
+            self.transport.close()
+            raise
+
+    def _open(self, config: Config, fault: Callable[[str], None]) -> EmbeddedTransport | KafkaTransport:
+        if config.input.transport == "embedded":
+            return EmbeddedTransport(
+                Path(config.embedded.path), wiring=_wiring(config), reopen=lambda path: _source(config, path), fault=fault
+            )
+        if not config.worker.id:
+            self._slot = worker_id.take(config.application)
+        return open_kafka(config, config.worker.id or (self._slot.id if self._slot else ""), fault)
+
+    def _prepare(self, config: Config, fitted: FittedModel | None, clock: Clock, observer: Observer, stop: Stop) -> None:
         self.settings = settings_of(config, fitted, self.transport)
         warm_start = _warm_start(self.settings, fitted, config)
         self.loop = Loop(
             self.transport,
             self.settings,
-            clock or SystemClock(),
+            clock,
             observer,
-            stop or threading.Event(),
+            stop,
             batch_records=config.input.batch_records,
             warm_start=warm_start,
+            max_attempts=_ATTEMPTS[config.input.transport],
         )
 
     def run(self) -> None:
@@ -65,14 +93,69 @@ class App:
             self.loop.run()
         finally:
             self.transport.close()
+            if self._slot is not None:
+                os.close(self._slot.handle)
 
 
-def open_reader(config: Config) -> EmbeddedReader:
-    """The state for reading, also while a job runs. Raises ConfigError, CorruptedError."""
+def open_reader(config: Config) -> EmbeddedReader | KafkaReader:
+    """The state for reading, also while a job runs. Raises ConfigError, CorruptedError, RetriableError."""
+    if config.input.transport == "kafka":
+        # Only here: the client takes a moment to import, which jobs on files need not wait for.
+        from streamseg.transports.kafka.reader import KafkaReader
+
+        at_least_once = config.output.delivery == "at-least-once"
+        return KafkaReader(connection_of(config), names_of(config), at_least_once=at_least_once)
     return EmbeddedReader(Path(config.embedded.path), lambda path: _source(config, path))
 
 
-def restored(config: Config, reader: EmbeddedReader) -> Job:
+def open_kafka(config: Config, worker: str, fault: Callable[[str], None] = lambda point: None) -> KafkaTransport:
+    """The job's store on Kafka. Raises StreamsegError."""
+    from streamseg.transports.kafka.transport import KafkaTransport
+
+    return KafkaTransport(
+        connection_of(config),
+        names_of(config),
+        worker,
+        at_least_once=config.output.delivery == "at-least-once",
+        create_topics=config.kafka.create_topics,
+        replication_factor=config.kafka.replication_factor,
+        start=config.input.start_at,
+        skip_lost=config.input.lost == "skip",
+        fault=fault,
+    )
+
+
+def connection_of(config: Config) -> Connection:
+    """How to reach the broker."""
+    from streamseg.transports.kafka.client import Connection
+
+    kafka = config.kafka
+    return Connection(
+        kafka.bootstrap_servers,
+        kafka.security_protocol,
+        kafka.sasl_mechanism,
+        kafka.username,
+        None if kafka.password is None else kafka.password.get_secret_value(),
+        kafka.password_file,
+        kafka.token_file,
+        kafka.ca_file,
+        kafka.certificate_file,
+        kafka.key_file,
+        kafka.key_password_file,
+        kafka.proxy_url,
+        kafka.session_timeout_ms,
+    )
+
+
+def names_of(config: Config) -> Names:
+    """All topics of the application."""
+    from streamseg.transports.kafka.topics import Names
+
+    output = config.output
+    return Names(config.application, config.input.topic, output.topic, output.catalog_topic, output.dead_letter_topic)
+
+
+def restored(config: Config, reader: LogReader) -> Job:
     """The job as of its last commit, for `explain` and `segments`."""
     settings = settings_of(config, read_fitted(config), reader)
     return restore(reader, settings, SystemClock(), range(reader.n_partitions))

@@ -10,19 +10,27 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
+from streamseg.config_sections import (
+    EmbeddedConfig,
+    FeatureConfig,
+    InputConfig,
+    KafkaConfig,
+    ModelConfig,
+    OutputConfig,
+    Section,
+    WorkerConfig,
+)
 from streamseg.errors import ConfigError
-from streamseg.features.aggregates import AggregateName, Feature
 from streamseg.features.layout import Layout
 from streamseg.model.spec import (
     AUTO_SEGMENTS,
     MAX_FEATURES,
-    MAX_SEGMENTS,
     WARM_UP_SECONDS,
     ModelFeature,
     ModelSpec,
@@ -36,101 +44,8 @@ DEFAULT_FILE = Path("streamseg.toml")
 _ENV_PREFIX = "STREAMSEG_"
 _AUTO_RETAG_SHARE = 3.0
 
-Duration = Annotated[str, Field(pattern=r"^\s*\d+(\.\d+)?\s*[smhdw]\s*$", examples=["90d", "12h"])]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InputConfig(_Section):
-    transport: Literal["embedded"] = Field("embedded", description="where the events come from")
-    path: str | None = Field(None, description="a .jsonl, .csv or .parquet file, or - for standard input")
-    topic: str = Field("customer-events", description="the input's name in `source`")
-    customer_id: str = Field("customer_id", min_length=1, description="path of the customer's id in an event")
-    event_time: str = Field("event_time", min_length=1, description="path of the event's time")
-    batch_records: int = Field(5000, ge=1, le=100_000, description="records in a micro-batch")
-    max_record_bytes: int = Field(1_000_000, ge=100, description="larger records are dead letters")
-
-
-class OutputConfig(_Section):
-    path: str | None = Field(None, description="a file, or - for standard output; dead letters go beside it")
-    topic: str = Field("customer-segments", description="assignments")
-    catalog_topic: str = Field("segments", description="what the segments are")
-    dead_letter_topic: str = Field("customer-events-dead-letters", description="records that could not be used")
-    emit: Literal["every", "changes"] = Field("every", description="a record for every event, or only for changes")
-
-
-class FeatureConfig(_Section):
-    name: str = Field(min_length=1, description="its name in drivers, profiles and models")
-    field: str | None = Field(None, min_length=1, description="path in the event; default: the name")
-    aggregate: AggregateName = Field("last", description="over the customer's events")
-    half_life: Duration | None = Field(None, description="event time after which an event counts half")
-    transform: Literal["none", "log1p"] = Field("none", description="signed, so refunds may be negative")
-    weight: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="in the distance; 0: for profiles only")
-    one_hot: tuple[str, ...] | None = Field(None, description="the categories of a text field")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.half_life is not None and self.aggregate in ("last", "max"):
-            raise ValueError(f"half_life makes no sense with aggregate {self.aggregate!r}: there is nothing that fades")
-        if self.one_hot is not None:
-            if self.aggregate != "last" or self.transform != "none":
-                raise ValueError("one_hot goes with aggregate 'last' and without transform")
-            if len(self.one_hot) < 2 or len(set(self.one_hot)) != len(self.one_hot):
-                raise ValueError("one_hot needs at least two categories, all different")
-        return self
-
-    def feature(self) -> Feature:
-        return Feature(
-            name=self.name,
-            field=self.field or self.name,
-            aggregate=self.aggregate,
-            half_life_s=parse_duration(self.half_life) if self.half_life else None,
-            transform=self.transform,
-            weight=self.weight,
-            categories=self.one_hot or (),
-            every_event=self.field is None and self.aggregate in ("count", "gap"),
-        )
-
-
-class ModelConfig(_Section):
-    segments: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_SEGMENTS)] = Field(
-        "auto", description=f'a number; "auto" means {AUTO_SEGMENTS} until the number is learned'
-    )
-    half_life: float | str = Field(
-        "auto", description='"none", customer weights (50000), or event time ("30d"); "auto" means none until it is learned'
-    )
-    warm_up: int = Field(1000, ge=1, description="complete customers before the first segments")
-    customer_half_life: Literal["none"] | Duration = Field(
-        "90d", description='a customer\'s event counts by the time since the one before; "none": each counts 1'
-    )
-    retag_every: Literal["auto", "none"] | Duration = Field(
-        "auto",
-        description='event time after which silent customers are tagged again; "auto": a third of the shortest half-life',
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="of the first centers")
-    start: str | None = Field(None, description="a model file to start from, instead of a warm-up")
-    max_gain: float | Literal["none"] = Field(
-        0.1, description="guard: the most that one event moves a center, under forgetting"
-    )
-    clip_sigmas: float | Literal["none"] = Field(8.0, description="guard: learned values are clipped so many deviations off")
-    max_ahead: Duration | Literal["none"] = Field("1h", description="guard: a lone time so far ahead is held back")
-
-    @field_validator("half_life", mode="after")
-    @classmethod
-    def _half_life(cls, value: float | str) -> float | str:
-        if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-            value = float(value)
-        parse_forgetting(value)
-        return value
-
-
-class EmbeddedConfig(_Section):
-    path: str = Field("streamseg.db", description="the state file")
-
-
-class Config(_Section):
+class Config(Section):
     """All settings. What is left out has a default that works."""
 
     application: str = Field("streamseg", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="names the internal logs")
@@ -144,6 +59,8 @@ class Config(_Section):
     )
     model: ModelConfig = ModelConfig()
     embedded: EmbeddedConfig = EmbeddedConfig()
+    worker: WorkerConfig = WorkerConfig()
+    kafka: KafkaConfig = KafkaConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -314,6 +231,8 @@ class _Environment(BaseSettings):
     features: list[dict[str, Any]] = []
     model: dict[str, Any] = {}
     embedded: dict[str, Any] = {}
+    worker: dict[str, Any] = {}
+    kafka: dict[str, Any] = {}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -368,7 +287,9 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
         section: Any = Config
         names = _keys_beside(section, path)
         return ConfigError(f"unknown key {key!r}", where=origin, hint=f"known there: {', '.join(names)}")
-    value = "" if first["type"] == "value_error" or isinstance(first["input"], dict) else f" (it is {first['input']!r})"
+    secret = path[-1:] == ["password"]
+    told = first["type"] == "value_error" or isinstance(first["input"], dict) or secret
+    value = "" if told else f" (it is {first['input']!r})"
     return ConfigError(
         f"{key}: {message}{value}" if key else message, where=origin, hint="`streamseg config show` lists all keys"
     )

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from streamseg.config import Config, FeatureConfig
+from streamseg.config import Config
+from streamseg.config_sections import FeatureConfig
 
 SCHEMA_FILE = "streamseg.schema.json"
 

@@ -65,6 +65,10 @@ class CorruptedError(StreamsegError):
     exit_code = 4
 
 
+class TruncatedError(CorruptedError):
+    """A log no longer has what was asked for: a snapshot stands in its place. Who lagged behind restores from that."""
+
+
 class RetriableError(StreamsegError):
     """Nothing of the batch was kept: abort, restore, retry."""
 

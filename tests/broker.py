@@ -1,6 +1,6 @@
 """A real Apache Kafka for tests: one node without containers, from Maven's artifacts, once for a run.
 
-Uses STREAMSEG_TEST_KAFKA (bootstrap servers) where it is set. Without Java and Maven tests are skipped with the reason; under
+Uses STREAMSEG_TEST_KAFKA (bootstrap servers) where it is set. Without Java and Maven tests skip with the reason; under
 CI=true they fail.
 """
 

@@ -31,6 +31,9 @@ taken over.
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default: streamseg.toml.")]
 State = Annotated[str | None, typer.Option("--state", "-s", help="State file (embedded.path); default: streamseg.db.")]
+Kafka = Annotated[
+    str | None, typer.Option("--kafka", help="Work on Kafka at these servers (input.transport, kafka.bootstrap_servers).")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value for any key, such as model.segments=5.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -40,6 +43,11 @@ def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Lo
     given = {key.replace("__", "."): value for key, value in flags.items()}
     given |= dict(parse_assignment(text) for text in sets or [])
     return load(file, given)
+
+
+def on_kafka(servers: str | None) -> dict[str, str | None]:
+    """Flags of --kafka SERVERS."""
+    return {"input__transport": None if servers is None else "kafka", "kafka__bootstrap_servers": servers}
 
 
 def process_edge(command: Callable[P, R]) -> Callable[P, R]:

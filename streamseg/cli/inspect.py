@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from streamseg.app import open_reader, read_fitted, restored, settings_of
-from streamseg.cli.common import AsJson, ConfigFile, Set, State, configuration, err, out, process_edge
+from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, State, configuration, err, on_kafka, out, process_edge
 from streamseg.config import Config
 from streamseg.errors import ConfigError, DifferenceError
 from streamseg.processing.catalog import segment_records
@@ -38,7 +38,9 @@ def _opened(config: Config) -> Iterator[Job]:
 
 
 @process_edge
-def segments(state: State = None, config: ConfigFile = None, as_json: AsJson = False, sets: Set = None) -> None:
+def segments(
+    state: State = None, config: ConfigFile = None, kafka: Kafka = None, as_json: AsJson = False, sets: Set = None
+) -> None:
     """Print the segments: names, sizes, centers in your units.
 
     Examples:
@@ -47,7 +49,7 @@ def segments(state: State = None, config: ConfigFile = None, as_json: AsJson = F
 
         streamseg segments --json | jq '.[].name'
     """
-    loaded = configuration(config, sets, embedded__path=state).config
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka)).config
     with _opened(loaded) as job:
         clock_us = SystemClock().now_us()
         found = segment_records(job.state, job.settings.model, clock_us) if job.state.ready else []
@@ -91,6 +93,7 @@ def explain(
     customer: Annotated[str, typer.Argument(help="The customer's id.")],
     state: State = None,
     config: ConfigFile = None,
+    kafka: Kafka = None,
     as_json: AsJson = False,
     sets: Set = None,
 ) -> None:
@@ -102,7 +105,7 @@ def explain(
 
         streamseg explain 718 --json
     """
-    loaded = configuration(config, sets, embedded__path=state).config
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka)).config
     with _opened(loaded) as job:
         found = explain_customer(job, customer)
     if found is None:
@@ -153,7 +156,9 @@ def _day(iso: str) -> str:
 
 
 @process_edge
-def verify(state: State = None, config: ConfigFile = None, as_json: AsJson = False, sets: Set = None) -> None:
+def verify(
+    state: State = None, config: ConfigFile = None, kafka: Kafka = None, as_json: AsJson = False, sets: Set = None
+) -> None:
     """Prove from the logs that every tag follows from the input, or name the first difference (exit code 3).
 
     Examples:
@@ -162,7 +167,7 @@ def verify(state: State = None, config: ConfigFile = None, as_json: AsJson = Fal
 
         streamseg verify --json && echo every tag re-derived
     """
-    loaded = configuration(config, sets, embedded__path=state).config
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka)).config
     reader = open_reader(loaded)
     columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} records"), TimeElapsedColumn())
     try:

@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 import typer
 
 from streamseg.app import App
-from streamseg.cli.common import ConfigFile, Set, State, configuration, err, process_edge
+from streamseg.cli.common import ConfigFile, Kafka, Set, State, configuration, err, on_kafka, process_edge
 from streamseg.config import Config
 from streamseg.processing.observe import Observer
 from streamseg.telemetry.logs import JsonLog
 from streamseg.telemetry.status import StatusLine
+from streamseg.transports.embedded import EmbeddedTransport
 from streamseg.transports.files import LineStream
 
 
@@ -25,6 +26,7 @@ def run(
     output_path: Annotated[str | None, typer.Option("--output", "-o", help="A file for the tags, or -.")] = None,
     state: State = None,
     config: ConfigFile = None,
+    kafka: Kafka = None,
     emit: Annotated[str | None, typer.Option(help="every | changes")] = None,
     segments: Annotated[int | None, typer.Option(help="Number of segments (model.segments).")] = None,
     start: Annotated[str | None, typer.Option(help="Model file to start from (model.start).")] = None,
@@ -41,20 +43,25 @@ def run(
 
         cat events.jsonl | streamseg run --input - --output - > tags.jsonl
 
+        streamseg run --kafka localhost:9092 --set input.topic=customer-events
+
         streamseg run -i events.csv -o tags.jsonl --set model.segments=4 --start model.json
     """
     loaded = configuration(
         config,
         sets,
         input__path=input_path,
+        **on_kafka(kafka),
         output__path=output_path,
         embedded__path=state,
         output__emit=emit,
         model__segments=segments,
         model__start=start,
     ).config
-    if loaded.input.path is None:
-        raise typer.BadParameter("give the events with --input FILE (or - for standard input)")
+    if loaded.input.transport == "embedded" and loaded.input.path is None:
+        raise typer.BadParameter(
+            "give the events with --input FILE (or - for standard input), or take them from Kafka with --kafka SERVERS"
+        )
     stop = stop_on_signals()
     status = log == "status" or (log == "auto" and err.is_terminal)
     run_app(loaded, stop, status=status)
@@ -76,10 +83,14 @@ def run_app(config: Config, stop: threading.Event, *, status: bool, table: bool 
 
 def remaining(application: App) -> str:
     """How much of the input is left, in words."""
-    source = application.transport.wiring.source
+    transport = application.transport
+    if not isinstance(transport, EmbeddedTransport):
+        lag = transport.lag()
+        return "unknown" if lag is None else f"{lag:,}"
+    source = transport.wiring.source
     if source is None or isinstance(source, LineStream):
         return "none" if source is None or source.ended else "unknown"
-    return source.remaining(application.transport.position(source))
+    return source.remaining(transport.position(source))
 
 
 def stop_on_signals() -> threading.Event:

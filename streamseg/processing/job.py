@@ -7,7 +7,7 @@ customers' deltas through `committed`, by the function that restores them. An ab
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -328,8 +328,11 @@ class Job:
         for task in self.tasks.values():
             task.announced = task.snapshots
 
-    def deletable(self) -> list[tuple[Log, int, int]]:
+    def deletable(self, readable: Collection[int]) -> list[tuple[Log, int, int]]:
         """(log, partition, offset): records below are in a kept snapshot, and needed by nobody.
+
+        `readable`: offsets of model snapshots that can be read by now. One that is committed but not yet readable stands in
+        for nothing: who restores meanwhile would find neither it nor what it replaces.
 
         One generation of customers' snapshots is kept beside the newest, and the newest model snapshot that is not newer
         than the oldest of those.
@@ -341,7 +344,8 @@ class Job:
                 below.append((Log.SPOOL, p, task.announced[0].next_input))
         horizons = [task.metadata.horizon for task in self.tasks.values()]
         horizons += [horizon for p, horizon in self.replica.horizons.items() if p not in self.tasks]
-        usable = [snapshot for snapshot in self.model_snapshots if snapshot.version <= min(horizons, default=0)]
+        oldest = min(horizons, default=0)
+        usable = [kept for kept in self.model_snapshots if kept.version <= oldest and kept.offset in readable]
         if usable:
             self.model_snapshots = self.model_snapshots[self.model_snapshots.index(usable[-1]) :]
             below += [(Log.MODEL, 0, usable[-1].next_offset), (Log.MODEL_SNAPSHOTS, 0, usable[-1].offset)]

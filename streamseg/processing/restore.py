@@ -42,9 +42,16 @@ def restore(reader: LogReader, settings: JobSettings, clock: Clock, partitions: 
 
 
 def restore_tasks(reader: LogReader, job: Job, partitions: Iterable[int]) -> None:
-    """Partitions' customers, and the model up to the versions of their tags. INOUT job. Raises as `restore`."""
+    """Partitions' customers, and the model up to the versions of their tags. INOUT job. Raises as `restore`.
+
+    A task that stands where the partition was committed is kept; one that does not has been elsewhere meanwhile.
+    """
     committed = reader.committed()
-    tasks = {p: restore_task(reader, job, p, committed.get(p)) for p in sorted(partitions)}
+    tasks = {}
+    for partition in sorted(partitions):
+        task, there = job.tasks.get(partition), committed.get(partition)
+        if task is None or there is None or OffsetMetadata.decode(there.metadata).seq != task.mark.seq:
+            tasks[partition] = restore_task(reader, job, partition, there)
     for partition, task in tasks.items():
         if job.replica.positions.get(partition, 0) > task.mark.next:
             raise CorruptedError(
@@ -65,6 +72,8 @@ def restore_tasks(reader: LogReader, job: Job, partitions: Iterable[int]) -> Non
             where=f"partitions {sorted(tasks)}",
             hint="restore the state from a backup",
         )
+    for partition in tasks.keys() & job.tasks.keys():
+        job.tasks[partition].transition(TaskState.CLOSED)
     job.tasks |= tasks
 
 

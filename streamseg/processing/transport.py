@@ -133,7 +133,7 @@ class LogReader(Protocol):
         """Records of an internal log from offset `start` (or the first one retained, if `start` is 0) that can be read now.
 
         What was committed may be readable a little later, whole commits at a time. Where there is nothing yet, waits up to
-        `wait_s` for it. Raises CorruptedError where `start` is above 0 and no longer retained.
+        `wait_s` for it. Raises TruncatedError where `start` is above 0 and no longer retained.
         """
         ...
 

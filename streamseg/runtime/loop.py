@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from streamseg.errors import RetriableError
+from streamseg.errors import RetriableError, TruncatedError
 from streamseg.model.records import Start
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
@@ -19,6 +19,7 @@ from streamseg.processing.restore import model_entries, restore_model, restore_t
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Transport
+from streamseg.records.frames import entries
 
 _POLL_TIMEOUT_S = 0.5
 _FIRST_PAUSE_S = 0.1
@@ -87,24 +88,27 @@ class Loop:
                 self._restore()
                 self._delete()
             return self._turn()
-        except RetriableError as error:
+        except (RetriableError, TruncatedError) as error:
             self._retry(error)
             return False
 
     def _turn(self) -> bool:
-        """What is due comes first, so that a restart does it where the run before was stopped."""
-        if self._ownership.partitions:
-            if self._start(input_ended=False) or not self._snapshots(stopping=False):
-                return False
+        """What is due comes before the batch, so that a restart does it where the run before was stopped.
+
+        A poll comes before everything: only it tells whether partitions are still this worker's.
+        """
         polled = self.transport.poll(self.batch_records, _POLL_TIMEOUT_S)
         if polled.ownership != self._ownership:
             self._adopt(polled.ownership)
             return False
         self._catch_up()
+        if not self._start(input_ended=False) or not self._snapshots(stopping=False):
+            return False
         if any(len(records.offsets) for records in polled.partitions.values()) or self.job.sweep_pending():
             self._commit(self.job.plan_batch(polled))
             return False
-        if self._start(input_ended=polled.ended):
+        was_ready = self.job.state.ready
+        if not self._start(input_ended=polled.ended) or self.job.state.ready != was_ready:
             return False
         if polled.ended:
             self._explain_missing_model()
@@ -118,7 +122,7 @@ class Loop:
         lost, gained = self.job.tasks.keys() - ownership.partitions, ownership.partitions - self.job.tasks.keys()
         for partition in lost:
             self.job.tasks.pop(partition).transition(TaskState.CLOSED)
-        restore_tasks(self.transport, self.job, gained)
+        restore_tasks(self.transport, self.job, ownership.partitions)
         self.transport.seek({p: task.mark.next for p, task in self.job.tasks.items()})
         seconds = time.monotonic() - began
         self._observe(PartitionsMoved(tuple(sorted(gained)), tuple(sorted(lost)), self.job.n_customers, seconds))
@@ -134,14 +138,15 @@ class Loop:
             raise RetriableError("the model log cannot be begun", hint="the next try may find it begun")
 
     def _start(self, *, input_ended: bool) -> bool:
-        """Commit first centers if they are due. Returns whether they were."""
+        """Commit first centers if they are due. Returns False where that came to nothing."""
         planned = self.job.plan_start(self._ownership, input_ended=input_ended)
-        if planned is not None:
-            self._commit(planned)
-        return planned is not None
+        return planned is None or self._commit(planned)
 
-    def _commit(self, planned: Planned) -> None:
-        """Commit and apply; where it is not committed, the state is restored and the batch comes again."""
+    def _commit(self, planned: Planned) -> bool:
+        """Commit and apply. Where it is not known to be committed, state is restored, and what is not there comes again.
+
+        Returns whether the state went on without that.
+        """
         for task in self.job.tasks.values():
             task.transition(TaskState.COMMITTING)
         result = self.transport.commit(planned.plan)
@@ -150,7 +155,7 @@ class Loop:
             self._restore()
             if not self._landed(planned):
                 self._count_failure()
-                return
+                return False
         else:
             for task in self.job.tasks.values():
                 task.transition(TaskState.RUNNING)
@@ -159,6 +164,7 @@ class Loop:
         self._failures = 0
         if planned.observation is not None:
             self._observe(planned.observation(self.job.segments()))
+        return result.outcome is Outcome.COMMITTED
 
     def _landed(self, planned: Planned) -> bool:
         return bool(planned.deltas) and all(
@@ -222,7 +228,8 @@ class Loop:
         return True
 
     def _delete(self) -> None:
-        for log, partition, offset in self.job.deletable():
+        snapshots = entries(self.transport.read(Log.MODEL_SNAPSHOTS, 0, 0), "model snapshots")
+        for log, partition, offset in self.job.deletable({entry.first for entry in snapshots}):
             self.transport.delete_below(log, partition, offset)
 
     def _restore(self) -> None:
@@ -239,7 +246,7 @@ class Loop:
         version, segments = self.job.state.version, self.job.segments()
         self._observe(Started(self.settings.application, positions, version, self.job.n_customers, seconds, segments))
 
-    def _retry(self, error: RetriableError) -> None:
+    def _retry(self, error: RetriableError | TruncatedError) -> None:
         """Restore and go on, after a pause; raises the error when it keeps coming back."""
         self._failures += 1
         if self._failures >= self.max_attempts:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from streamseg.errors import ConfigError, CorruptedError
+from streamseg.errors import ConfigError, TruncatedError
 from streamseg.processing.transport import Committed, Log, Published, Records, Topic
 from streamseg.transports import writer_lock
 from streamseg.transports.files import Source, lines_from
@@ -52,7 +52,7 @@ class EmbeddedReader:
             if row is None:
                 return
             if 0 < start < row[0]:
-                raise CorruptedError(
+                raise TruncatedError(
                     f"offset {start} is not retained any more, the log begins at {row[0]}",
                     where=f"log {name}",
                     hint="restore the state from a backup",

@@ -80,7 +80,6 @@ class Connection:
             "bootstrap_timeout_ms": DELIVERY_TIMEOUT_MS,
             "reconnect_backoff_max_ms": 1_000,
             "metadata_max_age_ms": 10_000,
-            "metrics_enabled": False,
         }
         if self.proxy_url is not None:
             options["proxy_url"] = self.proxy_url
@@ -138,6 +137,7 @@ def consumer(connection: Connection, **options: Any) -> KafkaConsumer:
         "allow_auto_create_topics": False,
         "max_partition_fetch_bytes": _FETCH_BYTES,
         "fetch_max_wait_ms": 100,
+        "metrics_enabled": False,
     }
     with translated("connecting"):
         return KafkaConsumer(**connection.options(), **(settings | options))
@@ -163,6 +163,7 @@ def producer(connection: Connection, transactional_id: str | None) -> KafkaProdu
     with translated("connecting"):
         return KafkaProducer(
             **connection.options(),
+            metrics_enabled=False,
             acks="all",
             linger_ms=LINGER_MS,
             batch_size=_BATCH_BYTES,

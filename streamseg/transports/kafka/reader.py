@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from streamseg.errors import ConfigError, CorruptedError, RetriableError
+from streamseg.errors import ConfigError, RetriableError, TruncatedError
 from streamseg.processing.transport import Committed, Log, Published, Records, Topic
 from streamseg.records.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.kafka.client import (
@@ -87,7 +87,7 @@ class KafkaReader:
             with translated(f"reading {place.topic}-{place.partition}"):
                 first = stream.beginning_offsets([place])[place]
             if 0 < start < first:
-                raise CorruptedError(
+                raise TruncatedError(
                     f"offset {start} is not retained any more, the log begins at {first}",
                     where=f"topic {place.topic}, partition {place.partition}",
                     hint="restore the topic from a backup",
@@ -189,8 +189,7 @@ def _records(stream: KafkaConsumer, place: TopicPartition, start: int, end: int)
     """Records from `start` to before `end`, which may be between transactions. Raises RetriableError."""
     if start >= end:
         return
-    if stream.position(place) != start:
-        stream.seek(place, start)
+    stream.seek(place, start)
     silent_since = time.monotonic()
     while True:
         with translated(f"reading {place.topic}-{place.partition}"):

@@ -108,6 +108,7 @@ class KafkaTransport(KafkaReader):
         self._members = group_consumer(connection, names.application, self._transactional_id)
         self._members.subscribe([names.input], listener=_Paused(self._members))
         self._ownership = Ownership(0, ())
+        self._positions: dict[int, int] = {}
 
     def _new_producer(self) -> KafkaProducer:
         """Ready, with whatever transaction its predecessor left open aborted."""
@@ -139,16 +140,18 @@ class KafkaTransport(KafkaReader):
             if partition in mine:
                 self._members.seek(mine[partition], position)
                 self._members.resume(mine[partition])
+                self._positions[partition] = position
 
     def poll(self, max_records: int, timeout_s: float) -> Polled:
         partitions: dict[int, list[Any]] = {}
         count, wait_ms = 0, int(timeout_s * 1000)
         while count < max_records:
-            try:
-                with translated("reading the input"):
+            with translated("reading the input"):
+                try:
                     found = self._members.poll(timeout_ms=wait_ms, max_records=max_records - count)
-            except kafka_errors.OffsetOutOfRangeError as error:
-                found = self._out_of_range(error)
+                except kafka_errors.OffsetOutOfRangeError:
+                    self._pass_lost_input()
+                    continue
             if not found:
                 break
             for place, records in found.items():
@@ -158,10 +161,24 @@ class KafkaTransport(KafkaReader):
         self._look_at_membership()
         mine = self._ownership.partitions
         polled = {p: _columns(records) for p, records in sorted(partitions.items()) if p in mine}
+        self._positions |= {p: records.next_offset for p, records in polled.items()}
         return Polled(polled, self._ownership, False)
 
-    def _out_of_range(self, error: Any) -> dict[Any, Any]:
-        raise error
+    def _pass_lost_input(self) -> None:
+        """What is to be read next was deleted: stop, or go on behind it, as the settings say."""
+        places = list(self._members.assignment())
+        begins = self._members.beginning_offsets(places)
+        for place in places:
+            position = self._members.position(place)
+            if position >= begins[place]:
+                continue
+            if not self._skip_lost:
+                raise ConfigError(
+                    f"the input lost records that were not read: offset {position} is next, it begins at {begins[place]}",
+                    where=f"topic {place.topic}, partition {place.partition}",
+                    hint='keep the input longer (retention.ms); to go on behind the loss, set input.lost = "skip"',
+                )
+            self._members.seek(place, begins[place])
 
     def _look_at_membership(self) -> None:
         counted = self._members.partitions_for_topic(self.names.input)
@@ -178,6 +195,16 @@ class KafkaTransport(KafkaReader):
         if (proof.generation_id, partitions) != (self._ownership.generation, self._ownership.partitions):
             self._ownership = Ownership(proof.generation_id, partitions, proof)
 
+    def lag(self) -> int | None:
+        """Records of owned partitions that were not polled yet, as far as is known without asking."""
+        behind = 0
+        for place in self._members.assignment():
+            high, position = self._members.highwater(place), self._positions.get(place.partition)
+            if high is None or position is None:
+                return None
+            behind += max(0, int(high) - position)
+        return behind
+
     # -- Commit -------------------------------------------------------------------------------------------------------
 
     def commit(self, plan: CommitPlan) -> CommitResult:
@@ -187,13 +214,13 @@ class KafkaTransport(KafkaReader):
                 self._send_outputs(self._outputs, plan)
             self._transactions.begin_transaction()
             firsts = self._write(plan)
+            self._fault("before_commit")
         except BaseException as error:
             self._abort()
             if isinstance(error, kafka_errors.KafkaError | OSError):
                 return _aborted(error, self.names.application)
             raise
         try:
-            self._fault("before_commit")
             self._transactions.commit_transaction()
         except (kafka_errors.KafkaError, OSError):
             self._replace_producer()

@@ -115,6 +115,7 @@ def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(here: Path) -> N
     write_lines(calm / "events.jsonl", shoppers(400))
     run(config_for(calm))
     app = App(config_for(here), Recorder(), clock=FixedClock())
+    assert isinstance(app.transport, EmbeddedTransport)
     pages = app.transport._db.execute("PRAGMA page_count").fetchone()[0]
     app.transport._db.execute(f"PRAGMA max_page_count = {pages + 4}")
     with pytest.raises(RetriableError, match="full"):

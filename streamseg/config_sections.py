@@ -1,0 +1,146 @@
+"""The sections of the configuration: every key with its default, its bounds and what it means."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from streamseg.features.aggregates import AggregateName, Feature
+from streamseg.model.spec import AUTO_SEGMENTS, MAX_SEGMENTS, parse_duration, parse_forgetting
+
+Duration = Annotated[str, Field(pattern=r"^\s*\d+(\.\d+)?\s*[smhdw]\s*$", examples=["90d", "12h"])]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputConfig(Section):
+    transport: Literal["embedded", "kafka"] = Field("embedded", description="where the events come from: files, or Kafka")
+    path: str | None = Field(None, description="a .jsonl, .csv or .parquet file, or - for standard input")
+    topic: str = Field("customer-events", description="Kafka: the topic; it is the input's name in `source`")
+    start_at: Literal["earliest", "latest"] = Field("earliest", description="Kafka: where a new application begins")
+    lost: Literal["stop", "skip"] = Field("stop", description="Kafka: if unread records were deleted, stop or go on behind")
+    customer_id: str = Field("customer_id", min_length=1, description="path of the customer's id in an event")
+    event_time: str = Field("event_time", min_length=1, description="path of the event's time")
+    batch_records: int = Field(5000, ge=1, le=100_000, description="records in a micro-batch")
+    max_record_bytes: int = Field(1_000_000, ge=100, description="larger records are dead letters")
+
+
+class OutputConfig(Section):
+    path: str | None = Field(None, description="a file, or - for standard output; dead letters go beside it")
+    topic: str = Field("customer-segments", description="assignments")
+    catalog_topic: str = Field("segments", description="what the segments are")
+    dead_letter_topic: str = Field("customer-events-dead-letters", description="records that could not be used")
+    emit: Literal["every", "changes"] = Field("every", description="a record for every event, or only for changes")
+    delivery: Literal["exactly-once", "at-least-once"] = Field(
+        "exactly-once", description="Kafka: of tags and dead letters; state is always exactly once"
+    )
+
+
+class FeatureConfig(Section):
+    name: str = Field(min_length=1, description="its name in drivers, profiles and models")
+    field: str | None = Field(None, min_length=1, description="path in the event; default: the name")
+    aggregate: AggregateName = Field("last", description="over the customer's events")
+    half_life: Duration | None = Field(None, description="event time after which an event counts half")
+    transform: Literal["none", "log1p"] = Field("none", description="signed, so refunds may be negative")
+    weight: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="in the distance; 0: for profiles only")
+    one_hot: tuple[str, ...] | None = Field(None, description="the categories of a text field")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.half_life is not None and self.aggregate in ("last", "max"):
+            raise ValueError(f"half_life makes no sense with aggregate {self.aggregate!r}: there is nothing that fades")
+        if self.one_hot is not None:
+            if self.aggregate != "last" or self.transform != "none":
+                raise ValueError("one_hot goes with aggregate 'last' and without transform")
+            if len(self.one_hot) < 2 or len(set(self.one_hot)) != len(self.one_hot):
+                raise ValueError("one_hot needs at least two categories, all different")
+        return self
+
+    def feature(self) -> Feature:
+        return Feature(
+            name=self.name,
+            field=self.field or self.name,
+            aggregate=self.aggregate,
+            half_life_s=parse_duration(self.half_life) if self.half_life else None,
+            transform=self.transform,
+            weight=self.weight,
+            categories=self.one_hot or (),
+            every_event=self.field is None and self.aggregate in ("count", "gap"),
+        )
+
+
+class ModelConfig(Section):
+    segments: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_SEGMENTS)] = Field(
+        "auto", description=f'a number; "auto" means {AUTO_SEGMENTS} until the number is learned'
+    )
+    half_life: float | str = Field(
+        "auto", description='"none", customer weights (50000), or event time ("30d"); "auto" means none until it is learned'
+    )
+    warm_up: int = Field(1000, ge=1, description="complete customers before the first segments")
+    customer_half_life: Literal["none"] | Duration = Field(
+        "90d", description='a customer\'s event counts by the time since the one before; "none": each counts 1'
+    )
+    retag_every: Literal["auto", "none"] | Duration = Field(
+        "auto",
+        description='event time after which silent customers are tagged again; "auto": a third of the shortest half-life',
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the first centers")
+    start: str | None = Field(None, description="a model file to start from, instead of a warm-up")
+    max_gain: float | Literal["none"] = Field(
+        0.1, description="guard: the most that one event moves a center, under forgetting"
+    )
+    clip_sigmas: float | Literal["none"] = Field(8.0, description="guard: learned values are clipped so many deviations off")
+    max_ahead: Duration | Literal["none"] = Field("1h", description="guard: a lone time so far ahead is held back")
+
+    @field_validator("half_life", mode="after")
+    @classmethod
+    def _half_life(cls, value: float | str) -> float | str:
+        if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
+            value = float(value)
+        parse_forgetting(value)
+        return value
+
+
+class EmbeddedConfig(Section):
+    path: str = Field("streamseg.db", description="the state file")
+
+
+class WorkerConfig(Section):
+    id: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="Kafka: stable; default: the first free slot of this host"
+    )
+
+
+class KafkaConfig(Section):
+    bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, several with commas")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="how")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        "PLAIN", description="for SASL_*"
+    )
+    username: str | None = Field(None, description="for PLAIN and SCRAM")
+    password: SecretStr | None = Field(None, description="better: password_file, or STREAMSEG_KAFKA__PASSWORD")
+    password_file: str | None = Field(None, description="a file that holds the password")
+    token_file: str | None = Field(None, description="OAUTHBEARER: a file with the token, read at each connection")
+    ca_file: str | None = Field(None, description="SSL: certificates to trust, PEM; default: the system's")
+    certificate_file: str | None = Field(None, description="SSL: this client's certificate, PEM")
+    key_file: str | None = Field(None, description="SSL: its key, PEM")
+    key_password_file: str | None = Field(None, description="SSL: a file that holds the key's password")
+    proxy_url: str | None = Field(None, description="socks5:// or http:// proxy to reach the broker through")
+    create_topics: bool = Field(True, description="create our topics where they are missing; the input never")
+    replication_factor: int = Field(-1, ge=-1, description="of topics that are created; -1: the broker's default")
+    session_timeout_ms: int = Field(6_000, ge=1_000, le=300_000, description="silence after which others take over")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.security_protocol.startswith("SASL"):
+            return self
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if self.token_file is None:
+                raise ValueError("OAUTHBEARER needs token_file")
+        elif self.username is None or (self.password is None and self.password_file is None):
+            raise ValueError(f"{self.sasl_mechanism} needs username, and password_file or password")
+        return self

@@ -1,0 +1,44 @@
+"""A stable id for each worker of a host: the first free slot of its application, held by a lock file.
+
+A worker that was killed and comes back finds its slot free, and by the id takes its place in the group at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from streamseg.errors import ConfigError
+
+_SLOTS = 1000
+
+
+class Slot(NamedTuple):
+    """An id, and the open file whose lock keeps it for this process."""
+
+    id: str
+    handle: int
+
+
+def take(application: str, directory: Path | None = None) -> Slot:
+    """The first slot that no live process of this host holds. Raises ConfigError."""
+    where = directory or Path(tempfile.gettempdir())
+    for number in range(_SLOTS):
+        path = where / f"streamseg-{application}-{number}.lock"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot hold a worker's slot: {error.strerror}", where=str(path), hint="set worker.id to an id of its own"
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            continue
+        return Slot(f"{socket.gethostname()}-{number}", handle)
+    raise ConfigError(f"{_SLOTS} workers of {application!r} run on this host already")

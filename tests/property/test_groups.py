@@ -1,0 +1,100 @@
+"""Whole groups of workers over a store that does what Kafka does: nothing lost, nothing doubled, one model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamseg.processing.restore import restore
+from streamseg.processing.transport import Topic
+from streamseg.processing.verify import Verifier
+from tests.groups import Group
+from tests.harness import BAD, Event, FixedClock, event, fingerprint, published, settings_for, shoppers
+from tests.hostile import HostileBroker, HostileTransport
+
+RATES = {
+    "late visibility": 0.3,
+    "abort": 0.03,
+    "killed in a transaction": 0.05,
+    "killed after the commit": 0.03,
+    "unknown, committed": 0.04,
+    "unknown, not committed": 0.04,
+    "rebalance in mid-commit": 0.05,
+}
+HAZARDS = {*RATES, "rebalance", "deposed owner", "fenced producer", "open transaction ended", "offset gap", "truncation"}
+FIRED: Counter[str] = Counter()
+
+
+def stream(n: int, customers: int, seed: int) -> list[Event]:
+    events = shoppers(n, customers, seed)
+    for i, other in enumerate([*BAD[:-1], event("c1", 9e4, erase=True), event("waits", 100.0, age=3.0)]):
+        events.insert((i * 37) % len(events), other)
+    return events
+
+
+def prove(group: Group) -> None:
+    """Each event of each partition once, and every tag derived again."""
+    broker: HostileBroker = group.broker
+    reader = HostileTransport(broker, "reader")
+    broker.rebalance([member for member in broker.members if member != "reader"])
+    broker.settle()
+    assert {p: there.next_offset for p, there in reader.committed().items()} == {
+        p: len(rows) for p, rows in enumerate(broker.inputs) if rows
+    }
+    report = Verifier(reader, group.settings, FixedClock(), lambda report: None).run()
+    assert report.unread == []
+    for partition, rows in enumerate(broker.inputs):
+        tagged = [
+            tag["source"]["offset"]
+            for tag in map(_json, published(reader, Topic.ASSIGNMENTS, partition))
+            if tag is not None and tag["source"] is not None
+        ]
+        lettered = [letter["offset"] for letter in map(_json, published(reader, Topic.DEAD_LETTERS, partition))]
+        twice = [offset for offset, n in Counter([*tagged, *lettered]).items() if n > 1]
+        assert twice == []
+        rest = set(range(len(rows))) - {*tagged, *lettered}
+        assert all(b"erase" in (rows[offset][1] or b"") or b"waits" in (rows[offset][1] or b"") for offset in rest)
+    one = restore(reader, group.settings, FixedClock(), range(broker.n_partitions))
+    digests = {worker.job.replica.digest for worker in group.workers.values()}
+    assert digests == {one.replica.digest}
+    live = [table for worker in group.workers.values() for table in fingerprint(worker.job)[3]]
+    assert sorted(live, key=lambda table: table[0]) == fingerprint(one)[3]
+
+
+def _json(value: bytes | None) -> Any:
+    return None if value is None else msgspec.json.decode(value)
+
+
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(5, 60),
+    st.sampled_from([2_000, 16_000_000]),
+    st.booleans(),
+)
+@settings(max_examples=60)
+def test_a_group_under_faults_loses_and_doubles_nothing(
+    seed: int, n_workers: int, n_partitions: int, batch: int, snapshot_bytes: int, forgetting: bool
+) -> None:
+    model = {"segments": 3, "warm_up": 20, "retag_every": "40m", "half_life": 200 if forgetting else "none"}
+    job = settings_for(snapshot_bytes, model=model)
+    group = Group(stream(400, 40, seed), job, n_partitions, batch)
+    group.run(seed, RATES, n_workers, steps=80)
+    FIRED.update(group.broker.fired)
+    prove(group)
+
+
+def test_every_hazard_fired() -> None:
+    """A run of the test before prints how often each hazard struck."""
+    for seed in range(12):
+        group = Group(stream(300, 40, seed), settings_for(2_000, model={"segments": 3, "warm_up": 20}), 3, 12)
+        group.run(seed, RATES, 3, steps=150)
+        prove(group)
+        FIRED.update(group.broker.fired)
+    print("hazards fired:", ", ".join(f"{name} {FIRED[name]}" for name in sorted(FIRED)))
+    assert not [name for name in HAZARDS if not FIRED[name]]
