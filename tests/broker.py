@@ -35,7 +35,7 @@ _PROPERTIES = """process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
 listeners={listeners},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners={listeners}
+advertised.listeners={advertised}
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
@@ -83,15 +83,23 @@ def free_port() -> int:
 class Broker:
     """One node on loopback. `stop` and `start` keep its data and its port."""
 
-    def __init__(self, directory: Path, more: str = "", listeners: tuple[str, ...] = ()) -> None:
-        """`listeners`: protocols beside PLAINTEXT; `more`: lines for server.properties."""
+    def __init__(
+        self, directory: Path, more: str = "", listeners: tuple[str, ...] = (), advertised: int | None = None
+    ) -> None:
+        """`listeners`: protocols beside PLAINTEXT; `more`: lines for server.properties; `advertised`: PLAINTEXT's port."""
         self.directory = directory
         self.ports = {name: free_port() for name in ("PLAINTEXT", *listeners)}
         self._properties = directory / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
         text = ",".join(f"{name}://127.0.0.1:{port}" for name, port in self.ports.items())
         self._properties.write_text(
-            _PROPERTIES.format(controller=free_port(), listeners=text, logs=directory / "logs", more=more)
+            _PROPERTIES.format(
+                controller=free_port(),
+                listeners=text,
+                advertised=text.replace(str(self.ports["PLAINTEXT"]), str(advertised or self.ports["PLAINTEXT"])),
+                logs=directory / "logs",
+                more=more,
+            )
         )
         self._classes = f"{libraries()}/*"
         self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", _uuid(), "-c", str(self._properties))

@@ -46,11 +46,14 @@ class Group:
         )
 
     def step(self, name: str) -> bool:
-        """One step; a worker that is killed in it starts again under its id."""
+        """One step. A worker that is killed in it starts again under its id, or stays away until its turn after the next."""
+        if name not in self.workers:
+            self.spawn(name)
         try:
             return self.workers[name].step()
         except Dead:
-            self.spawn(name)
+            del self.workers[name]
+            self.leave(name)
             return False
 
     def leave(self, name: str) -> None:

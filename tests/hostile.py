@@ -240,8 +240,7 @@ class HostileTransport:
         try:
             firsts = self._write(plan, transaction)
             self._fault("before_sync")
-            if broker.strike("rebalance in mid-commit"):
-                broker.rebalance([*broker.members[1:], *broker.members[:1]] if len(broker.members) > 1 else broker.members)
+            self._rebalance_perhaps()
             if plan.offsets and plan.ownership.generation != broker.generation:
                 broker.fired["deposed owner"] += 1
                 broker.end(transaction, "aborted")
@@ -250,6 +249,10 @@ class HostileTransport:
             if broker.strike("killed in a transaction"):
                 raise Dead(self.member)
             self._fault("before_commit")
+            if broker.strike("fenced in mid-commit"):
+                # It hung so long that somebody ended its transaction: the client cannot know what became of it.
+                broker.init(self.member)
+                return CommitResult(Outcome.UNKNOWN)
         except Exception:
             broker.end(transaction, "aborted")
             raise
@@ -267,6 +270,11 @@ class HostileTransport:
         if broker.strike("unknown, committed"):
             return CommitResult(Outcome.UNKNOWN)
         return CommitResult(Outcome.COMMITTED, firsts)
+
+    def _rebalance_perhaps(self) -> None:
+        members = self.broker.members
+        if self.broker.strike("rebalance in mid-commit") and len(members) > 1:
+            self.broker.rebalance([*members[1:], members[0]])
 
     def _write(self, plan: CommitPlan, transaction: _Transaction) -> list[int]:
         for partition, letters in plan.dead_letters.items():

@@ -174,14 +174,21 @@ class EventDecoder:
             return self._erasure(key)
         self._check_size(value)
         try:
-            event = self._decode(value)
+            event = self._parsed(self._decode, value)
             return tuple(read(event) for read in self._readers)
+        except msgspec.ValidationError as error:
+            return self._other_time(value, error)
+
+    def _parsed(self, decode: Callable[[bytes], Any], value: bytes) -> Any:
+        """Raises RecordError where it is not JSON, ValidationError where it is of another type."""
+        try:
+            return decode(value)
         except RecursionError:
             raise RecordError(DeadLetterCode.NOT_JSON, "the value is nested too deeply") from None
         except UnicodeDecodeError:
             raise RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8") from None
-        except msgspec.ValidationError as error:
-            return self._other_time(value, error)
+        except msgspec.ValidationError:
+            raise
         except msgspec.DecodeError as error:
             raise self._malformed(value, error) from None
 
@@ -200,7 +207,7 @@ class EventDecoder:
     def _other_time(self, value: bytes, error: msgspec.ValidationError) -> tuple[Any, ...]:
         """An erasure, for which the id is enough; a time that ISO 8601 allows and RFC 3339 does not; or what is wrong."""
         try:
-            event = self._decode_erasure(value)
+            event = self._parsed(self._decode_erasure, value)
             customer_id, erase = (read(event) for read in self._erasure_readers)
         except msgspec.ValidationError:
             customer_id, erase = None, None

@@ -24,6 +24,7 @@ RATES = {
     "unknown, committed": 0.04,
     "unknown, not committed": 0.04,
     "rebalance in mid-commit": 0.05,
+    "fenced in mid-commit": 0.03,
 }
 HAZARDS = {*RATES, "rebalance", "deposed owner", "fenced producer", "open transaction ended", "offset gap", "truncation"}
 FIRED: Counter[str] = Counter()

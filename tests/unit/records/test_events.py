@@ -127,6 +127,20 @@ SCALARS = st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.int
 JSON = st.recursive(SCALARS, lambda inner: st.dictionaries(NAMES, inner), max_leaves=6)
 
 
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (b'{"event_time": false, "customer_id": Infinity}', "not_json"),
+        (b'{"event_time": false, "customer_id": "\xff"}', "not_utf8"),
+        (b'{"event_time": false, "a": ' + b"[" * 100_000, "not_json"),
+    ],
+    ids=["no json", "no utf-8", "too deep"],
+)
+def test_what_is_broken_behind_a_wrong_type_is_a_dead_letter(value: bytes, code: str) -> None:
+    _, rejected = decode(value)
+    assert [reject.error.code for reject in rejected] == [code]
+
+
 @given(st.lists(st.binary(max_size=40) | st.just(GOOD) | JSON.map(lambda v: json.dumps(v).encode()), max_size=20))
 def test_every_record_is_accepted_or_rejected_never_both_and_nothing_else_happens(values: list[bytes]) -> None:
     decoded, rejected = decode(*values)

@@ -1,0 +1,182 @@
+"""Real processes on a real broker, with every fault of the table: nothing lost, nothing doubled, every tag derived again."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamseg.transports.kafka.client import Connection, TopicPartition, admin
+from tests.broker import Broker, free_port, needed
+from tests.integration.kafka_jobs import Job, OutsideReader, check, stream, until
+from tests.integration.proxy import Proxy
+
+N_KILLS = 30
+
+
+@pytest.fixture(name="job")
+def _job(kafka: str, tmp_path: Path) -> Iterator[Job]:
+    job = Job(kafka, tmp_path)
+    yield job
+    job.close()
+
+
+def watched(job: Job) -> OutsideReader:
+    """A worker has made the topics; from now on somebody reads them."""
+    outside = OutsideReader(job)
+    outside.start()
+    return outside
+
+
+def test_thirty_kills_of_three_workers_lose_and_double_nothing(job: Job) -> None:
+    rng = random.Random(7)
+    events = stream(12_000, seed=1)
+    for worker in ("w0", "w1", "w2"):
+        job.start(worker)
+    job.until_working("w0")
+    outside = watched(job)
+    portion = len(events) // N_KILLS + 1
+    for i in range(N_KILLS):
+        job.produce(events[i * portion : (i + 1) * portion])
+        worker = f"w{rng.randrange(3)}"
+        deadline = time.monotonic() + rng.random() * 1.5
+        until(lambda at=deadline: time.monotonic() >= at, "a moment drawn at random")  # type: ignore[misc]
+        assert job.kill(worker) == -signal.SIGKILL
+        job.start(worker)
+    report = check(job, outside, events)
+    outside.close()
+    assert report.tags > 0
+
+
+def test_sigterm_ends_a_worker_with_0_and_the_others_go_on_at_once(job: Job) -> None:
+    events = stream(4_000)
+    job.start("w0")
+    job.start("w1")
+    job.until_working("w0")
+    job.until_working("w1")
+    outside = watched(job)
+    job.produce(events[:2_000])
+    moves = len(job.events("w1", "partitions_moved"))
+    assert job.kill("w0", signal.SIGTERM) == 0
+    assert until(lambda: len(job.events("w1", "partitions_moved")) > moves, "w1 takes over") < 6.0
+    job.produce(events[2_000:])
+    check(job, outside, events)
+    outside.close()
+
+
+def test_a_zombie_drops_its_state_and_joins_again(job: Job) -> None:
+    events = stream(4_000)
+    job.start("w0")
+    job.start("w1")
+    job.until_working("w0")
+    job.until_working("w1")
+    outside = watched(job)
+    job.produce(events[:1_000])
+    moves = len(job.events("w1", "partitions_moved"))
+    job.workers["w0"].send_signal(signal.SIGSTOP)
+    job.produce(events[1_000:2_500])
+    until(lambda: len(job.events("w1", "partitions_moved")) > moves, "w1 takes over")
+    until(job.done, "w1 does the work of both")
+    job.workers["w0"].send_signal(signal.SIGCONT)
+    again = len(job.events("w0", "partitions_moved"))
+    job.produce(events[2_500:])
+    until(lambda: len(job.events("w0", "partitions_moved")) > again, "w0 is back")
+    check(job, outside, events)
+    outside.close()
+
+
+def test_a_second_instance_of_a_worker_ends_the_first(job: Job) -> None:
+    events = stream(2_000)
+    first = job.start("w0")
+    job.until_working("w0")
+    outside = watched(job)
+    job.produce(events[:1_000])
+    job.start("w0", log="second")
+    assert first.wait(timeout=30) == 6
+    assert "same worker.id" in job.text("w0")
+    job.produce(events[1_000:])
+    check(job, outside, events)
+    outside.close()
+
+
+def test_partitions_added_to_the_input_stop_every_worker_with_what_to_do(job: Job) -> None:
+    job.start("w0")
+    job.until_working("w0")
+    job.produce(stream(500))
+    until(job.done, "all events are committed")
+    client = admin(Connection(job.servers))
+    client.create_partitions({job.names.input: {"total_count": job.n_partitions + 1}})
+    client.close()
+    assert job.workers["w0"].wait(timeout=60) == 2
+    assert "partitions were added" in " ".join(job.text("w0").split())
+    assert job.start("w0", log="again").wait(timeout=60) == 2
+    assert "start a new application" in " ".join(job.text("again").split())
+
+
+def test_input_that_was_deleted_unread_stops_the_job_or_is_passed_as_the_settings_say(kafka: str, tmp_path: Path) -> None:
+    job = Job(kafka, tmp_path, n_partitions=1)
+    events = stream(1_500)
+    try:
+        job.start("w0")
+        job.until_working("w0")
+        job.produce(events[:500])
+        until(job.done, "the first events are committed")
+        job.kill("w0", signal.SIGTERM)
+        job.produce(events[500:1_000])
+        client = admin(Connection(kafka))
+        client.delete_records({TopicPartition(job.names.input, 0): 900})
+        client.close()
+        assert job.start("w0", log="stopped").wait(timeout=60) == 2
+        assert "lost records that were not read" in " ".join(job.text("stopped").split())
+        job.config["input"]["lost"] = "skip"
+        job.start("w0", log="skipping")
+        job.produce(events[1_000:])
+        until(job.done, "the rest is committed")
+    finally:
+        job.close()
+
+
+@pytest.fixture(name="own")
+def _own(tmp_path: Path) -> Iterator[tuple[Broker, Proxy]]:
+    """A broker of one's own, behind a proxy that can be cut."""
+    needed()
+    port = free_port()
+    broker = Broker(tmp_path, advertised=port)
+    proxy = Proxy(port, broker.ports["PLAINTEXT"])
+    broker.start()
+    yield broker, proxy
+    proxy.close()
+    broker.stop()
+
+
+def test_a_broker_restart_and_broken_networks_are_survived(own: tuple[Broker, Proxy], tmp_path: Path) -> None:
+    broker, proxy = own
+    job = Job(proxy.address, tmp_path, n_partitions=2)
+    events = stream(6_000)
+    try:
+        job.start("w0")
+        job.until_working("w0")
+        outside = watched(job)
+        job.produce(events[:1_500])
+        broker.stop(signal.SIGKILL)
+        broker.start()
+        job.produce(events[1_500:3_000])
+        until(job.done, "the job goes on after the broker's restart")
+        job.produce(events[3_000:4_000])
+        proxy.cut()
+        until(job.done, "the job goes on after its connections were cut")
+        job.produce(events[4_000:5_000])
+        proxy.swallow(True)
+        retries = len(job.events("w0", "retrying"))
+        until(lambda: len(job.events("w0", "retrying")) > retries, "the worker notices the black hole")
+        proxy.swallow(False)
+        proxy.cut()
+        job.produce(events[5_000:])
+        check(job, outside, events)
+        outside.close()
+    finally:
+        job.close()
