@@ -37,6 +37,10 @@ class Dead(BaseException):
     """The worker was killed inside a commit: its transaction stays open."""
 
 
+# Looks at an open transaction after which the broker ends it.
+_TIMEOUT_LOOKS = 30
+
+
 def never(hazard: str) -> int:
     return 0
 
@@ -50,6 +54,7 @@ class _Transaction:
     state: str = "open"
     offsets: dict[int, Committed] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
+    waited: int = 0
 
 
 @dataclass
@@ -129,6 +134,14 @@ class HostileBroker:
     def pending(self, partition: int) -> list[_Transaction]:
         return [t for t in self.transactions if t.state == "open" and partition in t.offsets]
 
+    def _wait_for(self, transaction: _Transaction, look: bool) -> None:
+        """The broker ends a transaction that is open for too long."""
+        transaction.waited += look
+        if transaction.waited > _TIMEOUT_LOOKS:
+            self.epochs[transaction.member] += 1
+            self.end(transaction, "aborted")
+            self.fired["transaction timed out"] += 1
+
     # -- Logs ---------------------------------------------------------------------------------------------------------
 
     def append(self, name: str, values: Iterable[bytes | None], transaction: _Transaction) -> int:
@@ -144,6 +157,7 @@ class HostileBroker:
             value, transaction, marker = log.places[offset]
             assert transaction is not None
             if transaction.state == "open":
+                self._wait_for(transaction, look)
                 return
             if transaction.looks.get(name, 0) > 0:
                 if look:

@@ -5,7 +5,7 @@ Every worker holds one. After the same number of records all of them hold the sa
 
 from __future__ import annotations
 
-from streamseg.errors import ConfigError, CorruptedError
+from streamseg.errors import ConfigError, CorruptedError, TruncatedError
 from streamseg.model.apply import apply
 from streamseg.model.codec import pack, unpack
 from streamseg.model.spec import ModelSpec
@@ -58,8 +58,15 @@ class Replica:
     def apply(self, record: ModelRecord, end: int) -> None:
         """Apply one record, the log going on at `end`.
 
-        Raises ConfigError where the log belongs to other settings, CorruptedError where it does not fit this replica.
+        Raises ConfigError where the log belongs to other settings, CorruptedError where it does not fit this replica,
+        TruncatedError where it begins behind what this replica has.
         """
+        if self.genesis is None and not isinstance(record, Genesis):
+            raise TruncatedError(
+                "the model log does not begin with its genesis",
+                where=f"model log, before offset {end}",
+                hint="a snapshot of the model should stand in its place: restore the topic or the state from a backup",
+            )
         if isinstance(record, Genesis):
             self._check_genesis(record)
             self.state.version += 1
