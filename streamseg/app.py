@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 
 from streamseg import worker_id
 from streamseg.config import Config
+from streamseg.config_sections import WorkerConfig
 from streamseg.errors import ConfigError
 from streamseg.model.fitted import FittedModel, load_fitted
 from streamseg.model.records import Start
@@ -27,7 +27,6 @@ from streamseg.runtime.loop import Loop, Stop
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source, open_source, standard_output
 from streamseg.transports.reader import EmbeddedReader
-from streamseg.worker_id import Slot
 
 if TYPE_CHECKING:
     from streamseg.transports.kafka.client import Connection
@@ -56,7 +55,6 @@ class App:
         self.config = config
         fitted = read_fitted(config)
         _warm_start(settings_of(config, fitted), fitted, config)
-        self._slot: Slot | None = None
         self.transport = self._open(config, fault)
         try:
             self._prepare(config, fitted, clock or SystemClock(), observer, stop or threading.Event())
@@ -69,9 +67,7 @@ class App:
             return EmbeddedTransport(
                 Path(config.embedded.path), wiring=_wiring(config), reopen=lambda path: _source(config, path), fault=fault
             )
-        if not config.worker.id:
-            self._slot = worker_id.take(config.application)
-        return open_kafka(config, config.worker.id or (self._slot.id if self._slot else ""), fault)
+        return open_kafka(config, config.worker.id, fault)
 
     def _prepare(self, config: Config, fitted: FittedModel | None, clock: Clock, observer: Observer, stop: Stop) -> None:
         self.settings = settings_of(config, fitted, self.transport)
@@ -93,8 +89,14 @@ class App:
             self.loop.run()
         finally:
             self.transport.close()
-            if self._slot is not None:
-                os.close(self._slot.handle)
+
+
+def with_worker_id(config: Config) -> Config:
+    """With a stable id for this process, held until it ends. Jobs on files need none. Raises ConfigError."""
+    if config.input.transport != "kafka" or config.worker.id:
+        return config
+    taken = WorkerConfig(id=worker_id.take(config.application))
+    return config.model_copy(update={"worker": taken})
 
 
 def open_reader(config: Config) -> EmbeddedReader | KafkaReader:

@@ -10,21 +10,17 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 from streamseg.errors import ConfigError
 
 _SLOTS = 1000
 
 
-class Slot(NamedTuple):
-    """An id, and the open file whose lock keeps it for this process."""
-
-    id: str
-    handle: int
+# Their locks hold the slots until the process ends, however it ends.
+_held: list[int] = []
 
 
-def take(application: str, directory: Path | None = None) -> Slot:
+def take(application: str, directory: Path | None = None) -> str:
     """The first slot that no live process of this host holds. Raises ConfigError."""
     where = directory or Path(tempfile.gettempdir())
     for number in range(_SLOTS):
@@ -40,5 +36,6 @@ def take(application: str, directory: Path | None = None) -> Slot:
         except BlockingIOError:
             os.close(handle)
             continue
-        return Slot(f"{socket.gethostname()}-{number}", handle)
+        _held.append(handle)
+        return f"{socket.gethostname()}-{number}"
     raise ConfigError(f"{_SLOTS} workers of {application!r} run on this host already")

@@ -124,6 +124,28 @@ class Broker:
             threading_pause()
         return self
 
+    def add_scram_user(self, user: str, password: str) -> None:
+        self._java(
+            "kafka.admin.ConfigCommand",
+            "--bootstrap-server", self.address, "--alter", "--entity-type", "users", "--entity-name", user,
+            "--add-config", f"SCRAM-SHA-512=[password={password}]",
+        )  # fmt: skip
+
+    def _acls(self, *arguments: str) -> None:
+        self._java("org.apache.kafka.tools.AclCommand", "--bootstrap-server", self.address, *arguments)
+
+    def allow(self, user: str, *prefixes: str) -> None:
+        """All rights on topics, groups and transactional ids that begin so."""
+        for prefix in prefixes:
+            self._acls(
+                "--add", "--allow-principal", f"User:{user}", "--operation", "All", "--resource-pattern-type", "prefixed",
+                "--topic", prefix, "--group", prefix, "--transactional-id", prefix,
+            )  # fmt: skip
+        self._acls("--add", "--allow-principal", f"User:{user}", "--operation", "All", "--cluster")
+
+    def deny_writing(self, user: str, topic: str) -> None:
+        self._acls("--add", "--deny-principal", f"User:{user}", "--operation", "Write", "--topic", topic)
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(how)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from streamseg.config import Loaded, load, parse_assignment
-from streamseg.errors import StreamsegError
+from streamseg.errors import ConfigError, StreamsegError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +42,12 @@ def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Lo
     """Flags by their dotted key with __ for the dot; --set for the others."""
     given = {key.replace("__", "."): value for key, value in flags.items()}
     given |= dict(parse_assignment(text) for text in sets or [])
+    if "kafka.password" in given:
+        raise ConfigError(
+            "a password does not go on a command line, where every user of this machine can read it",
+            where="--set kafka.password",
+            hint="use kafka.password_file, or the variable STREAMSEG_KAFKA__PASSWORD",
+        )
     return load(file, given)
 
 

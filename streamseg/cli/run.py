@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from streamseg.app import App
+from streamseg.app import App, with_worker_id
 from streamseg.cli.common import ConfigFile, Kafka, Set, State, configuration, err, on_kafka, process_edge
+from streamseg.cli.workers import Supervisor, command_of_one
 from streamseg.config import Config
 from streamseg.processing.observe import Observer
 from streamseg.telemetry.logs import JsonLog
@@ -30,6 +31,7 @@ def run(
     emit: Annotated[str | None, typer.Option(help="every | changes")] = None,
     segments: Annotated[int | None, typer.Option(help="Number of segments (model.segments).")] = None,
     start: Annotated[str | None, typer.Option(help="Model file to start from (model.start).")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Kafka: so many processes that share the input.")] = 1,
     log: Annotated[Literal["auto", "json", "status"], typer.Option(help="Log lines, or a status line.")] = "auto",
     sets: Set = None,
 ) -> None:
@@ -43,7 +45,7 @@ def run(
 
         cat events.jsonl | streamseg run --input - --output - > tags.jsonl
 
-        streamseg run --kafka localhost:9092 --set input.topic=customer-events
+        streamseg run --kafka localhost:9092 --workers 4
 
         streamseg run -i events.csv -o tags.jsonl --set model.segments=4 --start model.json
     """
@@ -63,6 +65,10 @@ def run(
             "give the events with --input FILE (or - for standard input), or take them from Kafka with --kafka SERVERS"
         )
     stop = stop_on_signals()
+    if workers > 1:
+        if loaded.input.transport != "kafka" or loaded.worker.id:
+            raise typer.BadParameter("--workers takes the events from Kafka, and gives each worker an id of its own")
+        raise typer.Exit(Supervisor(command_of_one(), workers, stop).run())
     status = log == "status" or (log == "auto" and err.is_terminal)
     run_app(loaded, stop, status=status)
     if stop.is_set() and status:
@@ -71,9 +77,12 @@ def run(
 
 def run_app(config: Config, stop: threading.Event, *, status: bool, table: bool = False) -> Observer:
     """Run the job; returns its observer. Raises StreamsegError."""
+    config = with_worker_id(config)
     observers: list[App] = []
     observer: Observer = (
-        StatusLine(err, lambda: remaining(observers[0]), table=table) if status else JsonLog(sys.stderr, config.application)
+        StatusLine(err, lambda: remaining(observers[0]), table=table)
+        if status
+        else JsonLog(sys.stderr, config.application, config.worker.id)
     )
     application = App(config, observer, stop=stop)
     observers.append(application)

@@ -30,6 +30,7 @@ from streamseg.records.outputs import DeadLetter
 
 SWEEP_ROWS = 10_000
 _NEWCOMER_SAMPLE = 16
+_MAX_LETTER_BYTES = 1_000_000
 
 
 class ToLearn(NamedTuple):
@@ -219,9 +220,13 @@ class PartitionJob:
 
     def _letter(self, records: Records, reject: Rejected) -> DeadLetter:
         error, at = reject.error, reject.at
+        key, value = records.keys[at], records.values[at]
+        if len(key or b"") + len(value or b"") > _MAX_LETTER_BYTES:
+            # Together with the reason it would be too large for a record itself: it stands where it came from.
+            key, value = None, None
         return DeadLetter(
-            records.keys[at],
-            records.values[at],
+            key,
+            value,
             error.code.value,
             error.message,
             self.settings.topic,

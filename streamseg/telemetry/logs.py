@@ -27,8 +27,9 @@ _INTERVAL_S = 10.0
 class JsonLog:
     """Writes a line for each change of the job, and at most one in ten seconds about batches."""
 
-    def __init__(self, stream: TextIO, application: str, now: Callable[[], float] = time.time) -> None:
-        self._stream, self._application, self._now = stream, application, now
+    def __init__(self, stream: TextIO, application: str, worker: str = "", now: Callable[[], float] = time.time) -> None:
+        self._stream, self._now = stream, now
+        self._who = {"application": application} | ({"worker": worker} if worker else {})
         self._last = 0.0
         self._events = 0
         self._dead_letters = 0
@@ -84,6 +85,6 @@ class JsonLog:
 
     def _write(self, name: str, **fields: object) -> None:
         stamp = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
-        line = {"time": stamp, "event": name, "application": self._application, **fields}
+        line = {"time": stamp, "event": name, **self._who, **fields}
         self._stream.write(msgspec.json.encode(line).decode() + "\n")
         self._stream.flush()

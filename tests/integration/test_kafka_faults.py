@@ -109,7 +109,7 @@ def test_partitions_added_to_the_input_stop_every_worker_with_what_to_do(job: Jo
     job.produce(stream(500))
     until(job.done, "all events are committed")
     client = admin(Connection(job.servers))
-    client.create_partitions({job.names.input: {"count": job.n_partitions + 1}})
+    client.create_partitions({job.names.input: job.n_partitions + 1})
     client.close()
     assert job.workers["w0"].wait(timeout=60) == 2
     assert "partitions were added" in " ".join(job.text("w0").split())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.sasl.oauth import AbstractTokenProvider
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from streamseg.errors import ConfigError, FencedError, RetriableError, StreamsegError
 
 __all__ = [
     "ConfigResource",
     "ConfigResourceType",
+    "ConsumerGroupMetadata",
     "ConsumerRebalanceListener",
     "KafkaAdminClient",
     "KafkaConsumer",
@@ -177,6 +178,16 @@ def producer(connection: Connection, transactional_id: str | None) -> KafkaProdu
 def admin(connection: Connection) -> KafkaAdminClient:
     with translated("connecting"):
         return KafkaAdminClient(**connection.options())
+
+
+@contextmanager
+def discarded(client: KafkaProducer) -> Iterator[None]:
+    """Close without waiting for what can no longer be delivered; its sender's thread is a daemon."""
+    try:
+        yield
+    finally:
+        with suppress(kafka_errors.KafkaError, OSError):
+            client.close(timeout=2)
 
 
 @contextmanager

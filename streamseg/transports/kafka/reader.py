@@ -92,13 +92,13 @@ class KafkaReader:
                     where=f"topic {place.topic}, partition {place.partition}",
                     hint="restore the topic from a backup",
                 )
-            end = _end(stream, place)
+            end = end_of(stream, place)
             deadline = time.monotonic() + wait_s
             while end <= start and time.monotonic() < deadline:
                 # The next transaction is on its way; asking again is how a client waits for it.
                 time.sleep(0.002)
-                end = _end(stream, place)
-            for record in _records(stream, place, max(start, first), end):
+                end = end_of(stream, place)
+            for record in records_of(stream, place, max(start, first), end):
                 yield record.offset, record.value
 
     @contextmanager
@@ -122,7 +122,7 @@ class KafkaReader:
                 begin = stream.beginning_offsets([place])[place]
             if begin > first:
                 return None
-            found = list(_records(stream, place, first, next_offset))
+            found = list(records_of(stream, place, first, next_offset))
         return columns(found, next_offset)
 
     def published(self, topic: Topic, partition: int, first: int) -> Published | None:
@@ -155,7 +155,7 @@ class KafkaReader:
         with self._consumer(place) as stream:
             with translated(f"reading {place.topic}"):
                 begin = max(start, stream.beginning_offsets([place])[place])
-            for record in _records(stream, place, begin, _end(stream, place)):
+            for record in records_of(stream, place, begin, end_of(stream, place)):
                 headers = dict(record.headers or ())
                 first = headers.get(FIRST_HEADER)
                 value = _letter_line(record, headers) if topic is Topic.DEAD_LETTERS else record.value
@@ -179,13 +179,13 @@ def _close(client: Any) -> None:
         return
 
 
-def _end(stream: KafkaConsumer, place: TopicPartition) -> int:
+def end_of(stream: KafkaConsumer, place: TopicPartition) -> int:
     """Where committed records end now."""
     with translated(f"reading {place.topic}-{place.partition}"):
         return int(stream.end_offsets([place])[place])
 
 
-def _records(stream: KafkaConsumer, place: TopicPartition, start: int, end: int) -> Iterator[Any]:
+def records_of(stream: KafkaConsumer, place: TopicPartition, start: int, end: int) -> Iterator[Any]:
     """Records from `start` to before `end`, which may be between transactions. Raises RetriableError."""
     if start >= end:
         return

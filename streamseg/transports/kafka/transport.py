@@ -117,7 +117,7 @@ class KafkaTransport(KafkaReader):
             with translated(f"transactional id {self._transactional_id}"):
                 fresh.init_transactions()
         except BaseException:
-            _discard(fresh)
+            discard(fresh)
             raise
         return fresh
 
@@ -242,7 +242,7 @@ class KafkaTransport(KafkaReader):
             firsts.append(sent[0])
             futures += sent
         self._fault("before_sync")
-        _arrived(self._transactions, futures)
+        arrived(self._transactions, futures)
         if plan.offsets:
             offsets = {
                 TopicPartition(self.names.input, p): OffsetAndMetadata(there.next_offset, there.metadata, -1)
@@ -253,7 +253,7 @@ class KafkaTransport(KafkaReader):
 
     def _send_outputs(self, outputs: KafkaProducer, plan: CommitPlan) -> None:
         """At least once: before the transaction and outside of it, so a crash in between writes them again."""
-        _arrived(outputs, self._outputs_of(outputs, plan))
+        arrived(outputs, self._outputs_of(outputs, plan))
 
     def _outputs_of(self, client: KafkaProducer, plan: CommitPlan) -> list[Any]:
         futures: list[Any] = []
@@ -285,7 +285,7 @@ class KafkaTransport(KafkaReader):
         """
         old = self._transactions
         self._transactions = self._new_producer()
-        _discard(old)
+        discard(old)
 
     # -- The rest -----------------------------------------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class KafkaTransport(KafkaReader):
                 try:
                     fencing.init_transactions()
                 finally:
-                    _discard(fencing)
+                    discard(fencing)
 
     def delete_below(self, log: Log, partition: int, offset: int) -> None:
         if log is Log.SPOOL:
@@ -326,9 +326,9 @@ class KafkaTransport(KafkaReader):
 
     def close(self) -> None:
         """Leave the group, so that others take over at once, and let go of everything."""
-        _discard(self._transactions)
+        discard(self._transactions)
         if self._outputs is not None:
-            _discard(self._outputs)
+            discard(self._outputs)
         with suppress(kafka_errors.KafkaError, OSError):
             self._members.close(timeout_ms=int(_CLOSE_S * 1000))
             self._admin.remove_group_members(
@@ -341,7 +341,7 @@ def _columns(records: list[Any]) -> Records:
     return columns(records, records[-1].offset + 1)
 
 
-def _arrived(client: KafkaProducer, futures: list[Any]) -> None:
+def arrived(client: KafkaProducer, futures: list[Any]) -> None:
     """Raises the first error of a record that did not arrive; `flush` alone would only log it."""
     client.flush(timeout=_FLUSH_S)
     for future in futures:
@@ -357,7 +357,7 @@ def _aborted(error: BaseException, where: str) -> CommitResult:
     return CommitResult(Outcome.ABORTED)
 
 
-def _discard(client: KafkaProducer) -> None:
+def discard(client: KafkaProducer) -> None:
     """Close without waiting for what can no longer be delivered."""
     try:
         client.close(timeout=_CLOSE_S)

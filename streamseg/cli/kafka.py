@@ -1,0 +1,144 @@
+"""`streamseg produce`, `redrive`, `doctor`: around a job on Kafka."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from streamseg.app import connection_of, names_of
+from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, configuration, on_kafka, out, process_edge
+from streamseg.errors import ConfigError, DeadLetterCode
+from streamseg.processing.clock import SystemClock
+from streamseg.records.events import EventDecoder
+from streamseg.records.outputs import encode_json
+from streamseg.transports.files import open_source
+
+_PORTION = 500
+_MARK = {True: "[green]ok[/]  ", False: "[red]no[/]  ", None: "[yellow]note[/]"}
+
+
+@process_edge
+def produce(
+    file: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .parquet file of events.")],
+    config: ConfigFile = None,
+    kafka: Kafka = None,
+    rate: Annotated[float, typer.Option(min=0.0, help="Events a second; 0: as fast as it goes.")] = 0.0,
+    speed: Annotated[float, typer.Option(min=0.0, help="In event time, so many times as fast; 0: not.")] = 0.0,
+    sets: Set = None,
+) -> None:
+    """Send a file's events to the input topic, keyed by customer.
+
+    Examples:
+
+        streamseg produce events.jsonl --kafka localhost:9092 --rate 1000
+
+        streamseg produce baskets.parquet --speed 86400
+    """
+    from streamseg.transports.kafka.feeding import Feeder
+
+    loaded = configuration(config, sets, **on_kafka(kafka)).config
+    source = open_source(file, loaded.layout().numeric_fields, loaded.input.event_time)
+    decoder = EventDecoder(loaded.job_settings().fields, loaded.input.max_record_bytes)
+    feeder = Feeder(connection_of(loaded), loaded.input.topic)
+    position, sent, ended, pace = 0, 0, False, _Pace(rate, speed)
+    try:
+        while not ended:
+            read = source.read(position, _PORTION)
+            position, ended = read.position, read.ended or not read.values
+            decoded, _ = decoder.decode([None] * len(read.values), read.values, [0] * len(read.values), 2**62)
+            known = dict(zip(decoded.at.tolist(), zip(decoded.ids, decoded.times.tolist(), strict=True), strict=True))
+            for i, value in enumerate(read.values):
+                customer, at_us = known.get(i, (None, None))
+                pace.wait(sent + i, at_us, feeder.flush)
+                feeder.send(None if customer is None else customer.encode(), value)
+            feeder.flush()
+            sent += len(read.values)
+    finally:
+        feeder.close()
+    out.print(f"sent {sent:,} events to {loaded.input.topic}")
+
+
+class _Pace:
+    """When the next event is due: at a rate, or by its event time."""
+
+    def __init__(self, rate: float, speed: float) -> None:
+        self._rate, self._speed = rate, speed
+        self._began = time.monotonic()
+        self._first_us: int | None = None
+
+    def wait(self, number: int, at_us: int | None, flush: Callable[[], None]) -> None:
+        due = number / self._rate if self._rate else 0.0
+        if self._speed and at_us is not None:
+            self._first_us = at_us if self._first_us is None else self._first_us
+            due = max(due, (at_us - self._first_us) / 1e6 / self._speed)
+        left = due - (time.monotonic() - self._began)
+        if left > 0:
+            flush()
+            time.sleep(left)
+
+
+@process_edge
+def redrive(
+    config: ConfigFile = None,
+    kafka: Kafka = None,
+    code: Annotated[list[str] | None, typer.Option(help="Only dead letters of this code; again for more.")] = None,
+    contains: Annotated[str | None, typer.Option(help="Only those whose value contains this text.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Send them; without it they are only counted.")] = False,
+    sets: Set = None,
+) -> None:
+    """Send dead letters back to the input: each once, in their order. First run shows what would be sent.
+
+    Examples:
+
+        streamseg redrive --kafka localhost:9092
+
+        streamseg redrive --code bad_time --yes
+    """
+    from streamseg.transports.kafka.feeding import Redrive
+
+    loaded = configuration(config, sets, **on_kafka(kafka)).config
+    known = [member.value for member in DeadLetterCode]
+    wrong = sorted(set(code or []) - set(known))
+    if wrong:
+        raise ConfigError(f"there is no code {wrong[0]!r}", hint=f"codes are {', '.join(known)}")
+    job = Redrive(connection_of(loaded), names_of(loaded), code or known)
+    text = None if contains is None else contains.encode()
+    chosen = (one for one in job.waiting() if one.value is not None and (text is None or text in one.value))
+    if yes:
+        sent = job.send(chosen)
+        out.print(f"sent {sum(sent.values()):,} dead letters back to {loaded.input.topic}{_by_code(sent)}")
+        return
+    counted = Counter(one.code for one in chosen)
+    out.print(f"{sum(counted.values()):,} dead letters would be sent back{_by_code(counted)}; --yes sends them")
+
+
+def _by_code(counted: Counter[str]) -> str:
+    return ": " + ", ".join(f"{name} {n:,}" for name, n in sorted(counted.items())) if counted else ""
+
+
+@process_edge
+def doctor(config: ConfigFile = None, kafka: Kafka = None, as_json: AsJson = False, sets: Set = None) -> None:
+    """Look at broker, topics, rights and events before the job does; one fix a line. Exit code 2 if something is wrong.
+
+    Example:
+
+        streamseg doctor --kafka localhost:9092
+    """
+    from streamseg.transports.kafka.doctor import examine
+
+    loaded = configuration(config, sets, **on_kafka(kafka)).config
+    decoder = EventDecoder(loaded.job_settings().fields, loaded.input.max_record_bytes)
+    findings = list(examine(connection_of(loaded), names_of(loaded), decoder, SystemClock().now_us()))
+    if as_json:
+        print(encode_json([finding._asdict() for finding in findings]).decode())
+    else:
+        for finding in findings:
+            out.print(f"{_MARK[finding.ok]} {finding.what}: {escape(finding.text)}", soft_wrap=True)
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(2)

@@ -1,0 +1,152 @@
+"""Records into the input topic: a file's events, and dead letters once more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from streamseg.errors import ConfigError
+from streamseg.transports.kafka.client import (
+    Connection,
+    ConsumerGroupMetadata,
+    KafkaProducer,
+    OffsetAndMetadata,
+    TopicPartition,
+    admin,
+    consumer,
+    kafka_errors,
+    producer,
+    translated,
+)
+from streamseg.transports.kafka.reader import end_of, records_of
+from streamseg.transports.kafka.topics import Names, partitions_of
+from streamseg.transports.kafka.transport import arrived, discard
+
+_PORTION = 1_000
+_CODE = "streamseg.error.code"
+
+
+class Feeder:
+    """Sends events to a topic, keyed, in order; nothing counts as sent before the broker has it."""
+
+    def __init__(self, connection: Connection, topic: str) -> None:
+        """Raises ConfigError where there is no such topic."""
+        client = admin(connection)
+        try:
+            if topic not in partitions_of(client, [topic]):
+                raise ConfigError(f"there is no topic {topic!r}", where="input.topic", hint="create it, or name another one")
+        finally:
+            client.close()
+        self._client, self._topic = producer(connection, None), topic
+        self._open: list[Any] = []
+
+    def send(self, key: bytes | None, value: bytes) -> None:
+        with translated(f"topic {self._topic}"):
+            self._open.append(self._client.send(self._topic, value, key))
+
+    def flush(self) -> None:
+        """Raises StreamsegError where a record did not arrive."""
+        with translated(f"topic {self._topic}"):
+            arrived(self._client, self._open)
+        self._open = []
+
+    def close(self) -> None:
+        discard(self._client)
+
+
+class Letter(NamedTuple):
+    """A dead letter where it stands, and where its record came from."""
+
+    place: TopicPartition
+    offset: int
+    code: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Redrive:
+    """Sends dead letters back to the partition that they came from, in their order, each once.
+
+    How far each code was redriven is a committed offset of a group of its own, moved in the transaction that sends: run
+    again, or killed half way, it sends nothing twice.
+    """
+
+    def __init__(self, connection: Connection, names: Names, codes: Collection[str]) -> None:
+        self._connection, self._names, self._codes = connection, names, codes
+        self._positions: dict[tuple[str, int], int] = {}
+        client = admin(connection)
+        self._partitions = partitions_of(client, [names.dead_letters]).get(names.dead_letters, 0)
+        client.close()
+        if not self._partitions:
+            raise ConfigError(f"there is no topic {names.dead_letters!r}", where="output.dead_letter_topic")
+
+    def _group(self, code: str) -> str:
+        return f"{self._names.application}-redrive-{code}"
+
+    def _places(self) -> list[TopicPartition]:
+        return [TopicPartition(self._names.dead_letters, partition) for partition in range(self._partitions)]
+
+    def _read_positions(self) -> None:
+        for code in self._codes:
+            reader = consumer(self._connection, group_id=self._group(code))
+            with translated(f"group {self._group(code)}"):
+                for place in self._places():
+                    self._positions[code, place.partition] = reader.committed(place, timeout_ms=10_000) or 0
+                reader.close()
+
+    def waiting(self) -> Iterator[Letter]:
+        """Letters of the codes that were not redriven yet, by partition in order. Raises StreamsegError."""
+        self._read_positions()
+        reader = consumer(self._connection)
+        try:
+            for place in self._places():
+                reader.assign([place])
+                with translated(f"reading {place.topic}"):
+                    begin = reader.beginning_offsets([place])[place]
+                for record in records_of(reader, place, begin, end_of(reader, place)):
+                    headers = dict(record.headers or ())
+                    code = headers.get(_CODE, b"").decode()
+                    if code in self._codes and record.offset >= self._positions[code, place.partition]:
+                        partition = int(headers["streamseg.error.partition"])
+                        yield Letter(place, record.offset, code, partition, record.key, record.value)
+        finally:
+            reader.close()
+
+    def send(self, letters: Iterable[Letter]) -> Counter[str]:
+        """Send them back. Returns how many of each code. Raises StreamsegError."""
+        sent: Counter[str] = Counter()
+        client = producer(self._connection, f"{self._names.application}-redrive")
+        try:
+            with translated("redriving"):
+                client.init_transactions()
+                portion: list[Letter] = []
+                for letter in letters:
+                    portion.append(letter)
+                    if len(portion) == _PORTION:
+                        self._send(client, portion)
+                        sent.update(one.code for one in portion)
+                        portion = []
+                if portion:
+                    self._send(client, portion)
+                    sent.update(one.code for one in portion)
+        finally:
+            discard(client)
+        return sent
+
+    def _send(self, client: KafkaProducer, letters: list[Letter]) -> None:
+        client.begin_transaction()
+        try:
+            topic = self._names.input
+            arrived(client, [client.send(topic, one.value, one.key, partition=one.partition) for one in letters])
+            done: dict[str, dict[TopicPartition, OffsetAndMetadata]] = {}
+            for one in letters:
+                done.setdefault(one.code, {})[one.place] = OffsetAndMetadata(one.offset + 1, "", -1)
+            for code, offsets in done.items():
+                # Nobody joins these groups, so there is no member to fence: one transactional id does that.
+                client.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(group_id=self._group(code)))
+        except (kafka_errors.KafkaError, OSError):
+            client.abort_transaction()
+            raise
+        client.commit_transaction()

@@ -1,0 +1,112 @@
+"""The commands around a job on Kafka, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import write_lines
+from tests.integration.kafka_jobs import ROOT, Job, OutsideReader, check, stream, until
+
+
+@pytest.fixture(name="job")
+def _job(kafka: str, tmp_path: Path) -> Iterator[Job]:
+    job = Job(kafka, tmp_path, n_partitions=2)
+    write_config(job, tmp_path / "streamseg.toml")
+    yield job
+    job.close()
+
+
+def write_config(job: Job, path: Path) -> None:
+    lines = [f'application = "{job.names.application}"']
+    for section, keys in job.config.items():
+        if isinstance(keys, dict):
+            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def streamseg(job: Job, *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "streamseg", *arguments],
+        cwd=job.directory,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr + done.stdout
+    return done.stdout + done.stderr
+
+
+def test_from_a_file_through_two_workers_to_tags_that_are_proved(job: Job) -> None:
+    events = [e for e in stream(3_000) if e[1] is not None]
+    write_lines(job.directory / "events.jsonl", events)
+    assert "there is no state" in streamseg(job, "segments", code=2)
+    assert f"sent {len(events):,} events" in streamseg(job, "produce", "events.jsonl")
+    command = [sys.executable, "-W", "ignore", "-m", "streamseg", "run", "--workers", "2"]
+    with (job.directory / "run.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=job.directory, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        until(lambda: sum(job.committed_or_none().values()) >= len(events), "all events are committed")
+        until(lambda: len({line["worker"] for line in job.log("run")}) == 2, "both workers have said something")
+        assert "age" in streamseg(job, "segments")
+        assert "last event" in streamseg(job, "explain", "c7")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    report = json.loads(streamseg(job, "verify", "--json"))
+    # Erasures make a snapshot, behind which nothing is derived again.
+    assert report["records"] + sum(report["horizon"].values()) == len(events)
+    assert "no   " not in streamseg(job, "doctor")
+
+
+def test_redrive_sends_each_dead_letter_once(job: Job) -> None:
+    events = stream(600)
+    job.start("w0")
+    job.until_working("w0")
+    outside = OutsideReader(job)
+    outside.start()
+    job.produce(events)
+    check(job, outside, events)
+    outside.close()
+    # Otherwise what is still broken comes back as a dead letter at once.
+    assert job.kill("w0", signal.SIGTERM) == 0
+    shown = streamseg(job, "redrive", "--code", "not_json")
+    assert "3 dead letters would be sent back: not_json 3" in shown
+    assert "sent 3 dead letters" in streamseg(job, "redrive", "--code", "not_json", "--yes")
+    assert "sent 0 dead letters" in streamseg(job, "redrive", "--code", "not_json", "--yes")
+    job.start("w0")
+    until(lambda: sum(job.committed().values()) >= len(events) + 3, "they come back as events")
+    assert "there is no code" in streamseg(job, "redrive", "--code", "nonsense", code=2)
+
+
+def test_doctor_names_what_is_wrong(job: Job) -> None:
+    found = streamseg(job, "doctor", "--set", "input.topic=nowhere", code=2)
+    assert "there is no topic nowhere" in found
+    found = streamseg(job, "doctor", "--kafka", "127.0.0.1:1", code=2)
+    assert "broker" in found
+    assert "partition 0 is empty" in streamseg(job, "doctor")
+
+
+def test_other_settings_are_refused_while_the_group_works(job: Job) -> None:
+    job.start("w0")
+    job.until_working("w0")
+    job.produce(stream(500))
+    until(job.done, "all events are committed")
+    refused = streamseg(job, "run", "--set", "model.segments=4", "--set", "worker.id=other", code=2)
+    assert "written with other settings: model.segments" in " ".join(refused.split())
+    assert job.workers["w0"].poll() is None
+
+
+def test_a_password_on_the_command_line_is_refused(job: Job) -> None:
+    refused = streamseg(job, "run", "--set", "kafka.password=hunter2", code=2)
+    assert "hunter2" not in refused
+    assert "password_file" in refused
