@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -40,8 +41,26 @@ __all__ = [
     "kafka_errors",
 ]
 
-# The client logs what it retries; what matters comes back as an error.
-logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+class _Reasons(logging.Handler):
+    """The client's last complaints. Why it cannot connect it only logs; the error says that time is up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: deque[str] = deque(maxlen=50)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last.append(record.getMessage())
+
+    def found(self, *signs: str) -> bool:
+        return any(sign in text for text in self.last for sign in signs)
+
+
+_REASONS = _Reasons()
+_LOG = logging.getLogger("kafka")
+_LOG.setLevel(logging.WARNING)
+_LOG.propagate = False
+_LOG.addHandler(_REASONS)
 
 LINGER_MS = 5
 REQUEST_TIMEOUT_MS = 5_000
@@ -204,6 +223,9 @@ def translated(where: str) -> Iterator[None]:
 def ours(error: BaseException, where: str) -> StreamsegError:
     """By what its reader should do."""
     name = type(error).__name__
+    refused = _refused(error, where)
+    if refused is not None:
+        return refused
     text = f"{name}: {error}" if str(error) else name
     if isinstance(error, kafka_errors.FencedInstanceIdError):
         return FencedError(
@@ -214,12 +236,6 @@ def ours(error: BaseException, where: str) -> StreamsegError:
             f"the broker does not permit it: {text}",
             where=where,
             hint="grant the user rights on the application's topics, group and transactional ids: see `streamseg doctor`",
-        )
-    if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError):
-        return ConfigError(
-            f"the broker does not accept the login: {name}",
-            where=where,
-            hint="check kafka.sasl_mechanism, kafka.username and the password",
         )
     if isinstance(error, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError):
         return ConfigError(
@@ -232,3 +248,22 @@ def ours(error: BaseException, where: str) -> StreamsegError:
     if isinstance(error, kafka_errors.KafkaConfigurationError | kafka_errors.UnsupportedVersionError):
         return ConfigError(f"the client cannot work with this broker: {text}", where=where)
     return RetriableError(f"Kafka: {text}", where=where)
+
+
+def _refused(error: BaseException, where: str) -> ConfigError | None:
+    """A connection that will never be made."""
+    waited = isinstance(error, kafka_errors.KafkaTimeoutError | kafka_errors.KafkaConnectionError)
+    denied = isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError)
+    if denied or (waited and _REASONS.found("SaslAuthenticationFailed", "UnsupportedSaslMechanism")):
+        return ConfigError(
+            "the broker does not accept the login",
+            where=where,
+            hint="check kafka.sasl_mechanism, kafka.username and the password, or the token",
+        )
+    if waited and _REASONS.found("CERTIFICATE_VERIFY_FAILED", "certificate verify failed", "SSLError"):
+        return ConfigError(
+            "the broker's certificate is not trusted, or it wants another one of ours",
+            where=where,
+            hint="set kafka.ca_file to the certificate that signed the broker's, and check kafka.certificate_file",
+        )
+    return None
