@@ -30,6 +30,7 @@ def produce(
     kafka: Kafka = None,
     rate: Annotated[float, typer.Option(min=0.0, help="Events a second; 0: as fast as it goes.")] = 0.0,
     speed: Annotated[float, typer.Option(min=0.0, help="In event time, so many times as fast; 0: not.")] = 0.0,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Create the topic with so many, if it is missing.")] = None,
     sets: Set = None,
 ) -> None:
     """Send a file's events to the input topic, keyed by customer.
@@ -45,7 +46,7 @@ def produce(
     loaded = configuration(config, sets, **on_kafka(kafka)).config
     source = open_source(file, loaded.layout().numeric_fields, loaded.input.event_time)
     decoder = EventDecoder(loaded.job_settings().fields, loaded.input.max_record_bytes)
-    feeder = Feeder(connection_of(loaded), loaded.input.topic)
+    feeder = Feeder(connection_of(loaded), loaded.input.topic, partitions)
     position, sent, ended, pace = 0, 0, False, _Pace(rate, speed)
     try:
         while not ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from streamseg.cli.main import app
 from streamseg.config import Config, flat_keys
 from streamseg.errors import DeadLetterCode
 from streamseg.records.outputs import Assignment
+from tests.broker import new_name
 from tests.harness import shoppers, write_lines
+from tests.integration.kafka_jobs import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -104,7 +107,36 @@ def test_every_dead_letter_code_is_told() -> None:
     assert set(re.findall(r"^\| `([a-z_0-9]+)` \|", table, re.MULTILINE)) == {code.value for code in DeadLetterCode}
 
 
-COMMANDS = ["demo", "init", "run", "fit", "segments", "explain", "verify", "schema", "config show"]
+COMMANDS = [
+    "demo", "init", "run", "fit", "segments", "explain", "verify", "schema", "config show", "doctor", "produce", "redrive",
+]  # fmt: skip
+
+
+def test_the_section_on_kafka_works_as_written(kafka: str, tmp_path: Path) -> None:
+    shell("streamseg demo --write shop", tmp_path)
+    shop = tmp_path / "shop"
+    events = (shop / "events.jsonl").read_bytes().splitlines(keepends=True)[:20_000]
+    (shop / "events.jsonl").write_bytes(b"".join(events))
+    name = new_name("readme")
+    topics = {
+        "input.topic": "in",
+        "output.topic": "out",
+        "output.catalog_topic": "segments",
+        "output.dead_letter_topic": "dead",
+    }
+    settings = {"application": name} | {key: f"{name}-{topic}" for key, topic in topics.items()}
+    own = "".join(f"export STREAMSEG_{k.upper().replace('.', '__')}={value}\n" for k, value in settings.items())
+    (before,), (job,), (after,) = marked("kafka: before"), marked("kafka: job"), marked("kafka: after")
+    before = before.replace("localhost:9092", kafka)
+    assert "4 partitions" in shell(own + before, shop)
+    variables = own + before.splitlines()[0] + "\n"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(["bash", "-c", variables + "exec " + job], cwd=shop, env=os.environ | {"PATH": path})
+    try:
+        until(lambda: "verified" in (said := shell(variables + after, shop)) and "20,000 records" in said, "all is verified")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("command", COMMANDS)

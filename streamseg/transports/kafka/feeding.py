@@ -20,7 +20,7 @@ from streamseg.transports.kafka.client import (
     translated,
 )
 from streamseg.transports.kafka.reader import end_of, records_of
-from streamseg.transports.kafka.topics import Names, partitions_of
+from streamseg.transports.kafka.topics import Names, create_topic, partitions_of
 from streamseg.transports.kafka.transport import arrived, discard
 
 _PORTION = 1_000
@@ -30,10 +30,12 @@ _CODE = "streamseg.error.code"
 class Feeder:
     """Sends events to a topic, keyed, in order; nothing counts as sent before the broker has it."""
 
-    def __init__(self, connection: Connection, topic: str) -> None:
-        """Raises ConfigError where there is no such topic."""
+    def __init__(self, connection: Connection, topic: str, n_partitions: int | None = None) -> None:
+        """`n_partitions`: create the topic with so many where it is missing. Raises ConfigError where there is none."""
         client = admin(connection)
         try:
+            if n_partitions is not None and topic not in partitions_of(client, [topic]):
+                create_topic(client, topic, n_partitions, {})
             if topic not in partitions_of(client, [topic]):
                 raise ConfigError(f"there is no topic {topic!r}", where="input.topic", hint="create it, or name another one")
         finally:

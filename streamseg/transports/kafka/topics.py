@@ -109,12 +109,15 @@ def prepare(admin: KafkaAdminClient, names: Names, *, create: bool, replication_
             f"topics are missing: {', '.join(missing)}", hint="create them as README says, or set kafka.create_topics = true"
         )
     for topic in missing:
-        _create(admin, topic, *ours[topic], replication_factor)
+        create_topic(admin, topic, *ours[topic], replication_factor)
     check(admin, names, n_partitions)
     return n_partitions
 
 
-def _create(admin: KafkaAdminClient, topic: str, n_partitions: int, settings: dict[str, str], replicas: int) -> None:
+def create_topic(
+    admin: KafkaAdminClient, topic: str, n_partitions: int, settings: dict[str, str], replicas: int = -1
+) -> None:
+    """Raises ConfigError where that is not permitted."""
     wanted = {topic: {"num_partitions": n_partitions, "replication_factor": replicas, "configs": settings}}
     try:
         with translated(f"creating topic {topic}"):
