@@ -59,6 +59,11 @@ class Proxy:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def heal(self) -> None:
+        """As new: whoever hangs connects again."""
+        self.swallow(False)
+        self.cut()
+
     def close(self) -> None:
         self._listener.close()
         self.cut()

@@ -1,0 +1,131 @@
+"""What kafka-python and the broker do to a naive user, pinned: should a hazard go away, its wrapping may too."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from streamseg.errors import RetriableError, TruncatedError
+from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Tagged, Topic
+from streamseg.transports.kafka.client import (
+    Connection,
+    ConsumerGroupMetadata,
+    KafkaProducer,
+    OffsetAndMetadata,
+    TopicPartition,
+    kafka_errors,
+    producer,
+)
+from tests.broker import Broker, free_port, needed, new_name
+from tests.contract.test_transport import join, placed
+from tests.harness import published
+from tests.integration.kafka_jobs import until
+from tests.integration.proxy import Proxy
+from tests.stores import KafkaStore, create_input, names_of
+
+PARTITIONS = 2
+_TAGS = Topic.ASSIGNMENTS
+
+
+@pytest.fixture(scope="module", name="behind_proxy")
+def _behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    needed()
+    port = free_port()
+    broker = Broker(tmp_path_factory.mktemp("proxied"), advertised=port)
+    proxy = Proxy(port, broker.ports["PLAINTEXT"])
+    broker.start()
+    yield proxy
+    proxy.close()
+    broker.stop()
+
+
+def plan(store: KafkaStore) -> CommitPlan:
+    tags = Tagged(["a", "b"], [b'{"n":1}', b'{"n":2}'])
+    return CommitPlan(
+        store.ownership(), {0: Committed(3, "m")}, {0: tags}, internal=[(Log.MODEL, 0, [b"m1"])], published={0: (0, 0)}
+    )
+
+
+def test_records_that_expire_in_a_transaction_are_never_committed_around(behind_proxy: Proxy) -> None:
+    """Alone, flush, send_offsets and commit would all succeed, and the records would be gone."""
+    store = KafkaStore.new(behind_proxy.address, PARTITIONS)
+    join(store)
+    silent = threading.Event()
+
+    def cable(point: str) -> None:
+        if point == "before_sync" and not silent.is_set():
+            silent.set()
+            behind_proxy.swallow(True)
+            threading.Timer(12.0, behind_proxy.heal).start()
+
+    store._fault = cable
+    outcome = None
+    try:
+        outcome = store.commit(plan(store)).outcome
+    except RetriableError:
+        # Not even a new producer could be made yet.
+        outcome = Outcome.UNKNOWN
+    assert outcome is not Outcome.COMMITTED
+    behind_proxy.heal()
+    again = KafkaStore(store.connection, store.names, "w0")
+    until(lambda: again.committed() == {}, "nothing is committed", 60)
+    assert list(again.read(Log.MODEL, 0, 0)) == []
+    join(again)
+    assert again.commit(plan(again)).outcome is Outcome.COMMITTED
+    assert [record for _, record in placed(again, Log.MODEL, 0)] == [b"m1"]
+    again.close()
+    store.close()
+
+
+def test_committed_ends_the_transaction_of_an_owner_that_hangs_before_it_answers(kafka: str) -> None:
+    """Asked otherwise it would answer at once, and the hanging owner could still commit behind our back."""
+    store = KafkaStore.new(kafka, PARTITIONS)
+    join(store)
+    hanging = _open_transaction(kafka, store)
+    assert store.committed() == {}
+    with pytest.raises(kafka_errors.KafkaError):
+        hanging.commit_transaction()
+    assert store.committed() == {}
+    hanging.close(timeout=1)
+    store.close()
+
+
+def _open_transaction(servers: str, store: KafkaStore) -> KafkaProducer:
+    """Of another worker, with offsets in it: as a killed one leaves it behind."""
+    client = producer(Connection(servers), f"{store.names.application}-w9")
+    client.init_transactions()
+    client.begin_transaction()
+    client.send(store.names.assignments, b"x", b"a", partition=0).get(timeout=10)
+    offsets = {TopicPartition(store.names.input, 0): OffsetAndMetadata(10, "zombie", -1)}
+    client.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(group_id=store.names.application))
+    return client
+
+
+def test_what_a_killed_worker_left_open_is_seen_by_nobody_and_ended_by_its_next_start(kafka: str) -> None:
+    names = names_of(new_name())
+    create_input(kafka, names, PARTITIONS)
+    first = KafkaStore(Connection(kafka), names, "w0")
+    join(first)
+    first._transactions.begin_transaction()
+    first._transactions.send(names.assignments, b"x", b"a", partition=0).get(timeout=10)
+    assert published(first, _TAGS) == []
+    second = KafkaStore(Connection(kafka), names, "w0")
+    join(second)
+    assert second.commit(plan(second)).outcome is Outcome.COMMITTED
+    until(lambda: published(second, _TAGS) == [b'{"n":1}', b'{"n":2}'], "readers are not held up", 5)
+    second.close()
+    first.close()
+
+
+def test_a_reader_behind_truncation_is_told(kafka: str) -> None:
+    store = KafkaStore.new(kafka, PARTITIONS)
+    join(store)
+    for _ in range(3):
+        store.commit(plan(store))
+    found = placed(store, Log.MODEL, 0, n=3)
+    store.delete_below(Log.MODEL, 0, found[2][0])
+    with pytest.raises(TruncatedError, match="not retained"):
+        list(store.read(Log.MODEL, 0, found[1][0]))
+    store.close()
