@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from streamseg.processing.settings import JobSettings
 from streamseg.runtime.loop import Loop
 from tests.harness import Event, FixedClock, Recorder, partition_of
-from tests.hostile import Dead, HostileBroker, HostileTransport
+from tests.hostile import Dead, HostileBroker, HostileTransport, never
 
 _DEADLINE_STEPS = 20_000
 
@@ -62,10 +62,14 @@ class Group:
 
     def run(self, seed: int, rates: Mapping[str, float], n_workers: int, steps: int) -> None:
         """`steps` steps under hazards, then to the end in peace."""
-        rng = random.Random(seed)
         names = [f"w{i}" for i in range(n_workers)]
         for name in names:
             self.spawn(name)
+        self.struggle(random.Random(seed), rates, names, steps)
+        self.broker.draw = never
+        self.finish(names)
+
+    def struggle(self, rng: random.Random, rates: Mapping[str, float], names: list[str], steps: int) -> None:
         self.broker.draw = lambda hazard: rng.randint(1, 3) if rng.random() < rates.get(hazard, 0.0) else 0
         for _ in range(steps):
             name = rng.choice(names)
@@ -79,8 +83,6 @@ class Group:
                 self.spawn(name)
                 self.broker.fired["killed between commits"] += 1
             self.step(name)
-        self.broker.draw = lambda hazard: 0
-        self.finish(names)
 
     def finish(self, names: list[str]) -> None:
         self.broker.rebalance(sorted(names))

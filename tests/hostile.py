@@ -180,6 +180,13 @@ class HostileTransport:
         self._ownership = Ownership(0, ())
         self._positions: dict[int, int] = {}
 
+    @classmethod
+    def reader(cls, broker: HostileBroker) -> HostileTransport:
+        """Not a member of the group."""
+        reader = cls(broker, "reader")
+        reader.close()
+        return reader
+
     # -- Reading ------------------------------------------------------------------------------------------------------
 
     def committed(self) -> dict[int, Committed]:
@@ -210,6 +217,11 @@ class HostileTransport:
 
     def streamed(self, topic: Topic, partition: int) -> bool:
         return False
+
+    def settle(self) -> None:
+        for transaction in [t for t in self.broker.transactions if t.state == "open"]:
+            self.broker.init(transaction.member)
+        self.broker.settle()
 
     # -- Working ------------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ class Job:
         results: dict[int, PartitionResult] = {}
         for partition in sorted(self.tasks):
             task = self.tasks[partition]
-            work = PartitionJob(task, self.state, self.settings, clock_us, task.metadata.horizon)
+            work = PartitionJob(task, self.state, self.settings, clock_us)
             records = polled.partitions.get(partition)
             if records is not None and len(records.offsets):
                 results[partition] = work.process(records, self.decoder)
@@ -283,6 +283,7 @@ class Job:
             p
             for p, task in self.tasks.items()
             if task.delta_bytes > max(task.snapshot_bytes, self.settings.snapshot_bytes)
+            or self.state.version - task.metadata.newest > self.settings.snapshot_versions
             or (task.mark.erased and (stopping or task.mark.batches >= _ERASURE_BATCHES))
         ]
 
@@ -328,9 +329,10 @@ class Job:
         for task in self.tasks.values():
             task.announced = task.snapshots
 
-    def deletable(self, readable: Collection[int]) -> list[tuple[Log, int, int]]:
+    def deletable(self, committed: Mapping[int, Committed], readable: Collection[int]) -> list[tuple[Log, int, int]]:
         """(log, partition, offset): records below are in a kept snapshot, and needed by nobody.
 
+        `committed`: of all partitions, also others' ones: one that has committed nothing needs the whole model log.
         `readable`: offsets of model snapshots that can be read by now. One that is committed but not yet readable stands in
         for nothing: who restores meanwhile would find neither it nor what it replaces.
 
@@ -338,13 +340,12 @@ class Job:
         than the oldest of those.
         """
         below = []
-        for p, task in self.tasks.items():
-            if len(task.announced) > 1:
-                below.append((Log.CUSTOMERS, p, task.announced[0].offset))
-                below.append((Log.SPOOL, p, task.announced[0].next_input))
-        horizons = [task.metadata.horizon for task in self.tasks.values()]
-        horizons += [horizon for p, horizon in self.replica.horizons.items() if p not in self.tasks]
-        oldest = min(horizons, default=0)
+        metadata = {p: OffsetMetadata.decode(there.metadata) for p, there in committed.items()}
+        for p in self.tasks.keys() & metadata.keys():
+            if metadata[p].horizon:
+                below.append((Log.CUSTOMERS, p, metadata[p].snapshots[0].offset))
+                below.append((Log.SPOOL, p, metadata[p].snapshots[0].next_input))
+        oldest = min(metadata[p].horizon if p in metadata else 0 for p in range(self.n_partitions))
         usable = [kept for kept in self.model_snapshots if kept.version <= oldest and kept.offset in readable]
         if usable:
             self.model_snapshots = self.model_snapshots[self.model_snapshots.index(usable[-1]) :]

@@ -33,7 +33,6 @@ class PartitionManifest(msgspec.Struct):
         letters_first: dead letters that the partition had before.
         sweep: rows [first, end) that were re-tagged, at which epoch; None for no slice.
         last_assigned_at: microseconds.
-        horizon: model version of the oldest customer snapshot that is kept.
         newcomers: hashes of 1/16 of the new customers, so that one on two partitions is noticed.
     """
 
@@ -53,7 +52,6 @@ class PartitionManifest(msgspec.Struct):
     letters_first: int
     sweep: tuple[int, int, int] | None
     last_assigned_at: int
-    horizon: int
     newcomers: list[int] = []
 
 
@@ -101,7 +99,7 @@ class ModelSnapshot(msgspec.Struct):
     """The model at a version. Records of the model log below `next_offset` are in it, and no others.
 
     Attributes:
-        positions, horizons: by partition, as its last manifest said; homes: partitions of sampled customers, by hash.
+        positions: by partition, where its last manifest ended; homes: partitions of sampled customers, by hash.
     """
 
     format_version: int
@@ -110,7 +108,6 @@ class ModelSnapshot(msgspec.Struct):
     genesis: Genesis
     state: ModelState
     positions: dict[int, int]
-    horizons: dict[int, int]
     homes: dict[int, int]
 
 
@@ -209,6 +206,11 @@ class OffsetMetadata(msgspec.Struct, frozen=True):
     @classmethod
     def decode(cls, text: str) -> OffsetMetadata:
         return msgspec.json.decode(text, type=cls) if text else cls()
+
+    @property
+    def newest(self) -> int:
+        """Model version of the newest snapshot."""
+        return self.snapshots[-1].model_version if self.snapshots else 0
 
     @property
     def horizon(self) -> int:

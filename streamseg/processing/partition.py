@@ -74,9 +74,7 @@ class PartitionResult:
 class PartitionJob:
     """Processes one partition's share of one batch. Lives as long as the batch; reads the task, never changes it."""
 
-    def __init__(self, task: Task, state: ModelState, settings: JobSettings, clock_us: int, horizon: int) -> None:
-        """`horizon`: model version of the oldest customer snapshot that is kept, for the manifest."""
-        self.horizon = horizon
+    def __init__(self, task: Task, state: ModelState, settings: JobSettings, clock_us: int) -> None:
         self.task, self.state, self.settings, self.clock_us = task, state, settings, clock_us
         self.mark = task.mark
         self.sweep = next_sweep(self.mark, state, settings, len(task.table))
@@ -283,7 +281,6 @@ class PartitionJob:
             letters_first=self.mark.letters,
             sweep=None if retag is None else (retag.first, retag.end, retag.epoch),
             last_assigned_at=mark.assigned_at,
-            horizon=self.horizon,
             newcomers=newcomers,
         )
 

@@ -40,7 +40,6 @@ class Replica:
         self.genesis: Genesis | None = None
         self.next_offset = 0
         self.positions: dict[int, int] = {}
-        self.horizons: dict[int, int] = {}
         self.homes: dict[int, int] = {}
         self.on_two_partitions = 0
         self._digests: dict[int, bytes] = {}
@@ -122,7 +121,6 @@ class Replica:
                     hint="run `streamseg verify`; restore the state from a backup",
                 )
             self.positions[part.partition] = part.next
-            self.horizons[part.partition] = part.horizon
             self._note_homes(part)
 
     def _note_homes(self, part: PartitionManifest) -> None:
@@ -141,7 +139,6 @@ class Replica:
             self.genesis,
             self.copy_of_state(),
             dict(self.positions),
-            dict(self.horizons),
             dict(self.homes),
         )
 
@@ -154,7 +151,6 @@ class Replica:
         self.state = snapshot.state
         self.next_offset = snapshot.next_offset
         self.positions = dict(snapshot.positions)
-        self.horizons = dict(snapshot.horizons)
         self.homes = dict(snapshot.homes)
         self._digests = {}
         self._remember()

@@ -21,6 +21,7 @@ class JobSettings:
         topic: the name of the input in `source`.
         segments_chosen: how the number of segments came about, in words.
         snapshot_bytes: a snapshot is due when the deltas behind the last one are larger than it, and than this.
+        snapshot_versions: or when the model has gone so far since the last one, whose version the model log must reach.
     """
 
     application: str
@@ -35,3 +36,4 @@ class JobSettings:
     max_record_bytes: int
     segments_chosen: str
     snapshot_bytes: int = 16_000_000
+    snapshot_versions: int = 10_000

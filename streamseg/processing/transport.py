@@ -152,6 +152,13 @@ class LogReader(Protocol):
         """Whether a topic's records went to a stream, which nobody can read again."""
         ...
 
+    def settle(self) -> None:
+        """Wait until all that was written before now is decided, and what was committed of it can be read.
+
+        Raises RetriableError where that does not come to be.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

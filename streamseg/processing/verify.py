@@ -74,10 +74,12 @@ class Verifier:
 
     def run(self) -> Report:
         """Raises DifferenceError at the first difference, CorruptedError where a log is damaged."""
+        announced = self._catalog()
         committed = self.reader.committed()
+        self.reader.settle()
         for partition in range(self.reader.n_partitions):
             self.lanes[partition] = _Lane(self, partition, committed.get(partition))
-        oldest = min((lane.from_version for lane in self.lanes.values() if lane.task.mark.seq or lane.last_seq), default=0)
+        oldest = min(lane.from_version for lane in self.lanes.values())
         restore_model(self.reader, self.job, oldest)
         self.report.model_version = oldest
         self.job.tasks = {p: lane.task for p, lane in self.lanes.items()}
@@ -86,9 +88,10 @@ class Verifier:
         for entry in model_entries(self.reader, self.job.replica.next_offset):
             self._entry(entry)
         still = self.reader.committed()
+        self.reader.settle()
         for partition, lane in self.lanes.items():
             lane.finish(committed.get(partition), quiet=still.get(partition) == committed.get(partition))
-        self._compare_catalog()
+        self._compare_catalog(announced)
         return self.report
 
     def _entry(self, entry: Entry) -> None:
@@ -159,19 +162,24 @@ class Verifier:
             self.lanes[part.partition].follow(results.get(part.partition))
         self.progress(self.report)
 
-    def _compare_catalog(self) -> None:
+    def _catalog(self) -> Published | None:
+        """Read whole, as it is now: it is small, and a job that runs adds to it."""
         published = self.reader.published(Topic.CATALOG, 0, 0)
-        if published is None:
+        return published and Published(published.first, iter(list(published.values)))
+
+    def _compare_catalog(self, announced: Published | None) -> None:
+        """`announced`: before the logs were read, so that they explain all of it. What they explain is there afterwards."""
+        published = self._catalog()
+        if published is None or announced is None:
             self.report.unread.append("the catalog topic cannot be read")
             return
-        there = [value for value in published.values if value is not None]
         expected = {value for _, value in self.catalog}
-        missing = expected.difference(there)
+        missing = expected.difference(published.values)
         if missing and published.first == 0:
             raise DifferenceError("a catalog record is missing, or not what the model says", where=_short(min(missing)))
         begun = max(lane.from_version for lane in self.lanes.values())
-        for value in there:
-            if value not in expected and decode_segment(value).model_version > begun:
+        for value in announced.values:
+            if value is not None and value not in expected and decode_segment(value).model_version > begun:
                 raise DifferenceError("there is a catalog record that no model gives", where=_short(value))
 
 
@@ -225,7 +233,7 @@ class _Lane:
     def rederive(self, job: Job, part: PartitionManifest, clock_us: int) -> PartitionResult | None:
         """Run a batch again, with the model it was made with, and compare its outputs. None where its input is gone."""
         verifier = self.verifier
-        work = PartitionJob(self.task, job.state, verifier.settings, clock_us, part.horizon)
+        work = PartitionJob(self.task, job.state, verifier.settings, clock_us)
         if part.next == part.first:
             result = work.idle()
         else:

@@ -229,7 +229,7 @@ class Loop:
 
     def _delete(self) -> None:
         snapshots = entries(self.transport.read(Log.MODEL_SNAPSHOTS, 0, 0), "model snapshots")
-        for log, partition, offset in self.job.deletable({entry.first for entry in snapshots}):
+        for log, partition, offset in self.job.deletable(self.transport.committed(), {entry.first for entry in snapshots}):
             self.transport.delete_below(log, partition, offset)
 
     def _restore(self) -> None:

@@ -104,6 +104,9 @@ class EmbeddedReader:
             query = "SELECT 1 FROM written_to WHERE topic = ? AND path = ?"
             return self._db.execute(query, (log_name(topic, partition), STREAM)).fetchone() is not None
 
+    def settle(self) -> None:
+        """A commit is decided and readable at once."""
+
     def close(self) -> None:
         self._db.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
 from collections import Counter
 from typing import Any
 
@@ -10,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamseg.processing.restore import restore
-from streamseg.processing.transport import Topic
-from streamseg.processing.verify import Verifier
+from streamseg.processing.transport import Log, Topic
+from streamseg.processing.verify import Report, Verifier
 from tests.groups import Group
 from tests.harness import BAD, Event, FixedClock, event, fingerprint, published, settings_for, shoppers
-from tests.hostile import HostileBroker, HostileTransport
+from tests.hostile import HostileBroker, HostileTransport, never
 
 RATES = {
     "late visibility": 0.3,
@@ -40,12 +42,9 @@ def stream(n: int, customers: int, seed: int) -> list[Event]:
 def prove(group: Group) -> None:
     """Each event of each partition once, and every tag derived again."""
     broker: HostileBroker = group.broker
-    reader = HostileTransport(broker, "reader")
-    broker.rebalance([member for member in broker.members if member != "reader"])
-    broker.settle()
-    assert {p: there.next_offset for p, there in reader.committed().items()} == {
-        p: len(rows) for p, rows in enumerate(broker.inputs) if rows
-    }
+    reader = HostileTransport.reader(broker)
+    ends = {p: there.next_offset for p, there in reader.committed().items() if there.next_offset}
+    assert ends == {p: len(rows) for p, rows in enumerate(broker.inputs) if rows}
     report = Verifier(reader, group.settings, FixedClock(), lambda report: None).run()
     assert report.unread == []
     for partition, rows in enumerate(broker.inputs):
@@ -87,6 +86,37 @@ def test_a_group_under_faults_loses_and_doubles_nothing(
     group = Group(stream(400, 40, seed), job, n_partitions, batch)
     group.run(seed, RATES, n_workers, steps=80)
     FIRED.update(group.broker.fired)
+    prove(group)
+
+
+def test_partitions_without_events_do_not_keep_the_model_log() -> None:
+    job = dataclasses.replace(settings_for(2_000, model={"segments": 3, "warm_up": 20}), snapshot_versions=15)
+    group = Group(stream(400, 40, 1), job, 1, 10)
+    group.broker = HostileBroker(3)
+    group.broker.inputs[1] = stream(400, 40, 1)
+    group.run(1, RATES, 2, steps=40)
+    assert group.broker.logs[f"{Log.MODEL}-0"].first > 15
+    prove(group)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25)
+def test_a_group_is_verified_while_it_runs(seed: int) -> None:
+    """Workers step between the batches that `verify` looks at, die, and their commits are seen late."""
+    rng = random.Random(seed)
+    group = Group(stream(300, 40, seed), settings_for(2_000, model={"segments": 3, "warm_up": 20}), 2, 5)
+    names = ["w0", "w1"]
+    group.struggle(rng, RATES, names, steps=20)
+
+    def work_on(report: Report) -> None:
+        group.struggle(rng, RATES, names, steps=rng.randint(0, 2))
+
+    for _ in range(5):
+        report = Verifier(HostileTransport.reader(group.broker), group.settings, FixedClock(), work_on).run()
+        assert report.unread == []
+        assert report.batches > 0 or group.broker.offsets == {}
+    group.broker.draw = never
+    group.finish(names)
     prove(group)
 
 

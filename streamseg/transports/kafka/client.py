@@ -25,7 +25,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from streamseg.errors import ConfigError, FencedError, RetriableError, StreamsegError
+from streamseg.errors import ConfigError, FencedError, RetriableError, StreamsegError, TruncatedError
 
 __all__ = [
     "ConfigResource",
@@ -69,6 +69,7 @@ TRANSACTION_TIMEOUT_MS = 10_000
 SESSION_TIMEOUT_MS = 6_000
 # A batch of records is a message to the broker, which takes 1,048,588 bytes by default.
 _BATCH_BYTES = 900_000
+CLOSE_S = 2.0
 _FETCH_BYTES = 8_000_000
 
 
@@ -199,14 +200,20 @@ def admin(connection: Connection) -> KafkaAdminClient:
         return KafkaAdminClient(**connection.options())
 
 
+def discard(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> None:
+    """Close. What a producer can no longer deliver is not waited for; its sender's thread is a daemon."""
+    options = {"timeout": CLOSE_S} if isinstance(client, KafkaProducer) else {}
+    # It is going away; what it had to say was said.
+    with suppress(kafka_errors.KafkaError, OSError):
+        client.close(**options)
+
+
 @contextmanager
-def discarded(client: KafkaProducer) -> Iterator[None]:
-    """Close without waiting for what can no longer be delivered; its sender's thread is a daemon."""
+def discarded(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(kafka_errors.KafkaError, OSError):
-            client.close(timeout=2)
+        discard(client)
 
 
 @contextmanager
@@ -231,6 +238,8 @@ def ours(error: BaseException, where: str) -> StreamsegError:
         return FencedError(
             "another worker runs with the same worker.id", where=where, hint="give each worker an id of its own"
         )
+    if isinstance(error, kafka_errors.OffsetOutOfRangeError):
+        return TruncatedError("records were deleted while they were read", where=where, hint="try again")
     if isinstance(error, kafka_errors.AuthorizationError):
         return ConfigError(
             f"the broker does not permit it: {text}",

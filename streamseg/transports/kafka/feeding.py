@@ -15,13 +15,14 @@ from streamseg.transports.kafka.client import (
     TopicPartition,
     admin,
     consumer,
+    discard,
     kafka_errors,
     producer,
     translated,
 )
 from streamseg.transports.kafka.reader import end_of, records_of
 from streamseg.transports.kafka.topics import Names, create_topic, partitions_of
-from streamseg.transports.kafka.transport import arrived, discard
+from streamseg.transports.kafka.transport import arrived
 
 _PORTION = 1_000
 _CODE = "streamseg.error.code"

@@ -17,7 +17,8 @@ from streamseg.transports.kafka.client import (
     TopicPartition,
     admin,
     consumer,
-    kafka_errors,
+    discard,
+    discarded,
     translated,
 )
 from streamseg.transports.kafka.topics import Names, partitions_of, settings_of_topics
@@ -25,6 +26,7 @@ from streamseg.transports.kafka.topics import Names, partitions_of, settings_of_
 # Header of the first record of each commit in an output partition: how many the partition had before.
 FIRST_HEADER = "streamseg.first"
 _POLL_MS = 200
+_LOOK_S = 0.002
 # Without an answer for so long, reading is given up.
 _PATIENCE_S = 60.0
 
@@ -96,7 +98,7 @@ class KafkaReader:
             deadline = time.monotonic() + wait_s
             while end <= start and time.monotonic() < deadline:
                 # The next transaction is on its way; asking again is how a client waits for it.
-                time.sleep(0.002)
+                time.sleep(_LOOK_S)
                 end = end_of(stream, place)
             for record in records_of(stream, place, max(start, first), end):
                 yield record.offset, record.value
@@ -164,19 +166,25 @@ class KafkaReader:
     def streamed(self, topic: Topic, partition: int) -> bool:
         return self.at_least_once
 
+    def settle(self) -> None:
+        """Markers of a transaction reach one partition after another, some after its commit was acknowledged."""
+        places = self.names.written(self.n_partitions)
+        uncommitted = consumer(self.connection, isolation_level="read_uncommitted")
+        with discarded(uncommitted), translated("reading the ends of topics"):
+            written = uncommitted.end_offsets(places)
+        deadline = time.monotonic() + _PATIENCE_S
+        with self._consumer(places[0]) as stream, translated("reading the ends of topics"):
+            while open_yet := [p for p, end in stream.end_offsets(places).items() if end < written[p]]:
+                if time.monotonic() >= deadline:
+                    place = min(open_yet)
+                    raise RetriableError("a transaction does not end", where=f"{place.topic}-{place.partition}")
+                time.sleep(_LOOK_S)
+
     def close(self) -> None:
         for client in (*self._idle, self._group, self._admin):
             if client is not None:
-                _close(client)
+                discard(client)
         self._idle, self._group = [], None
-
-
-def _close(client: Any) -> None:
-    try:
-        client.close()
-    except kafka_errors.KafkaError:
-        # It is going away; what it had to say was said.
-        return
 
 
 def end_of(stream: KafkaConsumer, place: TopicPartition) -> int:

@@ -73,6 +73,14 @@ class Names(NamedTuple):
             self.dead_letters: (n_partitions, _WANTED[Topic.DEAD_LETTERS]),
         }
 
+    def written(self, n_partitions: int) -> list[TopicPartition]:
+        """Every partition that a commit writes to."""
+        return [
+            TopicPartition(topic, partition)
+            for topic, (count, _) in self.ours(n_partitions).items()
+            for partition in range(count)
+        ]
+
 
 def partitions_of(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:
     """Partition counts of the topics that are there."""

@@ -31,6 +31,7 @@ from streamseg.processing.transport import (
     Records,
 )
 from streamseg.transports.kafka.client import (
+    CLOSE_S,
     Connection,
     ConsumerRebalanceListener,
     KafkaConsumer,
@@ -39,6 +40,8 @@ from streamseg.transports.kafka.client import (
     OffsetAndMetadata,
     TopicPartition,
     admin,
+    discard,
+    discarded,
     group_consumer,
     kafka_errors,
     ours,
@@ -49,7 +52,6 @@ from streamseg.transports.kafka.reader import FIRST_HEADER, KafkaReader, columns
 from streamseg.transports.kafka.topics import Names, prepare
 
 _FLUSH_S = 10.0
-_CLOSE_S = 2.0
 # Transactions older than this that hold up what we wait for are ended.
 _STALE_TRANSACTION_MS = 1_000
 # Where the broker puts committed offsets.
@@ -95,11 +97,8 @@ class KafkaTransport(KafkaReader):
         `start`: where a new application begins. `skip_lost`: go on where the input begins if committed offsets are gone
         from it. `fault` is called at named points of a commit, for tests that pull cables. Raises as KafkaReader.
         """
-        client = admin(connection)
-        try:
+        with discarded(client := admin(connection)):
             prepare(client, names, create=create_topics, replication_factor=replication_factor)
-        finally:
-            client.close()
         super().__init__(connection, names, at_least_once=at_least_once)
         self.worker, self._start, self._skip_lost, self._fault = worker, start, skip_lost, fault
         self._transactional_id = f"{names.application}-{worker}"
@@ -306,10 +305,8 @@ class KafkaTransport(KafkaReader):
         for transactional_id in sorted(stuck):
             with translated(f"fencing {transactional_id}"):
                 fencing = producer(self.connection, transactional_id)
-                try:
+                with discarded(fencing):
                     fencing.init_transactions()
-                finally:
-                    discard(fencing)
 
     def delete_below(self, log: Log, partition: int, offset: int) -> None:
         if log is Log.SPOOL:
@@ -330,7 +327,7 @@ class KafkaTransport(KafkaReader):
         if self._outputs is not None:
             discard(self._outputs)
         with suppress(kafka_errors.KafkaError, OSError):
-            self._members.close(timeout_ms=int(_CLOSE_S * 1000))
+            self._members.close(timeout_ms=int(CLOSE_S * 1000))
             self._admin.remove_group_members(
                 self.names.application, [MemberToRemove(group_instance_id=self._transactional_id)]
             )
@@ -355,12 +352,3 @@ def _aborted(error: BaseException, where: str) -> CommitResult:
     if isinstance(translated_error, ConfigError | FencedError | CorruptedError):
         raise translated_error
     return CommitResult(Outcome.ABORTED)
-
-
-def discard(client: KafkaProducer) -> None:
-    """Close without waiting for what can no longer be delivered."""
-    try:
-        client.close(timeout=_CLOSE_S)
-    except (kafka_errors.KafkaError, OSError):
-        # The sender's thread is a daemon and has nothing left that could be committed: its epoch is over.
-        return
