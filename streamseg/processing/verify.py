@@ -23,6 +23,7 @@ from streamseg.processing.logs import (
     OffsetMetadata,
     PartitionManifest,
     SnapshotHead,
+    SnapshotRows,
     StartRecord,
     decode_customer_entry,
     decode_model_record,
@@ -189,9 +190,9 @@ class _Lane:
     def __init__(self, verifier: Verifier, partition: int, committed: Committed | None) -> None:
         self.verifier, self.partition = verifier, partition
         metadata = OffsetMetadata.decode(committed.metadata) if committed else OffsetMetadata()
-        self.last_seq = metadata.seq
         self.report = verifier.report
         reader, settings = verifier.reader, verifier.settings
+        self.last_seq = metadata.seq if committed else _last_seq(reader, partition)
         start = metadata.snapshots[0] if len(metadata.snapshots) > 1 else None
         self.from_version = start.model_version if start else 0
         self.task = Task(partition, settings.layout)
@@ -206,7 +207,7 @@ class _Lane:
 
     def covers(self, seq: int) -> bool:
         """Whether a commit lies between the state that the lane began with and what was committed when `verify` began."""
-        return self.task.mark.seq < seq and (not self.last_seq or seq <= self.last_seq)
+        return self.task.mark.seq < seq <= self.last_seq
 
     def _published(self, topic: Topic, first: int) -> Published | None:
         published = self.verifier.reader.published(topic, self.partition, first)
@@ -361,6 +362,15 @@ class _Lane:
                 raise DifferenceError(
                     f"there is a {what} that no batch gives", where=f"partition {self.partition}, at the end: {_short(more)}"
                 )
+
+
+def _last_seq(reader: LogReader, partition: int) -> int:
+    """The last commit in a customer log: committed offsets expire. 0 for none."""
+    last = 0
+    for entry in entries(reader.read(Log.CUSTOMERS, partition, 0), f"customers-{partition}"):
+        value = decode_customer_entry(entry.payload)
+        last = last if isinstance(value, SnapshotRows) else value.mark.seq
+    return last
 
 
 _NOTHING = b"\0nothing"

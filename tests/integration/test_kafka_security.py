@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from tests.integration.kafka_jobs import Job, OutsideReader, check, stream, unti
 
 PASSWORD = "correct-horse-7381"
 LOGINS = "org.apache.kafka.common.security.plain.PlainLoginModule"
+OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
 
 
@@ -45,7 +49,8 @@ def _secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker,
         more=f"""
 ssl.keystore.type=PEM
 ssl.keystore.location={directory}/broker.both.pem
-sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER
+listener.name.sasl_ssl.oauthbearer.sasl.jaas.config={OAUTH} required;
 listener.name.sasl_ssl.plain.sasl.jaas.config={LOGINS} required {users};
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={SCRAM} required;
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
@@ -110,6 +115,47 @@ def test_scram_with_a_password(secured: tuple[Broker, Path], tmp_path: Path) -> 
         job.until_working("w0")
         job.produce(stream(300))
         until(job.done, "all events are committed")
+    finally:
+        job.close()
+
+
+def unsigned_token(user: str, expires_s: float) -> str:
+    """A JWT that the broker's default validator takes, which checks no signature."""
+
+    def part(content: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
+
+    now = time.time()
+    return f"{part({'alg': 'none'})}.{part({'sub': user, 'iat': now - 60, 'exp': now + expires_s})}."
+
+
+def bearer(secured: tuple[Broker, Path], tmp_path: Path, token: str) -> dict[str, Any]:
+    (tmp_path / "token").write_text(token)
+    changed = {"sasl_mechanism": "OAUTHBEARER", "token_file": str(tmp_path / "token")}
+    return {k: v for k, v in login(secured, tmp_path, **changed).items() if k not in ("username", "password_file")}
+
+
+def test_a_job_with_a_bearer_token(secured: tuple[Broker, Path], tmp_path: Path) -> None:
+    token = unsigned_token("app", 3600)
+    job = Job(secured[0].address, tmp_path, n_partitions=1, kafka=bearer(secured, tmp_path, token))
+    try:
+        job.start("w0")
+        job.until_working("w0")
+        job.produce(stream(300))
+        until(job.done, "all events are committed")
+        assert token not in job.text("w0")
+    finally:
+        job.close()
+
+
+def test_an_expired_token_is_said_at_the_start(secured: tuple[Broker, Path], tmp_path: Path) -> None:
+    token = unsigned_token("app", -30)
+    job = Job(secured[0].address, tmp_path, n_partitions=1, kafka=bearer(secured, tmp_path, token))
+    try:
+        assert job.start("w0").wait(timeout=90) == 2
+        text = " ".join(job.text("w0").split())
+        assert "does not accept the login" in text
+        assert token not in text
     finally:
         job.close()
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, OffsetSpec
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.sasl.oauth import AbstractTokenProvider
@@ -37,6 +37,7 @@ __all__ = [
     "KafkaProducer",
     "MemberToRemove",
     "OffsetAndMetadata",
+    "OffsetSpec",
     "TopicPartition",
     "kafka_errors",
 ]
@@ -54,6 +55,15 @@ class _Reasons(logging.Handler):
 
     def found(self, *signs: str) -> bool:
         return any(sign in text for text in self.last for sign in signs)
+
+    def hung_up(self) -> bool:
+        """Whether each attempt to connect ended with the broker closing the connection.
+
+        A refused login looks so where the broker's answer and its hanging up come together: the client then drops what was
+        said last.
+        """
+        attempts = [text for text in self.last if text.startswith("Bootstrap connection")]
+        return bool(attempts) and all("socket disconnected" in text for text in attempts)
 
 
 _REASONS = _Reasons()
@@ -196,8 +206,19 @@ def producer(connection: Connection, transactional_id: str | None) -> KafkaProdu
 
 
 def admin(connection: Connection) -> KafkaAdminClient:
-    with translated("connecting"):
-        return KafkaAdminClient(**connection.options())
+    """The client that is made first. Raises ConfigError where the broker is there and wants no connection."""
+    _REASONS.last.clear()
+    try:
+        with translated("connecting"):
+            return KafkaAdminClient(**connection.options())
+    except RetriableError:
+        if not _REASONS.hung_up():
+            raise
+        raise ConfigError(
+            "the broker closes every connection: it does not accept the login, or speaks another security protocol",
+            where="connecting",
+            hint="check kafka.security_protocol, kafka.sasl_mechanism, kafka.username and the password, or the token",
+        ) from None
 
 
 def discard(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> None:

@@ -14,11 +14,11 @@ from streamseg.records.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.kafka.client import (
     Connection,
     KafkaConsumer,
+    OffsetSpec,
     TopicPartition,
     admin,
     consumer,
     discard,
-    discarded,
     translated,
 )
 from streamseg.transports.kafka.topics import Names, partitions_of, settings_of_topics
@@ -168,17 +168,20 @@ class KafkaReader:
 
     def settle(self) -> None:
         """Markers of a transaction reach one partition after another, some after its commit was acknowledged."""
-        places = self.names.written(self.n_partitions)
-        uncommitted = consumer(self.connection, isolation_level="read_uncommitted")
-        with discarded(uncommitted), translated("reading the ends of topics"):
-            written = uncommitted.end_offsets(places)
+        latest = dict.fromkeys(self.names.written(self.n_partitions), OffsetSpec.LATEST)
+
+        def ends(isolation: str) -> dict[TopicPartition, int]:
+            with translated("reading the ends of topics"):
+                found = self._admin.list_partition_offsets(latest, isolation)
+            return {place: there.offset for place, there in found.items()}
+
+        written = ends("read_uncommitted")
         deadline = time.monotonic() + _PATIENCE_S
-        with self._consumer(places[0]) as stream, translated("reading the ends of topics"):
-            while open_yet := [p for p, end in stream.end_offsets(places).items() if end < written[p]]:
-                if time.monotonic() >= deadline:
-                    place = min(open_yet)
-                    raise RetriableError("a transaction does not end", where=f"{place.topic}-{place.partition}")
-                time.sleep(_LOOK_S)
+        while undecided := [p for p, end in ends("read_committed").items() if end < written[p]]:
+            if time.monotonic() >= deadline:
+                place = min(undecided)
+                raise RetriableError("a transaction does not end", where=f"{place.topic}-{place.partition}")
+            time.sleep(_LOOK_S)
 
     def close(self) -> None:
         for client in (*self._idle, self._group, self._admin):

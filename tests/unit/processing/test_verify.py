@@ -161,3 +161,8 @@ def test_after_an_output_was_changed_for_a_stream_verify_says_what_it_cannot_com
     report = verify(run)
     assert report.unread == ["assignments of partition 0 went to a stream"]
     assert not report.lost
+
+
+def test_a_run_whose_committed_offsets_have_expired_is_proved_from_its_logs(run: Path) -> None:
+    sql(run, "DELETE FROM offsets")
+    assert verify(run).records == 504
