@@ -42,12 +42,12 @@ class KafkaStore(KafkaTransport):
         """Another member joins, and the group goes on to its next generation."""
         other = KafkaStore(self.connection, self.names, "w1")
         try:
-            before = self._ownership.generation
+            before = self.member.ownership.generation
             for _ in range(100):
                 other.poll(1, 0.05)
-                with_me = self._members.poll(timeout_ms=50, max_records=1)
+                with_me = self.member.consumer.poll(timeout_ms=50, max_records=1)
                 del with_me
-                if self._members.group_metadata().generation_id > before:
+                if self.member.consumer.group_metadata().generation_id > before:
                     return
             raise AssertionError("no rebalance")
         finally:

@@ -1,25 +1,29 @@
-"""`streamseg produce`, `redrive`, `doctor`: around a job on Kafka."""
+"""`streamseg produce`, `repartition`, `redrive`, `doctor`: around a job on Kafka."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from streamseg import worker_id
 from streamseg.app import connection_of, names_of
 from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, configuration, on_kafka, out, process_edge
-from streamseg.errors import ConfigError, DeadLetterCode
+from streamseg.cli.run import stop_on_signals
+from streamseg.errors import ConfigError, DeadLetterCode, RetriableError
 from streamseg.processing.clock import SystemClock
 from streamseg.records.events import EventDecoder
 from streamseg.records.outputs import encode_json
 from streamseg.transports.files import open_source
 
 _PORTION = 500
+_ATTEMPTS = 20
 _MARK = {True: "[green]ok[/]  ", False: "[red]no[/]  ", None: "[yellow]note[/]"}
 
 
@@ -53,10 +57,9 @@ def produce(
             read = source.read(position, _PORTION)
             position, ended = read.position, read.ended or not read.values
             decoded, _ = decoder.decode([None] * len(read.values), read.values, [0] * len(read.values), 2**62)
-            known = dict(zip(decoded.at.tolist(), zip(decoded.ids, decoded.times.tolist(), strict=True), strict=True))
-            for i, value in enumerate(read.values):
-                customer, at_us = known.get(i, (None, None))
-                pace.wait(sent + i, at_us, feeder.flush)
+            times = dict(zip(decoded.at.tolist(), decoded.times.tolist(), strict=True))
+            for i, (customer, value) in enumerate(zip(decoder.ids(read.values), read.values, strict=True)):
+                pace.wait(sent + i, times.get(i), feeder.flush)
                 feeder.send(None if customer is None else customer.encode(), value)
             feeder.flush()
             sent += len(read.values)
@@ -82,6 +85,47 @@ class _Pace:
         if left > 0:
             flush()
             time.sleep(left)
+
+
+@process_edge
+def repartition(
+    source: Annotated[str, typer.Argument(help="The topic whose records are not keyed by customer.")],
+    config: ConfigFile = None,
+    kafka: Kafka = None,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Create the input with so many, if it is missing.")] = None,
+    to_end: Annotated[bool, typer.Option("--to-end", help="Stop when all that is there was sent on.")] = False,
+    sets: Set = None,
+) -> None:
+    """Send a topic on to the input, keyed by customer: each record once. Run it again to go on, or twice to share the work.
+
+    Examples:
+
+        streamseg repartition web-events --partitions 8 --kafka localhost:9092
+
+        streamseg repartition web-events --to-end
+    """
+    from streamseg.transports.kafka.repartition import Repartition
+
+    loaded = configuration(config, sets, **on_kafka(kafka)).config
+    name = f"{loaded.application}-repartition-{source}"
+    worker = loaded.worker.id or worker_id.take(name)
+    decoder = EventDecoder(loaded.job_settings().fields, loaded.input.max_record_bytes)
+
+    def keys_of(keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> list[bytes | None]:
+        return [key if one is None else one.encode() for key, one in zip(keys, decoder.ids(values), strict=True)]
+
+    stop = stop_on_signals()
+    target = loaded.input.topic
+    job = Repartition(connection_of(loaded), source, target, name, worker, keys_of, partitions)
+    sent = failures = 0
+    with closing(job):
+        while not stop.is_set() and not (to_end and job.at_end()):
+            done = job.step(loaded.input.batch_records)
+            sent += done or 0
+            failures = failures + 1 if done is None else 0
+            if failures == _ATTEMPTS:
+                raise RetriableError(f"{failures} transactions in a row did not go through", where=target)
+    out.print(f"sent {sent:,} records of {source} on to {target}")
 
 
 @process_edge

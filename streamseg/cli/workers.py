@@ -15,6 +15,8 @@ from streamseg.errors import ConfigError, CorruptedError, FencedError
 _FINAL = {error.exit_code for error in (ConfigError, CorruptedError, FencedError)}
 _LOOK_S = 0.2
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+# A worker that lasted so long was healthy.
+_LASTED_S = 60.0
 _STOP_S = 30.0
 
 
@@ -48,8 +50,10 @@ class Supervisor:
             if ended in _FINAL:
                 err.print(f"worker {i} ended with exit code {ended}: the others are stopped too")
                 return ended
-            err.print(f"worker {i} ended with exit code {ended}; it is started again in {self._pauses[i]:.1f} s")
+            if time.monotonic() - self._due[i] > _LASTED_S:
+                self._pauses[i] = _FIRST_PAUSE_S
             self._due[i] = time.monotonic() + self._pauses[i]
+            err.print(f"worker {i} ended with exit code {ended}; it is started again in {self._pauses[i]:.1f} s")
             self._pauses[i] = min(self._pauses[i] * 2, _LONGEST_PAUSE_S)
         if time.monotonic() >= self._due[i]:
             self._workers[i] = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)

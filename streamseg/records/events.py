@@ -79,6 +79,8 @@ class EventDecoder:
         lenient, _ = _event_type(kinds | {fields.event_time: Any})
         erasure, self._erasure_readers = _event_type({name: kinds[name] for name in (fields.customer_id, _ERASE)})
         self._decode_erasure: Callable[[bytes], Any] = msgspec.json.Decoder(erasure).decode
+        only_id, (self._read_id,) = _event_type({fields.customer_id: str | int | None})
+        self._decode_id: Callable[[bytes], Any] = msgspec.json.Decoder(only_id).decode
         self._decode_any_time: Callable[[bytes], Any] = msgspec.json.Decoder(lenient).decode
 
     def decode(
@@ -109,6 +111,17 @@ class EventDecoder:
         if bad:
             decoded = _without(decoded, bad)
         return decoded, sorted(rejected, key=operator.attrgetter("at"))
+
+    def ids(self, values: Sequence[bytes | None]) -> list[str | None]:
+        """Customers' ids where they can be read, whatever else may be wrong with a record."""
+        return [None if value is None else self._id(value) for value in values]
+
+    def _id(self, value: bytes) -> str | None:
+        try:
+            found = self._read_id(self._decode_id(value))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        return str(found) if found not in (None, "") else None
 
     def _decoded(
         self,

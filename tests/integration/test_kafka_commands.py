@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from tests.harness import event, write_lines
 from tests.integration.kafka_jobs import ROOT, Job, OutsideReader, check, stream, until
+from tests.stores import create_input, produce
 
 
 @pytest.fixture(name="job")
@@ -85,6 +88,66 @@ def test_redrive_sends_each_dead_letter_once(job: Job) -> None:
     job.start("w0")
     until(lambda: sum(job.committed().values()) >= len(events) + 3, "they come back as events")
     assert "there is no code" in streamseg(job, "redrive", "--code", "nonsense", code=2)
+
+
+def test_a_topic_that_is_not_keyed_by_customer_is_sent_on_once_whatever_dies(job: Job) -> None:
+    """Killed again and again, and with a second one at the same time."""
+    source = f"{job.names.application}-raw"
+    create_input(job.servers, job.names._replace(input=source), 3)
+    events = [e for e in stream(6_000) if e[1] is not None]
+    portions = [events[:2_000], events[2_000:4_000], events[4_000:]]
+    command = [sys.executable, "-W", "ignore", "-m", "streamseg", "repartition", source]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def sent() -> int:
+        return sum(1 for _ in records_in(job))
+
+    for portion in portions:
+        before = sent()
+        for partition in range(3):
+            produce(job.servers, source, partition, [(b"web", value, at) for _, value, at in portion[partition::3]])
+        two = [subprocess.Popen(command, cwd=job.directory, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+        until(lambda before=before: sent() > before, "some are sent on")  # type: ignore[misc]
+        for process in two:
+            process.kill()
+            process.wait()
+    streamseg(job, "repartition", source, "--to-end")
+    there = list(records_in(job))
+    assert Counter(value for _, _, value in there) == Counter(value for _, value, _ in events)
+    homes: dict[bytes | None, set[int | None]] = {}
+    for place, key, value in there:
+        homes.setdefault(key, set()).add(place)
+        customer = decoded_id(value)
+        assert key == (customer.encode() if customer else b"web")
+    assert {len(partitions) for key, partitions in homes.items() if key != b"web"} == {1}
+    assert "sent 0 records" in streamseg(job, "repartition", source, "--to-end")
+    assert "is the input itself" in streamseg(job, "repartition", job.names.input, code=2)
+
+
+def records_in(job: Job) -> Iterator[tuple[int | None, bytes | None, bytes | None]]:
+    """Committed records of the input, by another client."""
+    reader = Consumer({"bootstrap.servers": job.servers, "group.id": "nobody", "enable.partition.eof": True})
+    places = [TopicPartition(job.names.input, partition, 0) for partition in range(job.n_partitions)]
+    reader.assign(places)
+    ended = 0
+    while ended < len(places):
+        message = reader.poll(10.0)
+        assert message is not None
+        error = message.error()
+        if error is None:
+            yield message.partition(), message.key(), message.value()
+        else:
+            assert error.code() == KafkaError._PARTITION_EOF
+            ended += 1
+    reader.close()
+
+
+def decoded_id(value: bytes | None) -> str | None:
+    try:
+        found = json.loads(value or b"")["customer_id"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return str(found) if isinstance(found, str | int) and not isinstance(found, bool) else None
 
 
 def test_doctor_names_what_is_wrong(job: Job) -> None:

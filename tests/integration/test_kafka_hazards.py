@@ -60,7 +60,7 @@ def test_records_that_expire_in_a_transaction_are_never_committed_around(behind_
 
     def cut_between() -> Iterator[bytes]:
         yield b"arrives"
-        store._transactions.flush()
+        store._transactions.client.flush()
         behind_proxy.swallow(True)
         threading.Timer(_HEAL_S, behind_proxy.heal).start()
         yield b"expires"
@@ -113,8 +113,8 @@ def test_what_a_killed_worker_left_open_is_seen_by_nobody_and_ended_by_its_next_
     create_input(kafka, names, PARTITIONS)
     first = KafkaStore(Connection(kafka), names, "w0")
     join(first)
-    first._transactions.begin_transaction()
-    first._transactions.send(names.assignments, b"x", b"a", partition=0).get(timeout=10)
+    first._transactions.client.begin_transaction()
+    first._transactions.client.send(names.assignments, b"x", b"a", partition=0).get(timeout=10)
     assert published(first, _TAGS) == []
     second = KafkaStore(Connection(kafka), names, "w0")
     join(second)

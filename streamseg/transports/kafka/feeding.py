@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, RetriableError
+from streamseg.processing.transport import Outcome
 from streamseg.transports.kafka.client import (
     Connection,
     ConsumerGroupMetadata,
@@ -16,13 +20,12 @@ from streamseg.transports.kafka.client import (
     admin,
     consumer,
     discard,
-    kafka_errors,
     producer,
     translated,
 )
 from streamseg.transports.kafka.reader import end_of, records_of
 from streamseg.transports.kafka.topics import Names, create_topic, partitions_of
-from streamseg.transports.kafka.transport import arrived
+from streamseg.transports.kafka.transactions import Positions, Transactions, arrived
 
 _PORTION = 1_000
 _CODE = "streamseg.error.code"
@@ -120,36 +123,24 @@ class Redrive:
     def send(self, letters: Iterable[Letter]) -> Counter[str]:
         """Send them back. Returns how many of each code. Raises StreamsegError."""
         sent: Counter[str] = Counter()
-        client = producer(self._connection, f"{self._names.application}-redrive")
-        try:
-            with translated("redriving"):
-                client.init_transactions()
-                portion: list[Letter] = []
-                for letter in letters:
-                    portion.append(letter)
-                    if len(portion) == _PORTION:
-                        self._send(client, portion)
-                        sent.update(one.code for one in portion)
-                        portion = []
-                if portion:
-                    self._send(client, portion)
-                    sent.update(one.code for one in portion)
-        finally:
-            discard(client)
+        transactions = Transactions(self._connection, f"{self._names.application}-redrive")
+        with closing(transactions):
+            remaining = iter(letters)
+            while portion := list(islice(remaining, _PORTION)):
+                outcome = transactions.publish(partial(self._write, portion), self._positions_after(portion))
+                if outcome is not Outcome.COMMITTED:
+                    raise RetriableError(
+                        "a transaction did not go through", where="redrive", hint="run it again: nothing is sent twice"
+                    )
+                sent.update(one.code for one in portion)
         return sent
 
-    def _send(self, client: KafkaProducer, letters: list[Letter]) -> None:
-        client.begin_transaction()
-        try:
-            topic = self._names.input
-            arrived(client, [client.send(topic, one.value, one.key, partition=one.partition) for one in letters])
-            done: dict[str, dict[TopicPartition, OffsetAndMetadata]] = {}
-            for one in letters:
-                done.setdefault(one.code, {})[one.place] = OffsetAndMetadata(one.offset + 1, "", -1)
-            for code, offsets in done.items():
-                # Nobody joins these groups, so there is no member to fence: one transactional id does that.
-                client.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(group_id=self._group(code)))
-        except (kafka_errors.KafkaError, OSError):
-            client.abort_transaction()
-            raise
-        client.commit_transaction()
+    def _write(self, letters: list[Letter], client: KafkaProducer) -> list[Any]:
+        return [client.send(self._names.input, one.value, one.key, partition=one.partition) for one in letters]
+
+    def _positions_after(self, letters: list[Letter]) -> list[Positions]:
+        """Nobody joins these groups, so there is no member to fence: one transactional id does that."""
+        done: dict[str, dict[TopicPartition, OffsetAndMetadata]] = {}
+        for one in letters:
+            done.setdefault(one.code, {})[one.place] = OffsetAndMetadata(one.offset + 1, "", -1)
+        return [(offsets, ConsumerGroupMetadata(group_id=self._group(code))) for code, offsets in done.items()]

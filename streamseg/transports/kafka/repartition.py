@@ -1,0 +1,109 @@
+"""A topic into the input, keyed by customer: each record once, in the order of its partition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from streamseg.errors import ConfigError
+from streamseg.processing.transport import Outcome
+from streamseg.transports.kafka.client import (
+    Connection,
+    KafkaProducer,
+    OffsetAndMetadata,
+    TopicPartition,
+    admin,
+    discarded,
+    translated,
+)
+from streamseg.transports.kafka.membership import Member
+from streamseg.transports.kafka.topics import create_topic, partitions_of
+from streamseg.transports.kafka.transactions import Transactions
+
+_WAIT_S = 0.5
+KeysOf = Callable[[Sequence[bytes | None], Sequence[bytes | None]], Sequence[bytes | None]]
+
+
+class Repartition:
+    """Reads its share of `source` from where it stopped last, or from its beginning."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        source: str,
+        target: str,
+        name: str,
+        worker: str,
+        keys_of: KeysOf,
+        n_partitions: int | None = None,
+    ) -> None:
+        """`name`: of the group, in which each `worker` has an id of its own.
+
+        `keys_of`: from records' keys and values, the keys that they get. `n_partitions`: create the target with so many
+        where it is missing. Raises ConfigError, RetriableError.
+        """
+        if source == target:
+            raise ConfigError(
+                f"{source!r} is the input itself", hint="name the topic whose records are not keyed by customer"
+            )
+        with discarded(client := admin(connection)):
+            if n_partitions is not None and target not in partitions_of(client, [target]):
+                create_topic(client, target, n_partitions, {})
+            missing = sorted({source, target} - partitions_of(client, [source, target]).keys())
+        if missing:
+            raise ConfigError(
+                f"there is no topic {missing[0]!r}", hint="create it, or name another one; --partitions creates"
+            )
+        self._connection, self._target, self._keys_of = connection, target, keys_of
+        self._transactions = Transactions(connection, f"{name}-{worker}")
+        self._member = Member(connection, source, name, f"{name}-{worker}")
+
+    def _go_on(self) -> None:
+        """Where the last transaction ended."""
+        consumer, places = self._member.consumer, list(self._member.consumer.assignment())
+        with translated(f"reading {self._member.topic}"):
+            begins = consumer.beginning_offsets(places)
+            committed = {place: consumer.committed(place, timeout_ms=20_000) for place in places}
+        self._member.seek({p.partition: begins[p] if committed[p] is None else committed[p] for p in places})
+
+    def step(self, max_records: int) -> int | None:
+        """Sends on what is there, about so many. Returns how many; None where they are to be sent again.
+
+        Raises FencedError where another process has this one's id, ConfigError, RetriableError.
+        """
+        before = self._member.ownership
+        polled = self._member.poll(max_records, _WAIT_S)
+        if self._member.ownership != before:
+            self._go_on()
+            return 0
+        if not polled:
+            return 0
+        rows = [record for records in polled.values() for record in records]
+        offsets = {
+            TopicPartition(self._member.topic, p): OffsetAndMetadata(records[-1].offset + 1, "", -1)
+            for p, records in polled.items()
+        }
+        positions = [(offsets, self._member.ownership.proof)]
+        if self._transactions.publish(lambda client: self._write(client, rows), positions) is Outcome.COMMITTED:
+            return len(rows)
+        self._go_on()
+        return None
+
+    def at_end(self) -> bool:
+        """Whether all that can be read of this one's share was sent on."""
+        places = [TopicPartition(self._member.topic, p) for p in self._member.ownership.partitions]
+        with translated(f"reading {self._member.topic}"):
+            ends = self._member.consumer.end_offsets(places)
+            return bool(places) and all(self._member.consumer.position(place) >= end for place, end in ends.items())
+
+    def _write(self, client: KafkaProducer, rows: list[Any]) -> list[Any]:
+        keys = self._keys_of([row.key for row in rows], [row.value for row in rows])
+        return [
+            client.send(self._target, row.value, key, headers=list(row.headers or ()), timestamp_ms=row.timestamp)
+            for row, key in zip(rows, keys, strict=True)
+        ]
+
+    def close(self) -> None:
+        self._transactions.close()
+        with discarded(client := admin(self._connection)):
+            self._member.leave(client)

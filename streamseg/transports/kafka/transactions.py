@@ -1,0 +1,115 @@
+"""The one way in which transactions are used here.
+
+kafka-python's transactions lose and leak records unless they are used in just this way:
+
+- A batch of records that expires inside a transaction fails its futures, but `flush`, `send_offsets_to_transaction` and
+  `commit_transaction` all succeed: offsets committed, records gone. So every future is kept and asked before the commit.
+- After such a failure an epoch bump can leave records of the old transaction to be committed with the next one. So after any
+  error the producer is thrown away, and a new one with the same id begins by aborting what the old one left.
+- commit has no time-out; when it fails, nobody knows what became of it. So the outcome is UNKNOWN, and the logs decide.
+- A group id alone turns off the fencing of zombies. So a member of a group commits with the group's metadata, as they were
+  when the batch was polled: asked at commit they would pass for a partition that has moved meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from streamseg.errors import ConfigError, CorruptedError, FencedError, RetriableError
+from streamseg.processing.transport import Outcome
+from streamseg.transports.kafka.client import (
+    Connection,
+    ConsumerGroupMetadata,
+    KafkaProducer,
+    OffsetAndMetadata,
+    TopicPartition,
+    discard,
+    kafka_errors,
+    ours,
+    producer,
+    translated,
+)
+
+_FLUSH_S = 10.0
+Positions = tuple[Mapping[TopicPartition, OffsetAndMetadata], ConsumerGroupMetadata]
+
+
+class Transactions:
+    """A transactional producer with a stable id: a new one with the same id takes its place at once."""
+
+    def __init__(
+        self, connection: Connection, transactional_id: str, fault: Callable[[str], None] = lambda point: None
+    ) -> None:
+        """`fault` is called at named points, for tests that pull cables. Raises ConfigError, RetriableError."""
+        self._connection, self._id, self._fault = connection, transactional_id, fault
+        self.client = self._begun()
+
+    def _begun(self) -> KafkaProducer:
+        """Ready, with whatever transaction its predecessor left open aborted."""
+        fresh = producer(self._connection, self._id)
+        try:
+            with translated(f"transactional id {self._id}"):
+                fresh.init_transactions()
+        except BaseException:
+            discard(fresh)
+            raise
+        return fresh
+
+    def publish(self, write: Callable[[KafkaProducer], list[Any]], positions: Sequence[Positions]) -> Outcome:
+        """What `write` sends, of which it returns all futures, with the offsets of groups: all or nothing.
+
+        Raises what `write` raises, and ConfigError or FencedError where trying again would not help: nothing was published.
+        """
+        try:
+            self.client.begin_transaction()
+            futures = write(self.client)
+            self._fault("before_sync")
+            arrived(self.client, futures)
+            for offsets, group in positions:
+                self.client.send_offsets_to_transaction(offsets, group)
+            self._fault("before_commit")
+        except BaseException as error:
+            self._abort()
+            if isinstance(error, kafka_errors.KafkaError | OSError):
+                return _aborted(error, self._id)
+            raise
+        try:
+            self.client.commit_transaction()
+        except (kafka_errors.KafkaError, OSError):
+            self._replace()
+            return Outcome.UNKNOWN
+        self._fault("after_commit")
+        return Outcome.COMMITTED
+
+    def _abort(self) -> None:
+        """Whatever is wrong, nothing of the transaction may stay: not even in the client's memory."""
+        with suppress(kafka_errors.KafkaError, OSError):
+            self.client.abort_transaction()
+        self._replace()
+
+    def _replace(self) -> None:
+        """The new producer first: it ends what the old one left, then the old one is thrown away."""
+        old = self.client
+        self.client = self._begun()
+        discard(old)
+
+    def close(self) -> None:
+        discard(self.client)
+
+
+def arrived(client: KafkaProducer, futures: Sequence[Any]) -> None:
+    """Raises the first error of a record that did not arrive; `flush` alone would only log it."""
+    client.flush(timeout=_FLUSH_S)
+    for future in futures:
+        if not future.succeeded():
+            raise future.exception or kafka_errors.KafkaTimeoutError("a record was not acknowledged in time")
+
+
+def _aborted(error: BaseException, where: str) -> Outcome:
+    """Nothing was published. Raises where trying again would not help."""
+    known = ours(error, where) if isinstance(error, kafka_errors.KafkaError) else RetriableError(str(error))
+    if isinstance(known, ConfigError | FencedError | CorruptedError):
+        raise known
+    return Outcome.ABORTED
