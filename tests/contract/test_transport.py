@@ -9,7 +9,7 @@ import pytest
 
 from streamseg.errors import CorruptedError, FencedError
 from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Ownership, Polled, Tagged, Topic
-from streamseg.records.outputs import DeadLetter
+from streamseg.records.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import Crash, crash_at, published
 from tests.hostile import HostileBroker, HostileTransport
@@ -215,6 +215,14 @@ def test_records_below_a_point_are_deleted_and_offsets_stay(transport: WritableS
         list(transport.read(Log.CUSTOMERS, 0, firsts[1]))
     transport.delete_below(Log.CUSTOMERS, 0, firsts[2] + 2)
     assert transport.commit(plan(transport)).first_offsets[0] >= firsts[2] + 2
+
+
+def test_a_dead_letter_without_key_and_value_is_published(transport: WritableStore) -> None:
+    """Of a record that has neither, or is too large to be repeated."""
+    letter = DeadLetter(None, None, "missing_customer_id", "why", "customer-events", 0, 1, "")
+    commit = CommitPlan(transport.ownership(), {0: Committed(1, "m")}, dead_letters={0: [letter]}, published={0: (0, 0)})
+    assert transport.commit(commit).outcome is Outcome.COMMITTED
+    assert published(transport, Topic.DEAD_LETTERS, 0) == [dead_letter_line(letter)]
 
 
 def test_input_can_be_read_again(transport: WritableStore) -> None:

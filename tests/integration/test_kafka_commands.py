@@ -157,7 +157,10 @@ def test_doctor_names_what_is_wrong(job: Job) -> None:
     assert "broker" in found
     assert "partition 0 is empty" in streamseg(job, "doctor")
     job.produce([event(f"c{i}", float(i), age=30.0, annual_income=1e4) for i in range(100)])
-    assert "no   " not in streamseg(job, "doctor")
+    found = streamseg(job, "doctor")
+    assert "no   " not in found
+    assert "brokers speak Kafka " in found
+    assert "of partition 0 can be read" in found
 
 
 def test_other_settings_are_refused_while_the_group_works(job: Job) -> None:

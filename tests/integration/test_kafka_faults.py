@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from streamseg.transports.kafka.client import Connection, TopicPartition, admin
+from streamseg.app import open_reader
+from streamseg.config import Config
+from streamseg.processing.transport import Topic
+from streamseg.transports.kafka.client import (
+    ConfigResource,
+    ConfigResourceType,
+    Connection,
+    TopicPartition,
+    admin,
+    discarded,
+    producer,
+)
 from tests.broker import Broker, free_port, needed
-from tests.integration.kafka_jobs import Job, OutsideReader, check, stream, until
+from tests.integration.kafka_jobs import Job, OutsideReader, check, expected, stream, until
 from tests.integration.proxy import Proxy
 
 N_KILLS = 30
@@ -101,6 +114,82 @@ def test_a_second_instance_of_a_worker_ends_the_first(job: Job) -> None:
     job.produce(events[1_000:])
     check(job, outside, events)
     outside.close()
+
+
+def test_at_least_once_loses_nothing_whatever_dies(kafka: str, tmp_path: Path) -> None:
+    """Tags may come again after a kill; the state, and what it learned, is still there once."""
+    job = Job(kafka, tmp_path, n_partitions=2, output={"delivery": "at-least-once"})
+    events = stream(4_000)
+    try:
+        for worker in ("w0", "w1"):
+            job.start(worker)
+        job.until_working("w0")
+        outside = watched(job)
+        for i in range(8):
+            job.produce(events[i * 500 : (i + 1) * 500])
+            job.kill(f"w{i % 2}")
+            job.start(f"w{i % 2}")
+        job.produce(events[4_000:])
+        until(job.done, "all events are committed")
+        wanted = expected(job, events)
+        until(lambda: wanted <= outside.seen.keys(), "the outside reader has seen everything")
+        outside.close()
+        assert outside.seen.keys() == wanted
+        report = job.verify()
+        assert report.records + sum(report.horizon.values()) == len(events)
+        assert any("went to a stream" in text for text in report.unread)
+        assert not report.lost
+    finally:
+        job.close()
+
+
+def test_a_record_that_is_too_large_for_the_dead_letters_goes_there_by_reference(kafka: str, tmp_path: Path) -> None:
+    job = Job(kafka, tmp_path, n_partitions=1)
+    limit_records(kafka, job.names.input, 4_000_000)
+    with discarded(producer(Connection(kafka), None, max_request_size=4_000_000)) as large:
+        large.send(job.names.input, b'{"customer_id": "c1", "note": "' + b"x" * 3_000_000 + b'"}', b"c1").get(timeout=30)
+    job.produced[0] += 1
+    events = stream(500)
+    try:
+        job.start("w0")
+        job.until_working("w0")
+        job.produce(events)
+        until(job.done, "all events are committed")
+        report = job.verify()
+        assert report.unread == []
+        (letter,) = [one for one in dead_letters(job) if one["offset"] == 0]
+        assert (letter["code"], letter["key"], letter["value"]) == ("too_large", None, None)
+    finally:
+        job.close()
+
+
+def limit_records(servers: str, topic: str, n_bytes: int) -> None:
+    with discarded(admin(Connection(servers))) as client:
+        client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(n_bytes)})])
+
+
+def dead_letters(job: Job) -> list[dict[str, Any]]:
+    reader = open_reader(Config.model_validate(job.config))
+    try:
+        published = reader.published(Topic.DEAD_LETTERS, 0, 0)
+        assert published is not None
+        return [json.loads(value) for value in published.values if value is not None]
+    finally:
+        reader.close()
+
+
+def test_an_output_that_is_too_large_for_its_topic_stops_the_job_with_what_to_do(kafka: str, tmp_path: Path) -> None:
+    job = Job(kafka, tmp_path, n_partitions=1)
+    try:
+        job.start("w0")
+        job.until_working("w0")
+        limit_records(kafka, job.names.assignments, 300)
+        job.produce(stream(500))
+        assert job.workers["w0"].wait(timeout=60) == 2
+        assert "set max.message.bytes of the topic" in " ".join(job.text("w0").split())
+        assert job.committed() == {}
+    finally:
+        job.close()
 
 
 def test_partitions_added_to_the_input_stop_every_worker_with_what_to_do(job: Job) -> None:

@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from streamseg.app import connection_of
+from streamseg.config import Config
+from streamseg.records.events import EventDecoder
+from streamseg.transports.kafka.doctor import examine
 from tests.broker import Broker, needed
 from tests.integration.kafka_jobs import Job, OutsideReader, check, stream, until
 
@@ -176,6 +180,10 @@ def test_missing_rights_are_said_at_the_start(secured: tuple[Broker, Path], tmp_
     assert "permit" in text or "no topic" in text
 
 
+def decoder(job: Job) -> EventDecoder:
+    return EventDecoder(Config.model_validate(job.config).job_settings().fields)
+
+
 def test_a_dead_letter_topic_that_cannot_be_written_stops_the_job(secured: tuple[Broker, Path], tmp_path: Path) -> None:
     """Nothing is skipped: the batch with the dead letter is not committed."""
     broker, _ = secured
@@ -188,6 +196,9 @@ def test_a_dead_letter_topic_that_cannot_be_written_stops_the_job(secured: tuple
         job.produce(good)
         until(lambda: sum(job.committed().values()) >= 90, "good events are committed")
         broker.deny_writing("nobody", job.names.dead_letters)
+        found = list(examine(connection_of(Config.model_validate(job.config)), job.names, decoder(job), 0))
+        lacking = [finding.text for finding in found if finding.what == "rights"]
+        assert lacking == [f"this user lacks WRITE on topic {job.names.dead_letters}: grant it"]
         before = job.committed()
         job.produce([(None, b"{broken", None)])
         assert job.workers["w0"].wait(timeout=90) == 2

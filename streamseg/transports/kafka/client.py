@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
@@ -186,11 +186,10 @@ def group_consumer(connection: Connection, group: str, instance: str | None) -> 
     )
 
 
-def producer(connection: Connection, transactional_id: str | None) -> KafkaProducer:
+def producer(connection: Connection, transactional_id: str | None, **options: Any) -> KafkaProducer:
     """An idempotent producer; with an id its transactions are to be begun by `init_transactions`."""
-    options: dict[str, Any] = {}
     if transactional_id is not None:
-        options = {"transactional_id": transactional_id, "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS}
+        options |= {"transactional_id": transactional_id, "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS}
     with translated("connecting"):
         return KafkaProducer(
             **connection.options(),
@@ -221,6 +220,9 @@ def admin(connection: Connection) -> KafkaAdminClient:
         ) from None
 
 
+_Client = TypeVar("_Client", KafkaProducer, KafkaConsumer, KafkaAdminClient)
+
+
 def discard(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> None:
     """Close. What a producer can no longer deliver is not waited for; its sender's thread is a daemon."""
     options = {"timeout": CLOSE_S} if isinstance(client, KafkaProducer) else {}
@@ -230,9 +232,9 @@ def discard(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> None:
 
 
 @contextmanager
-def discarded(client: KafkaProducer | KafkaConsumer | KafkaAdminClient) -> Iterator[None]:
+def discarded(client: _Client) -> Iterator[_Client]:
     try:
-        yield
+        yield client
     finally:
         discard(client)
 
@@ -250,6 +252,8 @@ def translated(where: str) -> Iterator[None]:
 
 def ours(error: BaseException, where: str) -> StreamsegError:
     """By what its reader should do."""
+    # A producer that has failed says so with the cause beside it.
+    error = next((cause for cause in error.args if isinstance(cause, kafka_errors.KafkaError)), error)
     name = type(error).__name__
     refused = _refused(error, where)
     if refused is not None:

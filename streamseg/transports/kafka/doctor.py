@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from streamseg.errors import StreamsegError
 from streamseg.records.events import EventDecoder
 from streamseg.transports.kafka.client import (
     TRANSACTION_TIMEOUT_MS,
     Connection,
+    KafkaAdminClient,
     TopicPartition,
     admin,
     consumer,
@@ -42,9 +43,11 @@ def examine(connection: Connection, names: Names, decoder: EventDecoder, now_us:
         return
     try:
         cluster = client.describe_cluster()
-        brokers = cluster.get("brokers", [])
-        yield Finding("broker", True, f"{len(brokers)} reached, cluster {cluster.get('cluster_id')}")
+        brokers = cluster["brokers"]
+        yield Finding("broker", True, f"{len(brokers)} reached, cluster {cluster['cluster_id']}")
+        yield _tried("versions", lambda: _versions(client, [broker["broker_id"] for broker in brokers]))
         yield from _topics(client, names)
+        yield from _rights(client, names)
         yield _tried("transactions", lambda: _begin(connection, names))
         yield _tried("hanging transactions", lambda: _hanging(client, names))
         if names.input in partitions_of(client, [names.input]):
@@ -53,7 +56,7 @@ def examine(connection: Connection, names: Names, decoder: EventDecoder, now_us:
         client.close()
 
 
-def _topics(client: Any, names: Names) -> Iterator[Finding]:
+def _topics(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
     there = partitions_of(client, [names.input])
     if names.input not in there:
         yield Finding("input", False, f"there is no topic {names.input}: create it, streamseg never does")
@@ -68,9 +71,38 @@ def _topics(client: Any, names: Names) -> Iterator[Finding]:
         yield _tried("topics", lambda: _checked(client, names, n))
 
 
-def _checked(client: Any, names: Names, n_partitions: int) -> str:
+def _checked(client: KafkaAdminClient, names: Names, n_partitions: int) -> str:
     check(client, names, n_partitions)
     return "partitions and settings are right"
+
+
+def _versions(client: KafkaAdminClient, broker_ids: list[int]) -> str:
+    with translated("asking for versions"):
+        versions = sorted({client.get_broker_version_data(i).broker_version for i in broker_ids})
+    return f"brokers speak Kafka {', '.join('.'.join(map(str, version)) for version in versions)}"
+
+
+def _rights(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
+    """What the broker says that this user may do with topics that are there."""
+    wanted = {
+        names.input: {"READ"},
+        names.customers: {"READ", "WRITE", "DELETE", "DESCRIBE_CONFIGS"},
+        names.model: {"READ", "WRITE", "DELETE", "DESCRIBE_CONFIGS"},
+        names.assignments: {"READ", "WRITE"},
+        names.catalog: {"READ", "WRITE"},
+        names.dead_letters: {"READ", "WRITE"},
+    }
+    with translated("asking for rights"):
+        described = client.describe_topics(list(wanted))
+    lacking = [
+        f"{', '.join(missing)} on topic {topic['name']}"
+        for topic in described
+        if not topic["error_code"] and (missing := sorted(wanted[topic["name"]] - set(topic["authorized_operations"] or ())))
+    ]
+    for text in lacking:
+        yield Finding("rights", False, f"this user lacks {text}: grant it")
+    if not lacking:
+        yield Finding("rights", True, "reading and writing the topics that are there is permitted")
 
 
 def _begin(connection: Connection, names: Names) -> str:
@@ -81,7 +113,7 @@ def _begin(connection: Connection, names: Names) -> str:
     return "permitted"
 
 
-def _hanging(client: Any, names: Names) -> str:
+def _hanging(client: KafkaAdminClient, names: Names) -> str:
     with translated("listing transactions"):
         found = client.list_transactions(state_filters=["Ongoing"], duration_filter_ms=2 * TRANSACTION_TIMEOUT_MS)
     ids = sorted(one.transactional_id for listed in found.values() for one in listed)

@@ -23,7 +23,7 @@ from streamseg.transports.kafka.client import (
     producer,
     translated,
 )
-from streamseg.transports.kafka.reader import end_of, records_of
+from streamseg.transports.kafka.reader import end_of, records_of, value_of_letter
 from streamseg.transports.kafka.topics import Names, create_topic, partitions_of
 from streamseg.transports.kafka.transactions import Positions, Transactions, arrived
 
@@ -116,7 +116,8 @@ class Redrive:
                     code = headers.get(_CODE, b"").decode()
                     if code in self._codes and record.offset >= self._positions[code, place.partition]:
                         partition = int(headers["streamseg.error.partition"])
-                        yield Letter(place, record.offset, code, partition, record.key, record.value)
+                        value = value_of_letter(record.value, headers)
+                        yield Letter(place, record.offset, code, partition, record.key, value)
         finally:
             reader.close()
 

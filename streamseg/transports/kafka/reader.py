@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,8 @@ from streamseg.transports.kafka.topics import Names, partitions_of, settings_of_
 # Header of the first record of each commit in an output partition: how many the partition had before.
 FIRST_HEADER = "streamseg.first"
 _POLL_MS = 200
+# Header of a dead letter that has neither key nor value, which the client cannot send: it has an empty value instead.
+EMPTY_HEADER = "streamseg.error.empty"
 _LOOK_S = 0.002
 # Without an answer for so long, reading is given up.
 _PATIENCE_S = 60.0
@@ -235,6 +237,10 @@ def columns(found: list[Any], next_offset: int) -> Records:
     )
 
 
+def value_of_letter(value: bytes | None, headers: Mapping[str, bytes]) -> bytes | None:
+    return None if EMPTY_HEADER in headers else value
+
+
 def _letter_line(record: Any, headers: dict[str, bytes]) -> bytes:
     def text(name: str) -> str:
         return headers.get(f"streamseg.error.{name}", b"").decode()
@@ -242,7 +248,7 @@ def _letter_line(record: Any, headers: dict[str, bytes]) -> bytes:
     return dead_letter_line(
         DeadLetter(
             record.key,
-            record.value,
+            value_of_letter(record.value, headers),
             text("code"),
             text("message"),
             text("topic"),

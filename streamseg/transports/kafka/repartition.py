@@ -46,7 +46,7 @@ class Repartition:
             raise ConfigError(
                 f"{source!r} is the input itself", hint="name the topic whose records are not keyed by customer"
             )
-        with discarded(client := admin(connection)):
+        with discarded(admin(connection)) as client:
             if n_partitions is not None and target not in partitions_of(client, [target]):
                 create_topic(client, target, n_partitions, {})
             missing = sorted({source, target} - partitions_of(client, [source, target]).keys())
@@ -105,5 +105,5 @@ class Repartition:
 
     def close(self) -> None:
         self._transactions.close()
-        with discarded(client := admin(self._connection)):
+        with discarded(admin(self._connection)) as client:
             self._member.leave(client)

@@ -13,6 +13,7 @@ kafka-python's transactions lose and leak records unless they are used in just t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -101,10 +102,17 @@ class Transactions:
 
 def arrived(client: KafkaProducer, futures: Sequence[Any]) -> None:
     """Raises the first error of a record that did not arrive; `flush` alone would only log it."""
-    client.flush(timeout=_FLUSH_S)
+    deadline = time.monotonic() + _FLUSH_S
+    # Of batches that the broker finds too large flush loses track while they are split; the futures do not.
+    with suppress(kafka_errors.UnknownError):
+        client.flush(timeout=_FLUSH_S)
     for future in futures:
-        if not future.succeeded():
-            raise future.exception or kafka_errors.KafkaTimeoutError("a record was not acknowledged in time")
+        if not future.is_done:
+            future.get(timeout=max(0.0, deadline - time.monotonic()))
+    failed = [future.exception for future in futures if not future.succeeded()]
+    if failed:
+        # One record's fate takes others of the transaction with it: the first cause is the one that somebody can mend.
+        raise next((error for error in failed if isinstance(ours(error, ""), ConfigError)), failed[0])
 
 
 def _aborted(error: BaseException, where: str) -> Outcome:

@@ -29,7 +29,7 @@ from streamseg.transports.kafka.client import (
     translated,
 )
 from streamseg.transports.kafka.membership import Member
-from streamseg.transports.kafka.reader import FIRST_HEADER, KafkaReader, columns
+from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, KafkaReader, columns
 from streamseg.transports.kafka.topics import Names, prepare
 from streamseg.transports.kafka.transactions import Transactions, arrived
 
@@ -60,7 +60,7 @@ class KafkaTransport(KafkaReader):
         `start`: where a new application begins. `skip_lost`: go on where the input begins if committed offsets are gone
         from it. `fault` is called at named points of a commit, for tests that pull cables. Raises as KafkaReader.
         """
-        with discarded(client := admin(connection)):
+        with discarded(admin(connection)) as client:
             prepare(client, names, create=create_topics, replication_factor=replication_factor)
         super().__init__(connection, names, at_least_once=at_least_once)
         self.worker, self._start, self._fault = worker, start, fault
@@ -139,7 +139,10 @@ class KafkaTransport(KafkaReader):
             topic, first = self.names.dead_letters, plan.published.get(partition, (0, 0))[1]
             for i, letter in enumerate(letters):
                 headers = letter.headers() + ([(FIRST_HEADER, b"%d" % first)] if i == 0 else [])
-                futures.append(send(topic, letter.value, letter.key, headers=headers, partition=partition))
+                value = letter.value
+                if letter.key is None and value is None:
+                    value, headers = b"", [*headers, (EMPTY_HEADER, b"")]
+                futures.append(send(topic, value, letter.key, headers=headers, partition=partition))
         for partition, tags in plan.assignments.items():
             topic = self.names.assignments
             first_header = [(FIRST_HEADER, b"%d" % plan.published.get(partition, (0, 0))[0])]
