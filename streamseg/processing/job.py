@@ -6,9 +6,7 @@ customers' deltas through `committed`, by the function that restores them. An ab
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import numpy as np
@@ -90,9 +88,8 @@ class Job:
     def plan_batch(self, polled: Polled) -> Planned:
         """What a poll's records, and slices of sweeps under way, publish. IN polled."""
         clock_us = self.clock.now_us()
-        with collector_paused():
-            results = self._process(polled, clock_us)
-            return self._planned(polled.ownership, results, self.batch_record(results, clock_us))
+        results = self._process(polled, clock_us)
+        return self._planned(polled.ownership, results, self.batch_record(results, clock_us))
 
     def _process(self, polled: Polled, clock_us: int) -> dict[int, PartitionResult]:
         results: dict[int, PartitionResult] = {}
@@ -357,18 +354,6 @@ class Job:
         for task in self.tasks.values():
             if task.state is not TaskState.SUSPENDED:
                 task.transition(TaskState.SUSPENDED)
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Without Python's cycle collector: a batch makes tens of thousands of objects, none of them in a cycle."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _joined(parts: list[np.ndarray], n_rows: int) -> np.ndarray:

@@ -99,6 +99,14 @@ class FrameReader:
         )
 
 
+def ends_entry(record: bytes) -> bool:
+    """Whether an entry ends with a record, as far as it says so itself."""
+    if len(record) < _HEADER.size:
+        return True
+    magic, _, flags, _, _ = _HEADER.unpack_from(record)
+    return magic != _MAGIC or bool(flags & _LAST)
+
+
 class Entry(NamedTuple):
     """A value of a log.
 

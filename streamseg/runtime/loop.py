@@ -6,7 +6,10 @@ abort is thereby the same as a crash, and an unknown outcome is decided by what 
 
 from __future__ import annotations
 
+import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from streamseg.errors import RetriableError, TruncatedError
@@ -26,6 +29,8 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 # How long a worker waits for its own delta to come back through the log.
 _OWN_DELTA_S = 0.2
+# What others put into the model log is on its way to us already; a look at it takes no time.
+_LOOK_S = 0.001
 
 
 class Stop(Protocol):
@@ -87,7 +92,8 @@ class Loop:
             if not self._restored:
                 self._restore()
                 self._delete()
-            return self._turn()
+            with _collector_paused():
+                return self._turn()
         except (RetriableError, TruncatedError) as error:
             self._retry(error)
             return False
@@ -193,7 +199,7 @@ class Loop:
         """Apply what the model log holds; wait a little for what this worker itself put there at offset `own`."""
         deadline = time.monotonic() + _OWN_DELTA_S
         while True:
-            wait_s = max(0.0, deadline - time.monotonic()) if self.job.replica.next_offset <= own else 0.0
+            wait_s = max(0.0, deadline - time.monotonic()) if self.job.replica.next_offset <= own else _LOOK_S
             for entry in model_entries(self.transport, self.job.replica.next_offset, wait_s):
                 event = self.job.apply_model_entry(entry)
                 if event is not None:
@@ -275,3 +281,15 @@ class Loop:
 
     def _observe(self, event: Observation) -> None:
         self.observer.observe(event)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without Python's cycle collector: a batch makes tens of thousands of objects, and few of them are in a cycle."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

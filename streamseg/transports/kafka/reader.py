@@ -10,6 +10,7 @@ from typing import Any
 
 from streamseg.errors import ConfigError, RetriableError, TruncatedError
 from streamseg.processing.transport import Committed, Log, Published, Records, Topic
+from streamseg.records.frames import ends_entry
 from streamseg.records.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.kafka.client import (
     Connection,
@@ -41,6 +42,9 @@ class KafkaReader:
         self.connection, self.names = connection, names
         self.at_least_once = at_least_once
         self._idle: list[KafkaConsumer] = []
+        self._tails: dict[TopicPartition, KafkaConsumer] = {}
+        # By what was tailed: the offset from which the next look goes on without a seek.
+        self._tailed: dict[TopicPartition, int] = {}
         self._group: KafkaConsumer | None = None
         self._admin = admin(connection)
         there = partitions_of(self._admin, [names.input, names.model])
@@ -87,6 +91,9 @@ class KafkaReader:
         place = self.names.log(log, partition)
         if log is Log.SPOOL:
             return
+        if wait_s:
+            yield from self._tail(place, start, wait_s)
+            return
         with self._consumer(place) as stream:
             with translated(f"reading {place.topic}-{place.partition}"):
                 first = stream.beginning_offsets([place])[place]
@@ -96,14 +103,29 @@ class KafkaReader:
                     where=f"topic {place.topic}, partition {place.partition}",
                     hint="restore the topic from a backup",
                 )
-            end = end_of(stream, place)
-            deadline = time.monotonic() + wait_s
-            while end <= start and time.monotonic() < deadline:
-                # The next transaction is on its way; asking again is how a client waits for it.
-                time.sleep(_LOOK_S)
-                end = end_of(stream, place)
-            for record in records_of(stream, place, max(start, first), end):
+            for record in records_of(stream, place, max(start, first), end_of(stream, place)):
                 yield record.offset, record.value
+
+    def _tail(self, place: TopicPartition, start: int, wait_s: float) -> Iterator[tuple[int, bytes]]:
+        """What comes from `start` on: the broker holds the request until there is something."""
+        stream = self._tails.get(place)
+        if stream is None:
+            stream = self._tails[place] = consumer(self.connection)
+            stream.assign([place])
+        if self._tailed.pop(place, None) != start:
+            with translated(f"reading {place.topic}-{place.partition}"):
+                stream.seek(place, start or stream.beginning_offsets([place])[place])
+        deadline = time.monotonic() + wait_s
+        found: list[Any] = []
+        while not found and (left := deadline - time.monotonic()) > 0:
+            with translated(f"reading {place.topic}-{place.partition}"):
+                found = stream.poll(timeout_ms=1 + int(left * 1000)).get(place, [])
+        while found and not ends_entry(found[-1].value):
+            found += next_records(stream, place)
+        for record in found:
+            yield record.offset, record.value
+        # Not if somebody stopped half way: what was polled and not taken is to be read again.
+        self._tailed[place] = found[-1].offset + 1 if found else start
 
     @contextmanager
     def _consumer(self, place: TopicPartition) -> Iterator[KafkaConsumer]:
@@ -186,7 +208,7 @@ class KafkaReader:
             time.sleep(_LOOK_S)
 
     def close(self) -> None:
-        for client in (*self._idle, self._group, self._admin):
+        for client in (*self._idle, *self._tails.values(), self._group, self._admin):
             if client is not None:
                 discard(client)
         self._idle, self._group = [], None
@@ -203,20 +225,23 @@ def records_of(stream: KafkaConsumer, place: TopicPartition, start: int, end: in
     if start >= end:
         return
     stream.seek(place, start)
-    silent_since = time.monotonic()
-    while True:
-        with translated(f"reading {place.topic}-{place.partition}"):
-            found = stream.poll(timeout_ms=_POLL_MS).get(place, [])
-            position = stream.position(place)
-        for record in found:
+    while stream.position(place) < end:
+        for record in next_records(stream, place, end):
             if record.offset >= end:
                 return
             yield record
-        if position >= end:
-            return
-        if found:
-            silent_since = time.monotonic()
-        elif time.monotonic() - silent_since > _PATIENCE_S:
+
+
+def next_records(stream: KafkaConsumer, place: TopicPartition, end: int = sys.maxsize) -> list[Any]:
+    """What comes next; nothing where that ends at `end`. Raises RetriableError where the broker is silent."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        with translated(f"reading {place.topic}-{place.partition}"):
+            found: list[Any] = stream.poll(timeout_ms=_POLL_MS).get(place, [])
+            position = stream.position(place)
+        if found or position >= end:
+            return found
+        if time.monotonic() > deadline:
             raise RetriableError("the broker does not answer", where=f"{place.topic}-{place.partition} at {position}")
 
 
