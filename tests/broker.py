@@ -6,6 +6,7 @@ CI=true they fail.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import os
 import shutil
@@ -158,9 +159,8 @@ class Broker:
 
 
 def _uuid() -> str:
-    import base64
-
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    """A cluster id as Kafka writes them; one that begins with a dash would be an option of its command line."""
+    return base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
 
 
 def _listens(port: int) -> bool:

@@ -6,6 +6,7 @@ reader has restored what it needs and seeks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -23,6 +24,9 @@ from streamseg.transports.kafka.client import (
     kafka_errors,
     translated,
 )
+
+# A broker that sent no records for so long is asked whether it is there: a poll alone cannot tell quiet from cut off.
+_SILENCE_S = 5.0
 
 
 class _Paused(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -53,6 +57,7 @@ class Member:
         self.consumer.subscribe([topic], listener=_Paused(self.consumer))
         self.ownership = Ownership(0, ())
         self._positions: dict[int, int] = {}
+        self._heard = time.monotonic()
 
     @property
     def n_partitions(self) -> int | None:
@@ -69,7 +74,10 @@ class Member:
                 self._positions[partition] = position
 
     def poll(self, max_records: int, timeout_s: float) -> dict[int, list[Any]]:
-        """Records by partition, of partitions that are owned. Waits up to `timeout_s` for the first ones."""
+        """Records by partition, of partitions that are owned. Waits up to `timeout_s` for the first ones.
+
+        Raises RetriableError where the broker is silent, ConfigError where records that were not read are gone.
+        """
         partitions: dict[int, list[Any]] = {}
         count, wait_ms = 0, int(timeout_s * 1000)
         while count < max_records:
@@ -86,9 +94,18 @@ class Member:
                 count += len(records)
             wait_ms = 0
         self._look_at_ownership()
+        self._listen(heard=count > 0)
         polled = {p: records for p, records in sorted(partitions.items()) if p in self.ownership.partitions}
         self._positions |= {p: records[-1].offset + 1 for p, records in polled.items()}
         return polled
+
+    def _listen(self, *, heard: bool) -> None:
+        if not heard and time.monotonic() - self._heard > _SILENCE_S:
+            with translated(f"reading {self.topic}"):
+                self.consumer.end_offsets(list(self.consumer.assignment()))
+            heard = True
+        if heard:
+            self._heard = time.monotonic()
 
     def _pass_lost_records(self) -> None:
         """What is to be read next was deleted: stop, or go on behind it, as the settings say."""
