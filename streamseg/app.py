@@ -20,7 +20,7 @@ from streamseg.model.start import start_from_fitted
 from streamseg.processing.clock import Clock, SystemClock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import Observer
-from streamseg.processing.restore import find_genesis, restore
+from streamseg.processing.restore import find_genesis, restore, retried
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import LogReader
 from streamseg.runtime.loop import Loop, Stop
@@ -144,7 +144,7 @@ def connection_of(config: Config) -> Connection:
         kafka.certificate_file,
         kafka.key_file,
         kafka.key_password_file,
-        kafka.proxy_url,
+        None if kafka.proxy_url is None else kafka.proxy_url.get_secret_value(),
         kafka.session_timeout_ms,
     )
 
@@ -160,7 +160,7 @@ def names_of(config: Config) -> Names:
 def restored(config: Config, reader: LogReader) -> Job:
     """The job as of its last commit, for `explain` and `segments`."""
     settings = settings_of(config, read_fitted(config), reader)
-    return restore(reader, settings, SystemClock(), range(reader.n_partitions))
+    return retried(lambda: restore(reader, settings, SystemClock(), range(reader.n_partitions)))
 
 
 def settings_of(config: Config, fitted: FittedModel | None, reader: LogReader | None = None) -> JobSettings:

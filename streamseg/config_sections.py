@@ -129,7 +129,7 @@ class KafkaConfig(Section):
     certificate_file: str | None = Field(None, description="SSL: this client's certificate, PEM")
     key_file: str | None = Field(None, description="SSL: its key, PEM")
     key_password_file: str | None = Field(None, description="SSL: a file that holds the key's password")
-    proxy_url: str | None = Field(None, description="socks5:// or http:// proxy to reach the broker through")
+    proxy_url: SecretStr | None = Field(None, description="socks5:// or http:// proxy to reach the broker through")
     create_topics: bool = Field(True, description="create our topics where they are missing; the input never")
     replication_factor: int = Field(-1, ge=-1, description="of topics that are created; -1: the broker's default")
     session_timeout_ms: int = Field(6_000, ge=1_000, le=300_000, description="silence after which others take over")

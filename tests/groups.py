@@ -31,6 +31,7 @@ class Group:
         self.settings, self.batch = settings, batch
         self.workers: dict[str, Loop] = {}
         self.recorder = Recorder()
+        self._stepping: list[str] = []
 
     def spawn(self, name: str) -> None:
         """A new process under a stable id."""
@@ -49,12 +50,22 @@ class Group:
         """One step. A worker that is killed in it starts again under its id, or stays away until its turn after the next."""
         if name not in self.workers:
             self.spawn(name)
+        self.broker.meanwhile = self._step_another
+        self._stepping.append(name)
         try:
             return self.workers[name].step()
         except Dead:
             del self.workers[name]
             self.leave(name)
             return False
+        finally:
+            self._stepping.pop()
+
+    def _step_another(self, reading: str) -> None:
+        """Somebody works while another reads; not while a third one reads, too."""
+        others = sorted(self.workers.keys() - {reading, *self._stepping})
+        if others and len(self._stepping) < 2:
+            self.step(others[0])
 
     def leave(self, name: str) -> None:
         """The session times out: the others take over. A zombie may still step."""

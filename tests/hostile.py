@@ -3,8 +3,8 @@
 A partition is a list of places: records of transactions, and markers that take an offset each, so offsets have gaps. Readers
 see a partition up to its first open transaction, and a commit reaches one partition after another, each a few looks after
 it was decided (late visibility). An owner may be deposed, a transaction of a dead worker stays open until somebody ends
-it, a commit may be done without its maker learning of it. What happens when is drawn by the test, so that Hypothesis can
-shrink it; `fired` counts each hazard.
+it, a commit may be done without its maker learning of it, and others work and truncate while somebody reads. What happens
+when is drawn by the test, so that Hypothesis can shrink it; `fired` counts each hazard.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class HostileBroker:
         self.members: list[str] = []
         self.generation = 0
         self.fired: Counter[str] = Counter()
+        # Lets somebody else work while a member reads.
+        self.meanwhile: Callable[[str], None] = lambda member: None
 
     def strike(self, hazard: str) -> int:
         strength = self.draw(hazard)
@@ -190,11 +192,19 @@ class HostileTransport:
     # -- Reading ------------------------------------------------------------------------------------------------------
 
     def committed(self) -> dict[int, Committed]:
-        """Waits for transactions in flight: of those of the dead it ends the transaction."""
+        """Waits for transactions in flight: those of the dead it ends, others end when their time is up."""
+        if any(self.broker.pending(partition) for partition in range(self.n_partitions)):
+            self.end_dead_transactions()
         for partition in range(self.n_partitions):
             for transaction in self.broker.pending(partition):
                 self.broker.init(transaction.member)
         return dict(self.broker.offsets)
+
+    def end_dead_transactions(self) -> None:
+        alive = {*self.broker.members, self.member}
+        for transaction in [t for t in self.broker.transactions if t.state == "open" and t.member not in alive]:
+            self.broker.init(transaction.member)
+            self.broker.fired["transaction of the dead ended"] += 1
 
     def read(self, log: Log, partition: int, start: int, wait_s: float = 0.0) -> Iterator[tuple[int, bytes]]:
         name = f"{log}-{partition}"
@@ -203,8 +213,13 @@ class HostileTransport:
             self.broker.fired["reader behind truncation"] += 1
             raise TruncatedError(f"offset {start} is not retained any more, the log begins at {first}", where=name)
         found = list(self.broker.visible(name, start))
+        if self.broker.strike("work while somebody reads"):
+            self.broker.meanwhile(self.member)
         for offset, value in found:
             assert value is not None
+            if offset < self.broker.logs[name].first:
+                self.broker.fired["truncated while it was read"] += 1
+                raise TruncatedError(f"offset {offset} was deleted while it was read", where=name)
             yield offset, value
 
     def input_records(self, partition: int, first: int, next_offset: int) -> Records | None:
@@ -265,30 +280,14 @@ class HostileTransport:
         transaction = broker.begin(self.member, self._epoch)
         try:
             firsts = self._write(plan, transaction)
-            self._fault("before_sync")
-            self._rebalance_perhaps()
-            if plan.offsets and plan.ownership.generation != broker.generation:
-                broker.fired["deposed owner"] += 1
-                broker.end(transaction, "aborted")
-                return CommitResult(Outcome.ABORTED)
-            transaction.offsets = dict(plan.offsets)
-            if broker.strike("killed in a transaction"):
-                raise Dead(self.member)
-            self._fault("before_commit")
-            if broker.strike("fenced in mid-commit"):
-                # It hung so long that somebody ended its transaction: the client cannot know what became of it.
-                broker.init(self.member)
-                return CommitResult(Outcome.UNKNOWN)
-        except Exception:
+            outcome = self._ask(plan, transaction)
+        except Dead:
+            raise
+        except BaseException:
             broker.end(transaction, "aborted")
             raise
-        except BaseException as error:
-            if not isinstance(error, Dead):
-                broker.end(transaction, "aborted")
-            raise
-        if broker.strike("unknown, not committed"):
-            broker.end(transaction, "aborted")
-            return CommitResult(Outcome.UNKNOWN)
+        if outcome is not None:
+            return CommitResult(outcome)
         broker.end(transaction, "committed")
         self._fault("after_commit")
         if broker.strike("killed after the commit"):
@@ -296,6 +295,30 @@ class HostileTransport:
         if broker.strike("unknown, committed"):
             return CommitResult(Outcome.UNKNOWN)
         return CommitResult(Outcome.COMMITTED, firsts)
+
+    def _ask(self, plan: CommitPlan, transaction: _Transaction) -> Outcome | None:
+        """Offsets, then the commit. None where nothing came in between. Raises Dead."""
+        broker = self.broker
+        self._fault("before_sync")
+        self._rebalance_perhaps()
+        if plan.offsets and plan.ownership.generation != broker.generation:
+            broker.fired["deposed owner"] += 1
+            broker.end(transaction, "aborted")
+            return Outcome.ABORTED
+        if broker.strike("killed before its offsets"):
+            raise Dead(self.member)
+        transaction.offsets = dict(plan.offsets)
+        if broker.strike("killed in a transaction"):
+            raise Dead(self.member)
+        self._fault("before_commit")
+        if broker.strike("fenced in mid-commit"):
+            # It hung so long that somebody ended its transaction: the client cannot know what became of it.
+            broker.init(self.member)
+            return Outcome.UNKNOWN
+        if broker.strike("unknown, not committed"):
+            broker.end(transaction, "aborted")
+            return Outcome.UNKNOWN
+        return None
 
     def _rebalance_perhaps(self) -> None:
         members = self.broker.members

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from confluent_kafka import Producer
+
 from streamseg.processing.transport import Transport
-from streamseg.transports.kafka.client import Connection, KafkaAdminClient, KafkaProducer
+from streamseg.transports.kafka.client import Connection, KafkaAdminClient
 from streamseg.transports.kafka.topics import Names
 from streamseg.transports.kafka.transport import KafkaTransport
 from tests.broker import new_name
@@ -67,8 +69,15 @@ def create_input(servers: str, names: Names, n_partitions: int) -> None:
 
 
 def produce(servers: str, topic: str, partition: int, records: Iterable[Message]) -> None:
-    client = KafkaProducer(bootstrap_servers=servers, linger_ms=20, batch_size=500_000)
-    futures = [client.send(topic, v, k, partition=partition, timestamp_ms=at) for k, v, at in records]
-    client.flush()
-    client.close()
-    assert all(future.succeeded() for future in futures)
+    """By another client, which also sends records without key and value."""
+    failed: list[object] = []
+    client = Producer({"bootstrap.servers": servers, "linger.ms": 20})
+
+    def told(error: object, message: object) -> None:
+        if error is not None:
+            failed.append(error)
+
+    for key, value, at_ms in records:
+        client.produce(topic, value, key, partition, told, timestamp=at_ms or 0)
+    assert client.flush(60) == 0
+    assert failed == []

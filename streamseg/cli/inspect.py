@@ -21,7 +21,7 @@ from streamseg.processing.clock import SystemClock
 from streamseg.processing.explain import Explanation, FeatureValue
 from streamseg.processing.explain import explain as explain_customer
 from streamseg.processing.job import Job
-from streamseg.processing.verify import Report, Verifier
+from streamseg.processing.verify import Report, verified
 from streamseg.records.outputs import SegmentRecord, encode_json
 from streamseg.telemetry.status import bar, number, sigmas
 
@@ -172,11 +172,11 @@ def verify(
     columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} records"), TimeElapsedColumn())
     try:
         with Progress(*columns, console=err, disable=as_json or not err.is_terminal, transient=True) as progress:
-            total = sum(there.next_offset for there in reader.committed().values())
-            bar_id = progress.add_task("verify", total=total)
+            bar_id = progress.add_task("verify", total=None)
             settings = settings_of(loaded, read_fitted(loaded), reader)
-            verifier = Verifier(reader, settings, SystemClock(), lambda r: progress.update(bar_id, completed=r.records))
-            report = verifier.run()
+            report = verified(
+                reader, settings, SystemClock(), lambda done, total: progress.update(bar_id, completed=done, total=total)
+            )
     finally:
         reader.close()
     if as_json:

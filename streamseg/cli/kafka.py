@@ -23,7 +23,7 @@ from streamseg.records.outputs import encode_json
 from streamseg.transports.files import open_source
 
 _PORTION = 500
-_ATTEMPTS = 20
+_ATTEMPTS, _PAUSE_S = 60, 1.0
 _MARK = {True: "[green]ok[/]  ", False: "[red]no[/]  ", None: "[yellow]note[/]"}
 
 
@@ -119,12 +119,17 @@ def repartition(
     job = Repartition(connection_of(loaded), source, target, name, worker, keys_of, partitions)
     sent = failures = 0
     with closing(job):
-        while not stop.is_set() and not (to_end and job.at_end()):
-            done = job.step(loaded.input.batch_records)
-            sent += done or 0
-            failures = failures + 1 if done is None else 0
-            if failures == _ATTEMPTS:
-                raise RetriableError(f"{failures} transactions in a row did not go through", where=target)
+        while not stop.is_set():
+            try:
+                sent += job.step(loaded.input.batch_records)
+                failures = 0
+                if to_end and job.at_end():
+                    break
+            except RetriableError:
+                failures += 1
+                if failures == _ATTEMPTS:
+                    raise
+                stop.wait(_PAUSE_S)
     out.print(f"sent {sent:,} records of {source} on to {target}")
 
 
@@ -145,21 +150,24 @@ def redrive(
 
         streamseg redrive --code bad_time --yes
     """
-    from streamseg.transports.kafka.feeding import Redrive
+    from streamseg.transports.kafka.feeding import Letter, Redrive
 
     loaded = configuration(config, sets, **on_kafka(kafka)).config
     known = [member.value for member in DeadLetterCode]
     wrong = sorted(set(code or []) - set(known))
     if wrong:
         raise ConfigError(f"there is no code {wrong[0]!r}", hint=f"codes are {', '.join(known)}")
-    job = Redrive(connection_of(loaded), names_of(loaded), code or known)
-    text = None if contains is None else contains.encode()
-    chosen = (one for one in job.waiting() if one.value is not None and (text is None or text in one.value))
+    job = Redrive(connection_of(loaded), names_of(loaded))
+    codes, text = set(code or known), (contains or "").encode()
+
+    def chosen(letter: Letter) -> bool:
+        return letter.code in codes and letter.value is not None and text in letter.value
+
     if yes:
         sent = job.send(chosen)
         out.print(f"sent {sum(sent.values()):,} dead letters back to {loaded.input.topic}{_by_code(sent)}")
         return
-    counted = Counter(one.code for one in chosen)
+    counted = Counter(one.code for one in job.waiting() if chosen(one))
     out.print(f"{sum(counted.values()):,} dead letters would be sent back{_by_code(counted)}; --yes sends them")
 
 

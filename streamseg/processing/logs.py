@@ -19,7 +19,7 @@ from streamseg.model.records import Delta, Start
 from streamseg.model.state import ModelState
 from streamseg.records.frames import cut, frames
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class PartitionManifest(msgspec.Struct):

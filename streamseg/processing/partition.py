@@ -231,6 +231,7 @@ class PartitionJob:
             self.task.partition,
             records.offsets[at],
             error.field,
+            records.timestamps_ms[at],
         )
 
     def _mark(self, next_offset: int, learned: int, clock_us: int | None, last_us: int, letters: int, erased: int) -> Mark:

@@ -26,7 +26,7 @@ from streamseg.processing.logs import (
 # Sampled customers whose partition is remembered, by smallest hash.
 _HOMES = 4096
 # Versions whose digests a replica remembers: a delta may have been computed from any of them.
-_REMEMBERED = 256
+_REMEMBERED = 4096
 
 
 class Replica:

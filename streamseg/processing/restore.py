@@ -6,9 +6,11 @@ log happens to end: it ends where `committed()` says, and waits for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TypeVar
 
-from streamseg.errors import ConfigError, CorruptedError
+from streamseg.errors import ConfigError, CorruptedError, TruncatedError
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.logs import (
@@ -28,6 +30,18 @@ from streamseg.records.frames import Entry, entries
 # A restore waits 60 s for what is committed to be readable.
 _WAITS = 120
 _WAIT_S = 0.5
+# How often a reader begins again that a running job has overtaken.
+_ATTEMPTS = 6
+
+T = TypeVar("T")
+
+
+def retried(read: Callable[[], T]) -> T:
+    """What is read of a job that runs: where it truncates its logs meanwhile, again, from what it kept."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(TruncatedError):
+            return read()
+    return read()
 
 
 def restore(reader: LogReader, settings: JobSettings, clock: Clock, partitions: Iterable[int]) -> Job:
@@ -132,6 +146,9 @@ def restore_task(reader: LogReader, job: Job, partition: int, committed: Committ
         position = replay_customers(task, entries(log, f"customers-{partition}"), metadata.seq or None) or position
         if task.mark.seq >= metadata.seq:
             break
+    if metadata.seq and task.mark.seq > metadata.seq:
+        # Its owner has gone on, and truncated it, since we asked.
+        raise task.truncated(task.mark.seq)
     if committed is not None and (task.mark.seq, task.mark.next) != (metadata.seq, committed.next_offset):
         raise CorruptedError(
             f"the customer log ends at commit {task.mark.seq} (input offset {task.mark.next}), "

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from streamseg.errors import CorruptedError
+from streamseg.errors import CorruptedError, TruncatedError
 from streamseg.features.layout import Layout
 from streamseg.features.table import CustomerTable
 from streamseg.processing.logs import CustomerDelta, CustomerEntry, KeptCustomers, Mark, OffsetMetadata, SnapshotHead
@@ -82,7 +82,9 @@ class Task:
         `offset`: of a restored entry's first record.
         """
         if isinstance(entry, CustomerDelta):
-            if self.mark.seq and entry.mark.seq != self.mark.seq + 1:
+            if not self.mark.seq and entry.mark.seq > 1:
+                raise self.truncated(entry.mark.seq)
+            if entry.mark.seq != self.mark.seq + 1:
                 raise self._corrupted(f"commit {self.mark.seq + 1} is missing, {entry.mark.seq} follows")
             self.table.apply(entry.change)
             self.delta_bytes += size
@@ -114,6 +116,13 @@ class Task:
             kept = KeptCustomers(offset, model_version, mark.next)
             self.snapshots = (kept, kept) if self.mark.erased else (*self.snapshots[-1:], kept)
         self.mark = mark
+
+    def truncated(self, seq: int) -> TruncatedError:
+        return TruncatedError(
+            f"the customer log begins with commit {seq}, and no snapshot stands before it",
+            where=f"partition {self.partition}",
+            hint="if a job runs that has just truncated it: try again. Else restore the state from a backup",
+        )
 
     def _corrupted(self, why: str) -> CorruptedError:
         return CorruptedError(

@@ -191,6 +191,13 @@ class Transport(LogReader, Protocol):
         """
         ...
 
+    def end_dead_transactions(self) -> None:
+        """End transactions of this application whose owner is dead or hangs: readers wait for their outcome.
+
+        Raises RetriableError.
+        """
+        ...
+
     def delete_below(self, log: Log, partition: int, offset: int) -> None:
         """Delete records of an internal log below `offset`."""
         ...

@@ -30,15 +30,16 @@ from streamseg.processing.logs import (
 )
 from streamseg.processing.partition import PartitionJob, PartitionResult
 from streamseg.processing.planned import snapshot_pieces
-from streamseg.processing.restore import model_entries, restore_model
+from streamseg.processing.restore import model_entries, restore_model, retried
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import Committed, Log, LogReader, Published, Topic
 from streamseg.records.frames import Entry, entries
 from streamseg.records.outputs import dead_letter_line, decode_segment, tombstone_line
 
-# Models that a batch may have been computed from, counted back from its place in the log.
-_HISTORY = 256
+# Models that a customers' snapshot may have been taken at, counted back from where it is met. What batches were computed
+# from is looked up beforehand, however far back.
+_HISTORY = 64
 
 
 @dataclass
@@ -69,6 +70,8 @@ class Verifier:
         self.clock = clock
         self.job = Job(settings, clock, reader.n_partitions)
         self.history: dict[int, bytes] = {}
+        # By model version: the last version of the log that holds a batch which was computed from it.
+        self._needed: dict[int, int] = {}
         self.report = Report()
         self.lanes: dict[int, _Lane] = {}
         self.catalog: list[tuple[bytes, bytes]] = []
@@ -84,6 +87,7 @@ class Verifier:
         restore_model(self.reader, self.job, oldest)
         self.report.model_version = oldest
         self.job.tasks = {p: lane.task for p, lane in self.lanes.items()}
+        self._needed = self._versions_needed()
         self._begin()
         self._pass_snapshots()
         for entry in model_entries(self.reader, self.job.replica.next_offset):
@@ -94,6 +98,15 @@ class Verifier:
             lane.finish(committed.get(partition), quiet=still.get(partition) == committed.get(partition))
         self._compare_catalog(announced)
         return self.report
+
+    def _versions_needed(self) -> dict[int, int]:
+        needed: dict[int, int] = {}
+        entries_ahead = model_entries(self.reader, self.job.replica.next_offset)
+        for version, entry in enumerate(entries_ahead, self.job.state.version + 1):
+            record = decode_model_record(entry.payload)
+            if isinstance(record, BatchRecord):
+                needed[record.manifest.model_version] = version
+        return needed
 
     def _entry(self, entry: Entry) -> None:
         record = decode_model_record(entry.payload)
@@ -120,18 +133,16 @@ class Verifier:
         version = self.job.state.version
         if self.job.replica.genesis is not None:
             self.history[version] = pack(self.job.replica.snapshot())
-        self.history.pop(version - _HISTORY, None)
+        kept = {old for old in self.history if old > version - _HISTORY or self._needed.get(old, 0) > version}
+        for old in self.history.keys() - kept:
+            del self.history[old]
 
-    def at(self, version: int) -> Job:
-        """The job as it was at a version: workers compute batches from the model that they have. Raises CorruptedError."""
+    def at(self, version: int) -> Job | None:
+        """The job as it was at a version: workers compute from the model that they have. None where that is not at hand."""
         if version == self.job.state.version:
             return self.job
         if version not in self.history:
-            raise CorruptedError(
-                f"a record names model version {version}, which is not at hand",
-                where=f"version {self.job.state.version + 1} of the model log",
-                hint="restore the state from a backup",
-            )
+            return None
         job = Job(self.settings, self.clock, self.reader.n_partitions)
         job.replica.restore(unpack(self.history[version], ModelSnapshot))
         job.tasks = self.job.tasks
@@ -147,6 +158,12 @@ class Verifier:
         results: dict[int, PartitionResult] = {}
         within = [part for part in manifest.partitions if self.lanes[part.partition].covers(part.seq)]
         job = self.at(manifest.model_version) if within else self.job
+        if job is None:
+            raise CorruptedError(
+                f"a batch names model version {manifest.model_version}, which the log does not have",
+                where=f"version {self.job.state.version + 1} of the model log",
+                hint="restore the state from a backup",
+            )
         for part in within:
             result = self.lanes[part.partition].rederive(job, part, manifest.clock_us)
             if result is not None:
@@ -183,6 +200,11 @@ class Verifier:
             if value is not None and value not in expected and decode_segment(value).model_version > begun:
                 raise DifferenceError("there is a catalog record that no model gives", where=_short(value))
 
+    @property
+    def total(self) -> int:
+        """Records between the horizon and what was committed at the beginning, as offsets."""
+        return sum(max(0, lane.end - self.report.horizon.get(p, 0)) for p, lane in self.lanes.items())
+
 
 class _Lane:
     """One partition: its customers on the way, and what stands in its logs and outputs."""
@@ -192,6 +214,7 @@ class _Lane:
         metadata = OffsetMetadata.decode(committed.metadata) if committed else OffsetMetadata()
         self.report = verifier.report
         reader, settings = verifier.reader, verifier.settings
+        self.end = committed.next_offset if committed else 0
         self.last_seq = metadata.seq if committed else _last_seq(reader, partition)
         start = metadata.snapshots[0] if len(metadata.snapshots) > 1 else None
         self.from_version = start.model_version if start else 0
@@ -201,6 +224,8 @@ class _Lane:
         self._log: Iterator[Entry] = log
         if start is not None:
             self._load_snapshot()
+        else:
+            self._find_beginning()
         self.task.transition(TaskState.RUNNING)
         self.tags = self._published(Topic.ASSIGNMENTS, self.task.mark.tags)
         self.letters = self._published(Topic.DEAD_LETTERS, self.task.mark.letters)
@@ -230,6 +255,16 @@ class _Lane:
                 self.task.snapshot_complete()
                 return
         raise CorruptedError("the oldest kept snapshot of customers is not there", where=f"partition {self.partition}")
+
+    def _find_beginning(self) -> None:
+        """Raises TruncatedError where the log was truncated since the committed offsets were asked for."""
+        entry = next(self._log, None)
+        if entry is None:
+            return
+        value = decode_customer_entry(entry.payload)
+        if isinstance(value, SnapshotHead | SnapshotRows) or value.mark.seq != 1:
+            raise self.task.truncated(0 if isinstance(value, SnapshotRows) else value.mark.seq)
+        self._log = chain([entry], self._log)
 
     def rederive(self, job: Job, part: PartitionManifest, clock_us: int) -> PartitionResult | None:
         """Run a batch again, with the model it was made with, and compare its outputs. None where its input is gone."""
@@ -333,7 +368,9 @@ class _Lane:
             entry = entry if entry.ends else next(self._log)
         self.task.snapshot_written(0, sum(written), head.mark, head.model_version)
         job = self.verifier.at(head.model_version)
-        if job.state.ready:
+        if job is None:
+            self.report.unread.append(f"catalog records of model version {head.model_version} were not derived again")
+        elif job.state.ready:
             self.verifier.catalog += catalog_messages(job.state, self.verifier.settings.model, head.clock_us)
 
     def finish(self, committed: Committed | None, *, quiet: bool) -> None:
@@ -362,6 +399,21 @@ class _Lane:
                 raise DifferenceError(
                     f"there is a {what} that no batch gives", where=f"partition {self.partition}, at the end: {_short(more)}"
                 )
+
+
+def verified(
+    reader: LogReader, settings: JobSettings, clock: Clock, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Report:
+    """Verify, beginning again where a job that runs has truncated what was to be read next. Raises as `Verifier.run`.
+
+    `progress` is told records done, and how many there are to do.
+    """
+
+    def run() -> Report:
+        verifier = Verifier(reader, settings, clock, lambda report: progress(report.records, verifier.total))
+        return verifier.run()
+
+    return retried(run)
 
 
 def _last_seq(reader: LogReader, partition: int) -> int:

@@ -81,8 +81,10 @@ class DeadLetter(msgspec.Struct, frozen=True):
     partition: int
     offset: int
     field: str
+    timestamp_ms: int | None = None
 
     def headers(self) -> list[tuple[str, bytes]]:
+        at = [] if self.timestamp_ms is None else [("streamseg.error.timestamp", b"%d" % self.timestamp_ms)]
         return [
             ("streamseg.error.code", self.code.encode()),
             ("streamseg.error.message", self.message.encode()),
@@ -90,6 +92,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
             ("streamseg.error.partition", str(self.partition).encode()),
             ("streamseg.error.offset", str(self.offset).encode()),
             ("streamseg.error.field", self.field.encode()),
+            *at,
         ]
 
 
@@ -105,6 +108,7 @@ class DeadLetterLine(msgspec.Struct, frozen=True):
     key: str | None
     value: str | None
     value_base64: bytes | None = None
+    timestamp_ms: int | None = None
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -134,7 +138,16 @@ def dead_letter_line(letter: DeadLetter) -> bytes:
             raw = letter.value
     return encode_json(
         DeadLetterLine(
-            letter.code, letter.message, letter.topic, letter.partition, letter.offset, letter.field, key, text, raw
+            letter.code,
+            letter.message,
+            letter.topic,
+            letter.partition,
+            letter.offset,
+            letter.field,
+            key,
+            text,
+            raw,
+            letter.timestamp_ms,
         )
     )
 

@@ -29,6 +29,8 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 # How long a worker waits for its own delta to come back through the log.
 _OWN_DELTA_S = 0.2
+# A log that is held up for longer is freed, if its holder is dead.
+_BLOCKED_S = 1.0
 # What others put into the model log is on its way to us already; a look at it takes no time.
 _LOOK_S = 0.001
 
@@ -65,6 +67,8 @@ class Loop:
         self._failures = 0
         self._ownership = transport.ownership()
         self._restored = False
+        # The last own record of the model log that did not come back yet, and since when.
+        self._unseen, self._unseen_since = -1, time.monotonic()
         self.job = Job(settings, clock, transport.n_partitions)
 
     def run(self) -> None:
@@ -75,13 +79,20 @@ class Loop:
                 if self.step():
                     reason = "input_ended"
                     break
-            while self._restored and not self._snapshots(stopping=True):
-                self._restore()
+            self._last_snapshots()
         except BaseException as error:
             reason = type(error).__name__
             raise
         finally:
             self._observe(Stopped(reason, {p: task.mark.next for p, task in self.job.tasks.items()}))
+
+    def _last_snapshots(self) -> None:
+        """What is due at the end. Where that does not work, the next start does it."""
+        try:
+            if self._restored:
+                self._snapshots(stopping=True)
+        except (RetriableError, TruncatedError) as error:
+            self._observe(Waiting("left_for_next_start", error.message, {"where": error.where}))
 
     def step(self) -> bool:
         """One step: restore, or what is due from before, or a batch. Returns whether the input has ended and all is done.
@@ -92,8 +103,12 @@ class Loop:
             if not self._restored:
                 self._restore()
                 self._delete()
+            failures = self._failures
             with _collector_paused():
-                return self._turn()
+                ended = self._turn()
+            if self._failures == failures:
+                self._failures = 0
+            return ended
         except (RetriableError, TruncatedError) as error:
             self._retry(error)
             return False
@@ -126,6 +141,9 @@ class Loop:
         self._ownership = ownership
         self._begin_log()
         lost, gained = self.job.tasks.keys() - ownership.partitions, ownership.partitions - self.job.tasks.keys()
+        if gained:
+            # Their owner may have died in the middle of one, which would hold up readers of these partitions.
+            self.transport.end_dead_transactions()
         for partition in lost:
             self.job.tasks.pop(partition).transition(TaskState.CLOSED)
         restore_tasks(self.transport, self.job, ownership.partitions)
@@ -167,14 +185,13 @@ class Loop:
                 task.transition(TaskState.RUNNING)
             self.job.committed(planned)
             self._catch_up(result.first_offsets[-1])
-        self._failures = 0
         if planned.observation is not None:
             self._observe(planned.observation(self.job.segments()))
         return result.outcome is Outcome.COMMITTED
 
     def _landed(self, planned: Planned) -> bool:
         return bool(planned.deltas) and all(
-            self.job.tasks[p].mark.seq >= delta.mark.seq for p, (delta, _) in planned.deltas.items()
+            p in self.job.tasks and self.job.tasks[p].mark == delta.mark for p, (delta, _) in planned.deltas.items()
         )
 
     def _commit_plan(self, plan: CommitPlan) -> CommitResult | None:
@@ -205,7 +222,18 @@ class Loop:
                 if event is not None:
                     self._observe(event)
             if self.job.replica.next_offset > own or time.monotonic() >= deadline:
-                return
+                break
+        self._unblock(own)
+
+    def _unblock(self, own: int) -> None:
+        """What this worker committed stays unseen where a transaction before it is open: if its owner is dead, end that."""
+        now = time.monotonic()
+        self._unseen = max(self._unseen, own)
+        if self.job.replica.next_offset > self._unseen:
+            self._unseen, self._unseen_since = -1, now
+        elif now - self._unseen_since > _BLOCKED_S:
+            self._unseen_since = now
+            self.transport.end_dead_transactions()
 
     def _snapshots(self, *, stopping: bool) -> bool:
         """Write what is due, then delete what that makes superfluous. Returns False where a commit came to nothing.

@@ -331,6 +331,9 @@ class EmbeddedTransport(EmbeddedReader):
             with translated(self.path):
                 self._db.execute("DELETE FROM outbox WHERE id <= ?", (rows[-1][0],))
 
+    def end_dead_transactions(self) -> None:
+        """One process writes, and what it leaves open ends with it."""
+
     def delete_below(self, log: Log, partition: int, offset: int) -> None:
         name = log_name(INPUT if log is Log.SPOOL else log, partition)
         if log is Log.SPOOL and not isinstance(self.wiring.source, LineStream):

@@ -19,7 +19,7 @@ from confluent_kafka import Consumer
 from streamseg.app import open_reader, settings_of
 from streamseg.config import Config
 from streamseg.errors import ConfigError
-from streamseg.processing.verify import Report, Verifier
+from streamseg.processing.verify import Report, verified
 from tests.broker import new_name, threading_pause
 from tests.harness import BAD, Event, FixedClock, event, partition_of, shoppers
 from tests.stores import create_input, names_of, produce
@@ -133,7 +133,7 @@ class Job:
         loaded = Config.model_validate(self.config)
         reader = open_reader(loaded)
         try:
-            return Verifier(reader, settings_of(loaded, None, reader), FixedClock(), lambda report: None).run()
+            return verified(reader, settings_of(loaded, None, reader), FixedClock())
         finally:
             reader.close()
 
@@ -194,10 +194,13 @@ def expected(job: Job, events: list[Event]) -> set[tuple[int, int]]:
     return found
 
 
+NOT_FINITE: list[Event] = [(None, b'{"customer_id": "bad", "age": %s}' % value, None) for value in (b"NaN", b"-Infinity")]
+
+
 def stream(n: int, seed: int = 0, customers: int = 300) -> list[Event]:
     """Shoppers, with bad records and erasures in between; nobody waits."""
     events = shoppers(n, customers, seed)
-    for i, other in enumerate([*BAD[:-1], event("c5", 3e5, erase=True), event("x" * 20_000, age=1.0)] * 3):
+    for i, other in enumerate([*BAD, *NOT_FINITE, event("c5", 3e5, erase=True), event("x" * 20_000, age=1.0)] * 3):
         events.insert((i * 331) % len(events), other)
     return events
 

@@ -13,7 +13,7 @@ class Proxy:
     def __init__(self, port: int, target: int) -> None:
         self.address = f"127.0.0.1:{port}"
         self._target = target
-        self._swallowing = threading.Event()
+        self._swallowing: set[str] = set()
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", port))
         threading.Thread(target=self._accept, daemon=True).start()
@@ -31,14 +31,14 @@ class Proxy:
             client.close()
             return
         self._open |= {client, server}
-        back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+        back = threading.Thread(target=self._pump, args=(server, client, "answers"), daemon=True)
         back.start()
-        self._pump(client, server)
+        self._pump(client, server, "requests")
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, what: str) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
-                if not self._swallowing.is_set():
+                if what not in self._swallowing:
                     sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
@@ -46,12 +46,9 @@ class Proxy:
             end.close()
             self._open.discard(end)
 
-    def swallow(self, on: bool) -> None:
+    def swallow(self, on: bool, *, answers_only: bool = False) -> None:
         """A black hole: bytes go in and never come out."""
-        if on:
-            self._swallowing.set()
-        else:
-            self._swallowing.clear()
+        self._swallowing = {"answers"} if answers_only else {"requests", "answers"} if on else set()
 
     def cut(self) -> None:
         """All connections end now; new ones are served."""

@@ -14,7 +14,7 @@ import pytest
 
 from streamseg.app import open_reader
 from streamseg.config import Config
-from streamseg.processing.transport import Topic
+from streamseg.processing.transport import Log, Topic
 from streamseg.transports.kafka.client import (
     ConfigResource,
     ConfigResourceType,
@@ -22,13 +22,18 @@ from streamseg.transports.kafka.client import (
     TopicPartition,
     admin,
     discarded,
+    kafka_errors,
     producer,
 )
+from streamseg.transports.kafka.topics import create_topic, partitions_of, prepare
 from tests.broker import Broker, free_port, needed
 from tests.integration.kafka_jobs import Job, OutsideReader, check, expected, stream, until
 from tests.integration.proxy import Proxy
+from tests.stores import create_input
 
 N_KILLS = 30
+# Longer than records may be on their way, and than a transaction may be open.
+_DARK_S = 12.0
 
 
 @pytest.fixture(name="job")
@@ -116,6 +121,86 @@ def test_a_second_instance_of_a_worker_ends_the_first(job: Job) -> None:
     outside.close()
 
 
+def test_a_second_instance_ends_the_first_even_where_there_is_nothing_to_do(job: Job) -> None:
+    """The client only logs that it was thrown out; with nothing to commit nobody else would say so."""
+    first = job.start("w0")
+    job.until_working("w0")
+    outside = watched(job)
+    job.start("w0", log="second")
+    assert first.wait(timeout=40) == 6
+    assert "same worker.id" in job.text("w0")
+    events = stream(500)
+    job.produce(events)
+    check(job, outside, events)
+    outside.close()
+    assert job.workers["w0"].poll() is None
+
+
+def test_what_a_dead_worker_left_open_is_ended_long_before_the_broker_does(job: Job) -> None:
+    """It had sent records, and no offsets yet: only readers of its logs and of its output are held up."""
+    job.start("w0")
+    job.until_working("w0")
+    outside = watched(job)
+    events = stream(1_000)
+    job.produce(events[:500])
+    check(job, outside, events[:500])
+    dead = producer(Connection(job.servers), f"{job.names.application}:dead")
+    dead.init_transactions()
+    dead.begin_transaction()
+    for place in (job.names.log(Log.MODEL, 0), TopicPartition(job.names.assignments, 0)):
+        dead.send(place.topic, b"never seen", b"x", partition=place.partition).get(timeout=10)
+    began = time.monotonic()
+    job.produce(events[500:])
+    check(job, outside, events)
+    assert time.monotonic() - began < 8.0
+    with pytest.raises(kafka_errors.KafkaError):
+        dead.commit_transaction()
+    dead.close(timeout=1)
+    outside.close()
+
+
+def test_an_input_that_was_made_anew_stops_the_job_with_what_to_do(job: Job) -> None:
+    job.start("w0")
+    job.until_working("w0")
+    job.produce(stream(500))
+    until(job.done, "all events are committed")
+    assert job.kill("w0", signal.SIGTERM) == 0
+    with discarded(admin(Connection(job.servers))) as client:
+        client.delete_topics([job.names.input])
+        until(lambda: job.names.input not in partitions_of(client, [job.names.input]), "it is deleted")
+    create_input(job.servers, job.names, job.n_partitions)
+    assert job.start("w0", log="again").wait(timeout=60) == 2
+    assert "was it made anew" in " ".join(job.text("again").split())
+
+
+def test_outputs_with_too_few_partitions_are_refused_at_the_start(job: Job) -> None:
+    create_input(job.servers, job.names._replace(input=job.names.assignments), 1)
+    assert job.start("w0").wait(timeout=60) == 2
+    assert "it needs 4" in " ".join(job.text("w0").split())
+
+
+def test_internal_topics_that_would_lose_state_are_refused_at_the_start(job: Job) -> None:
+    with discarded(admin(Connection(job.servers))) as client:
+        settings = {"cleanup.policy": "delete", "retention.ms": "604800000"}
+        create_topic(client, job.names.customers, job.n_partitions, settings)
+    assert job.start("w0").wait(timeout=60) == 2
+    assert "would lose state" in " ".join(job.text("w0").split())
+    assert "retention.ms=-1" in job.text("w0")
+
+
+def test_topics_that_are_not_ours_to_create_are_named(kafka: str, tmp_path: Path) -> None:
+    job = Job(kafka, tmp_path, n_partitions=1, kafka={"create_topics": False})
+    try:
+        assert job.start("w0").wait(timeout=60) == 2
+        assert f"topics are missing: {job.names.customers}" in " ".join(job.text("w0").split())
+        with discarded(admin(Connection(kafka))) as client:
+            prepare(client, job.names, create=True)
+        job.start("w0", log="again")
+        job.until_working("again")
+    finally:
+        job.close()
+
+
 def test_at_least_once_loses_nothing_whatever_dies(kafka: str, tmp_path: Path) -> None:
     """Tags may come again after a kill; the state, and what it learned, is still there once."""
     job = Job(kafka, tmp_path, n_partitions=2, output={"delivery": "at-least-once"})
@@ -193,15 +278,17 @@ def test_an_output_that_is_too_large_for_its_topic_stops_the_job_with_what_to_do
 
 
 def test_partitions_added_to_the_input_stop_every_worker_with_what_to_do(job: Job) -> None:
-    job.start("w0")
-    job.until_working("w0")
+    for worker in ("w0", "w1"):
+        job.start(worker)
+        job.until_working(worker)
     job.produce(stream(500))
     until(job.done, "all events are committed")
     client = admin(Connection(job.servers))
     client.create_partitions({job.names.input: job.n_partitions + 1})
     client.close()
-    assert job.workers["w0"].wait(timeout=60) == 2
-    assert "partitions were added" in " ".join(job.text("w0").split())
+    for worker in ("w0", "w1"):
+        assert job.workers[worker].wait(timeout=60) == 2
+        assert "partitions were added" in " ".join(job.text(worker).split())
     assert job.start("w0", log="again").wait(timeout=60) == 2
     assert "start a new application" in " ".join(job.text("again").split())
 
@@ -260,10 +347,10 @@ def test_a_broker_restart_and_broken_networks_are_survived(own: tuple[Broker, Pr
         until(job.done, "the job goes on after its connections were cut")
         job.produce(events[4_000:5_000])
         proxy.swallow(True)
-        retries = len(job.events("w0", "retrying"))
+        retries, dark = len(job.events("w0", "retrying")), time.monotonic() + _DARK_S
         until(lambda: len(job.events("w0", "retrying")) > retries, "the worker notices the black hole")
-        proxy.swallow(False)
-        proxy.cut()
+        until(lambda: time.monotonic() > dark, "the delivery time-out has passed")
+        proxy.heal()
         job.produce(events[5_000:])
         check(job, outside, events)
         outside.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,7 @@ from streamseg.transports.kafka.client import (
     kafka_errors,
     producer,
 )
+from streamseg.transports.kafka.transactions import Transactions
 from tests.broker import Broker, free_port, needed, new_name
 from tests.contract.test_transport import join, placed
 from tests.harness import published
@@ -60,7 +62,7 @@ def test_records_that_expire_in_a_transaction_are_never_committed_around(behind_
 
     def cut_between() -> Iterator[bytes]:
         yield b"arrives"
-        store._transactions.client.flush()
+        store._transactions.ready().flush()
         behind_proxy.swallow(True)
         threading.Timer(_HEAL_S, behind_proxy.heal).start()
         yield b"expires"
@@ -84,6 +86,64 @@ def test_records_that_expire_in_a_transaction_are_never_committed_around(behind_
     store.close()
 
 
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_commit_without_an_answer_is_decided_by_what_is_committed(behind_proxy: Proxy, heard: bool) -> None:
+    """The broker hears the request to commit or does not; the answer never comes, and the client would wait for ever."""
+    names = names_of(new_name())
+    create_input(behind_proxy.address, names, PARTITIONS)
+    store = KafkaStore(Connection(behind_proxy.address, session_timeout_ms=30_000), names, "w0")
+    join(store)
+
+    def cut(point: str) -> None:
+        if point == "before_commit":
+            behind_proxy.swallow(True, answers_only=heard)
+            threading.Timer(_HEAL_S, behind_proxy.heal).start()
+
+    store._fault = cut
+    began = time.monotonic()
+    assert store.commit(plan(store)).outcome is Outcome.UNKNOWN
+    assert time.monotonic() - began < 30
+    store._fault = lambda point: None
+    until(lambda: bool(store.committed()) == heard, "what was committed is known", 60)
+    assert [record for _, record in placed(store, Log.MODEL, 0, n=int(heard))] == [b"m1"] * heard
+    store.close()
+
+
+def test_a_spent_producer_is_not_used_again(kafka: str) -> None:
+    """After an error, records of the old transaction could still be in its memory, to be committed with the next one."""
+    store = KafkaStore.new(kafka, PARTITIONS)
+    join(store)
+    spent = store._transactions.ready()
+
+    def fail(point: str) -> None:
+        if point == "before_sync":
+            raise kafka_errors.KafkaError("drawn")
+
+    store._fault = fail
+    assert store.commit(plan(store)).outcome is Outcome.ABORTED
+    store._fault = lambda point: None
+    assert store._transactions.ready() is not spent
+    assert store.commit(plan(store)).outcome is Outcome.COMMITTED
+    assert published(store, _TAGS) == [b'{"n":1}', b'{"n":2}']
+    store.close()
+
+
+def test_generic_errors_after_fencing_abort_and_begin_anew(kafka: str) -> None:
+    store = KafkaStore.new(kafka, PARTITIONS)
+    join(store)
+
+    def fence(point: str) -> None:
+        if point == "before_sync":
+            Transactions(store.connection, store._transactional_id).close()
+
+    store._fault = fence
+    assert store.commit(plan(store)).outcome is Outcome.ABORTED
+    store._fault = lambda point: None
+    assert store.committed() == {}
+    assert store.commit(plan(store)).outcome is Outcome.COMMITTED
+    store.close()
+
+
 def test_committed_ends_the_transaction_of_an_owner_that_hangs_before_it_answers(kafka: str) -> None:
     """Asked otherwise it would answer at once, and the hanging owner could still commit behind our back."""
     store = KafkaStore.new(kafka, PARTITIONS)
@@ -99,7 +159,7 @@ def test_committed_ends_the_transaction_of_an_owner_that_hangs_before_it_answers
 
 def _open_transaction(servers: str, store: KafkaStore) -> KafkaProducer:
     """Of another worker, with offsets in it: as a killed one leaves it behind."""
-    client = producer(Connection(servers), f"{store.names.application}-w9")
+    client = producer(Connection(servers), f"{store.names.application}:w9")
     client.init_transactions()
     client.begin_transaction()
     client.send(store.names.assignments, b"x", b"a", partition=0).get(timeout=10)
@@ -113,8 +173,8 @@ def test_what_a_killed_worker_left_open_is_seen_by_nobody_and_ended_by_its_next_
     create_input(kafka, names, PARTITIONS)
     first = KafkaStore(Connection(kafka), names, "w0")
     join(first)
-    first._transactions.client.begin_transaction()
-    first._transactions.client.send(names.assignments, b"x", b"a", partition=0).get(timeout=10)
+    first._transactions.ready().begin_transaction()
+    first._transactions.ready().send(names.assignments, b"x", b"a", partition=0).get(timeout=10)
     assert published(first, _TAGS) == []
     second = KafkaStore(Connection(kafka), names, "w0")
     join(second)

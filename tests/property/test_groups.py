@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streamseg.processing.restore import restore
 from streamseg.processing.transport import Log, Topic
-from streamseg.processing.verify import Report, Verifier
+from streamseg.processing.verify import verified
 from tests.groups import Group
 from tests.harness import BAD, Event, FixedClock, event, fingerprint, published, settings_for, shoppers
 from tests.hostile import HostileBroker, HostileTransport, never
@@ -21,14 +21,25 @@ from tests.hostile import HostileBroker, HostileTransport, never
 RATES = {
     "late visibility": 0.3,
     "abort": 0.03,
-    "killed in a transaction": 0.05,
+    "killed in a transaction": 0.03,
+    "killed before its offsets": 0.03,
+    "work while somebody reads": 0.05,
     "killed after the commit": 0.03,
     "unknown, committed": 0.04,
     "unknown, not committed": 0.04,
     "rebalance in mid-commit": 0.05,
     "fenced in mid-commit": 0.03,
 }
-HAZARDS = {*RATES, "rebalance", "deposed owner", "fenced producer", "open transaction ended", "offset gap", "truncation"}
+HAZARDS = {
+    *RATES,
+    "rebalance",
+    "deposed owner",
+    "fenced producer",
+    "open transaction ended",
+    "offset gap",
+    "truncation",
+    "transaction of the dead ended",
+}
 FIRED: Counter[str] = Counter()
 
 
@@ -45,7 +56,7 @@ def prove(group: Group) -> None:
     reader = HostileTransport.reader(broker)
     ends = {p: there.next_offset for p, there in reader.committed().items() if there.next_offset}
     assert ends == {p: len(rows) for p, rows in enumerate(broker.inputs) if rows}
-    report = Verifier(reader, group.settings, FixedClock(), lambda report: None).run()
+    report = verified(reader, group.settings, FixedClock())
     assert report.unread == []
     for partition, rows in enumerate(broker.inputs):
         tagged = [
@@ -108,11 +119,12 @@ def test_a_group_is_verified_while_it_runs(seed: int) -> None:
     names = ["w0", "w1"]
     group.struggle(rng, RATES, names, steps=20)
 
-    def work_on(report: Report) -> None:
+    def work_on(done: int, total: int) -> None:
+        assert 0 <= done <= total
         group.struggle(rng, RATES, names, steps=rng.randint(0, 2))
 
     for _ in range(5):
-        report = Verifier(HostileTransport.reader(group.broker), group.settings, FixedClock(), work_on).run()
+        report = verified(HostileTransport.reader(group.broker), group.settings, FixedClock(), work_on)
         assert report.unread == []
         assert report.batches > 0 or group.broker.offsets == {}
     group.broker.draw = never

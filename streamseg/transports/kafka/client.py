@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,13 +49,17 @@ class _Reasons(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.last: deque[str] = deque(maxlen=50)
+        self.last: deque[tuple[float, str]] = deque(maxlen=50)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.last.append(record.getMessage())
+        self.last.append((time.monotonic(), record.getMessage()))
+
+    def _texts(self) -> list[str]:
+        """Of late: what was mended since explains nothing."""
+        return [text for at, text in self.last if time.monotonic() - at < _RECENT_S]
 
     def found(self, *signs: str) -> bool:
-        return any(sign in text for text in self.last for sign in signs)
+        return any(sign in text for text in self._texts() for sign in signs)
 
     def hung_up(self) -> bool:
         """Whether each attempt to connect ended with the broker closing the connection.
@@ -62,7 +67,7 @@ class _Reasons(logging.Handler):
         A refused login looks so where the broker's answer and its hanging up come together: the client then drops what was
         said last.
         """
-        attempts = [text for text in self.last if text.startswith("Bootstrap connection")]
+        attempts = [text for text in self._texts() if text.startswith("Bootstrap connection")]
         return bool(attempts) and all("socket disconnected" in text for text in attempts)
 
 
@@ -80,7 +85,9 @@ SESSION_TIMEOUT_MS = 6_000
 # A batch of records is a message to the broker, which takes 1,048,588 bytes by default.
 _BATCH_BYTES = 900_000
 CLOSE_S = 2.0
-_FETCH_BYTES = 8_000_000
+_FETCH_BYTES = 4_000_000
+# A complaint of the client explains an error for so long.
+_RECENT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Connection:
     certificate_file: str | None = None
     key_file: str | None = None
     key_password_file: str | None = None
-    proxy_url: str | None = None
+    proxy_url: str | None = field(default=None, repr=False)
     session_timeout_ms: int = SESSION_TIMEOUT_MS
 
     def options(self) -> dict[str, Any]:

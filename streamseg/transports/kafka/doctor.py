@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streamseg.errors import StreamsegError
 from streamseg.records.events import EventDecoder
@@ -12,6 +11,7 @@ from streamseg.transports.kafka.client import (
     TRANSACTION_TIMEOUT_MS,
     Connection,
     KafkaAdminClient,
+    OffsetSpec,
     TopicPartition,
     admin,
     consumer,
@@ -19,8 +19,10 @@ from streamseg.transports.kafka.client import (
     producer,
     translated,
 )
+from streamseg.transports.kafka.membership import members_of
 from streamseg.transports.kafka.reader import records_of
 from streamseg.transports.kafka.topics import Names, check, partitions_of
+from streamseg.transports.kafka.transactions import transactional_id
 
 _SAMPLE = 20
 _SKEW_S = 60.0
@@ -42,16 +44,13 @@ def examine(connection: Connection, names: Names, decoder: EventDecoder, now_us:
         yield Finding("broker", False, _short(error))
         return
     try:
-        cluster = client.describe_cluster()
-        brokers = cluster["brokers"]
-        yield Finding("broker", True, f"{len(brokers)} reached, cluster {cluster['cluster_id']}")
-        yield _tried("versions", lambda: _versions(client, [broker["broker_id"] for broker in brokers]))
-        yield from _topics(client, names)
-        yield from _rights(client, names)
+        yield from _each("broker", lambda: _brokers(client))
+        yield from _each("topics", lambda: _topics(client, names))
+        yield from _each("rights", lambda: _rights(client, names))
+        yield from _each("group", lambda: _group(client, names))
         yield _tried("transactions", lambda: _begin(connection, names))
-        yield _tried("hanging transactions", lambda: _hanging(client, names))
-        if names.input in partitions_of(client, [names.input]):
-            yield from _events(connection, names, decoder, now_us)
+        yield from _each("open transactions", lambda: _hanging(client, names))
+        yield from _each("events", lambda: _events(connection, client, names, decoder, now_us))
     finally:
         client.close()
 
@@ -105,49 +104,92 @@ def _rights(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
         yield Finding("rights", True, "reading and writing the topics that are there is permitted")
 
 
+def _brokers(client: KafkaAdminClient) -> Iterator[Finding]:
+    with translated("describing the cluster"):
+        cluster = client.describe_cluster()
+    brokers = cluster["brokers"]
+    yield Finding("broker", True, f"{len(brokers)} reached, cluster {cluster['cluster_id']}")
+    yield _tried("versions", lambda: _versions(client, [broker["broker_id"] for broker in brokers]))
+
+
+def _group(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
+    """Also whether this user may read the group."""
+    with translated(f"group {names.application}"):
+        members = members_of(client, names.application)
+        client.list_group_offsets({names.application: None})
+    workers = ", ".join(sorted(members)) or "nobody works yet"
+    yield Finding("group", True, f"{names.application}: {workers}")
+
+
 def _begin(connection: Connection, names: Names) -> str:
     """Rights on the application's transactional ids."""
-    probe = producer(connection, f"{names.application}-doctor")
-    with discarded(probe), translated(f"transactional id {names.application}-doctor"):
+    name = transactional_id(names.application, "doctor")
+    with discarded(producer(connection, name)) as probe, translated(f"transactional id {name}"):
         probe.init_transactions()
     return "permitted"
 
 
-def _hanging(client: KafkaAdminClient, names: Names) -> str:
+def _hanging(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
+    """Transactions that are open for longer than ours may be, and what they hold up: whoever's they are."""
     with translated("listing transactions"):
-        found = client.list_transactions(state_filters=["Ongoing"], duration_filter_ms=2 * TRANSACTION_TIMEOUT_MS)
-    ids = sorted(one.transactional_id for listed in found.values() for one in listed)
-    ours = [name for name in ids if name.startswith(f"{names.application}-")]
-    return f"open for long: {', '.join(ours)}; a worker that takes over ends them" if ours else "none"
-
-
-def _events(connection: Connection, names: Names, decoder: EventDecoder, now_us: int) -> Iterator[Finding]:
-    place = TopicPartition(names.input, 0)
-    reader = consumer(connection)
-    try:
-        reader.assign([place])
-        with translated(f"reading {names.input}"):
-            begin, end = reader.beginning_offsets([place])[place], reader.end_offsets([place])[place]
-        records = list(records_of(reader, place, max(begin, end - _SAMPLE), end))
-    except StreamsegError as error:
-        yield Finding("events", False, _short(error))
+        listed = client.list_transactions(state_filters=["Ongoing"], duration_filter_ms=2 * TRANSACTION_TIMEOUT_MS)
+    ids = sorted(one.transactional_id for there in listed.values() for one in there)
+    counts = partitions_of(client, [names.input, *names.ours(1)])
+    places = [TopicPartition(topic, p) for topic, n in counts.items() for p in range(n)]
+    with translated("reading the ends of topics"):
+        stable, written = (
+            client.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST), isolation)
+            for isolation in ("read_committed", "read_uncommitted")
+        )
+    held = [place for place in places if stable[place].offset < written[place].offset] if ids else []
+    if not held:
+        yield Finding("open transactions", True, "none that is old holds up a reader")
         return
-    finally:
-        reader.close()
+    places_text = ", ".join(f"{place.topic}-{place.partition}" for place in sorted(held))
+    yield Finding(
+        "open transactions",
+        False,
+        f"readers of {places_text} wait for one that is open for long; open are {', '.join(ids)}: a worker that takes "
+        "over ends this application's; end others with `kafka-transactions.sh abort`",
+    )
+
+
+def _events(
+    connection: Connection, client: KafkaAdminClient, names: Names, decoder: EventDecoder, now_us: int
+) -> Iterator[Finding]:
+    """A sample of the last records of all partitions."""
+    count = partitions_of(client, [names.input]).get(names.input, 0)
+    records: list[Any] = []
+    with discarded(consumer(connection)) as reader:
+        for partition in range(count):
+            place = TopicPartition(names.input, partition)
+            reader.assign([place])
+            with translated(f"reading {names.input}"):
+                begin, end = reader.beginning_offsets([place])[place], reader.end_offsets([place])[place]
+            records += records_of(reader, place, max(begin, end - max(1, _SAMPLE // count)), end)
     if not records:
-        yield Finding("events", None, "partition 0 is empty: send some, for example with `streamseg produce FILE`")
+        yield Finding("events", None, "the input is empty: send some, for example with `streamseg produce FILE`")
         return
     keys, values = [record.key for record in records], [record.value for record in records]
     decoded, rejected = decoder.decode(keys, values, [record.timestamp for record in records], now_us)
     if rejected:
         first = rejected[0].error
-        text = f"{len(rejected)} of the last {len(records)} would be dead letters: {first.code}: {first}"
-        yield Finding("events", False, text)
+        # One poison pill is the producer's matter; if all are, the settings are wrong.
+        ok = None if decoded.ids else False
+        yield Finding("events", ok, f"{len(rejected)} of {len(records)} would be dead letters: {first.code}: {first}")
     else:
-        yield Finding("events", True, f"the last {len(decoded.ids)} of partition 0 can be read")
-    skew = records[-1].timestamp / 1000 - time.time()
+        yield Finding("events", True, f"a sample of {len(decoded.ids)} can be read")
+    skew = max(record.timestamp for record in records) / 1000 - now_us / 1e6
     text = f"the last record is {skew:.0f} s ahead of this machine: set its clock" if skew > _SKEW_S else "agrees"
     yield Finding("clock", skew <= _SKEW_S, text)
+
+
+def _each(what: str, examine_it: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Findings, and an error as one more: the other looks go on."""
+    try:
+        yield from examine_it()
+    except StreamsegError as error:
+        yield Finding(what, False, _short(error))
 
 
 def _tried(what: str, attempt: Callable[[], str]) -> Finding:
@@ -155,7 +197,7 @@ def _tried(what: str, attempt: Callable[[], str]) -> Finding:
         text = attempt()
     except StreamsegError as error:
         return Finding(what, False, _short(error))
-    return Finding(what, None if text.startswith("open for long") else True, text)
+    return Finding(what, True, text)
 
 
 def _short(error: StreamsegError) -> str:

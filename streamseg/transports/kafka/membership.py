@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, FencedError
 from streamseg.processing.transport import Ownership
 from streamseg.transports.kafka.client import (
     CLOSE_S,
@@ -58,6 +58,7 @@ class Member:
         self.ownership = Ownership(0, ())
         self._positions: dict[int, int] = {}
         self._heard = time.monotonic()
+        self._replaced = False
 
     @property
     def n_partitions(self) -> int | None:
@@ -86,7 +87,7 @@ class Member:
                     found = self.consumer.poll(timeout_ms=wait_ms, max_records=max_records - count)
                 except kafka_errors.OffsetOutOfRangeError:
                     self._pass_lost_records()
-                    continue
+                    break
             if not found:
                 break
             for place, records in found.items():
@@ -94,34 +95,52 @@ class Member:
                 count += len(records)
             wait_ms = 0
         self._look_at_ownership()
-        self._listen(heard=count > 0)
+        if count:
+            self._heard = time.monotonic()
         polled = {p: records for p, records in sorted(partitions.items()) if p in self.ownership.partitions}
         self._positions |= {p: records[-1].offset + 1 for p, records in polled.items()}
         return polled
 
-    def _listen(self, *, heard: bool) -> None:
-        if not heard and time.monotonic() - self._heard > _SILENCE_S:
-            with translated(f"reading {self.topic}"):
-                self.consumer.end_offsets(list(self.consumer.assignment()))
-            heard = True
-        if heard:
-            self._heard = time.monotonic()
+    def silent(self) -> bool:
+        """Whether nothing was heard for so long that somebody should ask; then the next time is as far away again."""
+        if time.monotonic() - self._heard <= _SILENCE_S:
+            return False
+        self._heard = time.monotonic()
+        return True
+
+    def check_place(self, client: KafkaAdminClient) -> None:
+        """Raises FencedError where another process has this one's place in the group, RetriableError.
+
+        The client only logs that, and would go on without a place, fencing the other's producer again and again.
+        """
+        there = members_of(client, self.group).get(self.instance)
+        mine = self.consumer.group_metadata().member_id
+        if there and mine and there != mine:
+            self._replaced = True
+            raise FencedError(
+                "another worker runs with the same worker.id", where=self.instance, hint="give each worker an id of its own"
+            )
 
     def _pass_lost_records(self) -> None:
-        """What is to be read next was deleted: stop, or go on behind it, as the settings say."""
-        places = list(self.consumer.assignment())
-        begins = self.consumer.beginning_offsets(places)
+        """What is to be read next is not there: stop, or go on behind what was deleted, as the settings say."""
+        places = [place for place in self.consumer.assignment() if place not in self.consumer.paused()]
+        begins, ends = self.consumer.beginning_offsets(places), self.consumer.end_offsets(places)
         for place in places:
-            position = self.consumer.position(place)
-            if position >= begins[place]:
-                continue
-            if not self._skip_lost:
+            position, where = self.consumer.position(place), f"topic {place.topic}, partition {place.partition}"
+            if position > ends[place]:
+                raise ConfigError(
+                    f"the input ends at offset {ends[place]}, but {position} is to be read next: was it made anew?",
+                    where=where,
+                    hint="start another application on it; this one's state belongs to what was there before",
+                )
+            if position < begins[place] and not self._skip_lost:
                 raise ConfigError(
                     f"the input lost records that were not read: offset {position} is next, it begins at {begins[place]}",
-                    where=f"topic {place.topic}, partition {place.partition}",
+                    where=where,
                     hint='keep the input longer (retention.ms); to go on behind the loss, set input.lost = "skip"',
                 )
-            self.consumer.seek(place, begins[place])
+            if position < begins[place]:
+                self.consumer.seek(place, begins[place])
 
     def _look_at_ownership(self) -> None:
         with translated("group membership"):
@@ -141,7 +160,16 @@ class Member:
         return behind
 
     def leave(self, admin: KafkaAdminClient) -> None:
-        """Leave the group, so that others take over at once."""
+        """Leave the group, so that others take over at once; but never for another process that has the same name."""
         with suppress(kafka_errors.KafkaError, OSError):
             self.consumer.close(timeout_ms=int(CLOSE_S * 1000))
-            admin.remove_group_members(self.group, [MemberToRemove(group_instance_id=self.instance)])
+        with suppress(kafka_errors.KafkaError, OSError):
+            if not self._replaced:
+                admin.remove_group_members(self.group, [MemberToRemove(group_instance_id=self.instance)])
+
+
+def members_of(client: KafkaAdminClient, group: str) -> dict[str, str]:
+    """Member ids of a group by their stable names. Raises RetriableError."""
+    with translated(f"group {group}"):
+        members = client.describe_groups([group])[group]["members"]
+    return {member["group_instance_id"]: member["member_id"] for member in members if member["group_instance_id"]}

@@ -32,29 +32,45 @@ EMPTY_HEADER = "streamseg.error.empty"
 _LOOK_S = 0.002
 # Without an answer for so long, reading is given up.
 _PATIENCE_S = 60.0
+# Consumers that are kept: each has a thread and a fetch of its own in memory.
+_POOL = 6
+# Records of one turn of a stream; between turns its consumer serves others.
+_PORTION = 5_000
 
 
 class KafkaReader:
-    """The reading side. Each stream that is open at a time has a consumer of its own; they are kept for the next."""
+    """The reading side. Streams that are open at a time take turns on a few consumers, so memory does not grow with them."""
 
     def __init__(self, connection: Connection, names: Names, *, at_least_once: bool = False) -> None:
         """Raises ConfigError where a topic is missing or the broker cannot be used, RetriableError where it is not there."""
         self.connection, self.names = connection, names
         self.at_least_once = at_least_once
         self._idle: list[KafkaConsumer] = []
+        # Where each of them goes on without a seek, which would throw away what it fetched ahead.
+        self._stands: dict[KafkaConsumer, tuple[TopicPartition, int]] = {}
         self._tails: dict[TopicPartition, KafkaConsumer] = {}
         # By what was tailed: the offset from which the next look goes on without a seek.
         self._tailed: dict[TopicPartition, int] = {}
         self._group: KafkaConsumer | None = None
         self._admin = admin(connection)
-        there = partitions_of(self._admin, [names.input, names.model])
-        if names.input not in there:
-            raise ConfigError(f"there is no topic {names.input!r}", where="input.topic", hint="create it, or name another")
-        if names.model not in there:
+        try:
+            self.n_partitions = self._found_partitions()
+        except BaseException:
+            discard(self._admin)
+            raise
+
+    def _found_partitions(self) -> int:
+        there = partitions_of(self._admin, [self.names.input, self.names.model])
+        if self.names.input not in there:
             raise ConfigError(
-                f"there is no state of application {names.application!r} on this broker", hint="has `streamseg run` begun?"
+                f"there is no topic {self.names.input!r}", where="input.topic", hint="create it, or name another"
             )
-        self.n_partitions = there[names.input]
+        if self.names.model not in there:
+            raise ConfigError(
+                f"there is no state of application {self.names.application!r} on this broker",
+                hint="has `streamseg run` begun?",
+            )
+        return there[self.names.input]
 
     # -- Positions ----------------------------------------------------------------------------------------------------
 
@@ -101,10 +117,21 @@ class KafkaReader:
                 raise TruncatedError(
                     f"offset {start} is not retained any more, the log begins at {first}",
                     where=f"topic {place.topic}, partition {place.partition}",
-                    hint="restore the topic from a backup",
+                    hint="a job that runs truncates its logs behind snapshots: read again from those",
                 )
-            for record in records_of(stream, place, max(start, first), end_of(stream, place)):
-                yield record.offset, record.value
+            end = end_of(stream, place)
+        for record in self._records(place, max(start, first), end):
+            yield record.offset, record.value
+
+    def _records(self, place: TopicPartition, start: int, end: int) -> Iterator[Any]:
+        """Records from `start` to before `end`."""
+        while start < end:
+            with self._consumer(place) as stream:
+                if self._stands.get(stream) != (place, start):
+                    stream.seek(place, start)
+                found, start = portion_of(stream, place, end)
+                self._stands[stream] = place, start
+            yield from found
 
     def _tail(self, place: TopicPartition, start: int, wait_s: float) -> Iterator[tuple[int, bytes]]:
         """What comes from `start` on: the broker holds the request until there is something."""
@@ -131,7 +158,11 @@ class KafkaReader:
     def _consumer(self, place: TopicPartition) -> Iterator[KafkaConsumer]:
         """A consumer assigned to one partition: the one that was there before, if it is free."""
         same = [i for i, stream in enumerate(self._idle) if place in stream.assignment()]
-        stream = self._idle.pop(same[0] if same else -1) if self._idle else consumer(self.connection)
+        if same or len(self._idle) >= _POOL:
+            # The one that was there before, or the one that was used least lately.
+            stream = self._idle.pop(same[0] if same else 0)
+        else:
+            stream = consumer(self.connection)
         if place not in stream.assignment():
             stream.assign([place])
         try:
@@ -148,8 +179,7 @@ class KafkaReader:
                 begin = stream.beginning_offsets([place])[place]
             if begin > first:
                 return None
-            found = list(records_of(stream, place, first, next_offset))
-        return columns(found, next_offset)
+        return columns(list(self._records(place, first, next_offset)), next_offset)
 
     def published(self, topic: Topic, partition: int, first: int) -> Published | None:
         if self.at_least_once and topic is not Topic.CATALOG:
@@ -181,11 +211,12 @@ class KafkaReader:
         with self._consumer(place) as stream:
             with translated(f"reading {place.topic}"):
                 begin = max(start, stream.beginning_offsets([place])[place])
-            for record in records_of(stream, place, begin, end_of(stream, place)):
-                headers = dict(record.headers or ())
-                first = headers.get(FIRST_HEADER)
-                value = _letter_line(record, headers) if topic is Topic.DEAD_LETTERS else record.value
-                yield value, None if first is None else int(first)
+            end = end_of(stream, place)
+        for record in self._records(place, begin, end):
+            headers = dict(record.headers or ())
+            first = headers.get(FIRST_HEADER)
+            value = _letter_line(record, headers) if topic is Topic.DEAD_LETTERS else record.value
+            yield value, None if first is None else int(first)
 
     def streamed(self, topic: Topic, partition: int) -> bool:
         return self.at_least_once
@@ -211,7 +242,7 @@ class KafkaReader:
         for client in (*self._idle, *self._tails.values(), self._group, self._admin):
             if client is not None:
                 discard(client)
-        self._idle, self._group = [], None
+        self._idle, self._group, self._tails = [], None, {}
 
 
 def end_of(stream: KafkaConsumer, place: TopicPartition) -> int:
@@ -222,14 +253,17 @@ def end_of(stream: KafkaConsumer, place: TopicPartition) -> int:
 
 def records_of(stream: KafkaConsumer, place: TopicPartition, start: int, end: int) -> Iterator[Any]:
     """Records from `start` to before `end`, which may be between transactions. Raises RetriableError."""
-    if start >= end:
-        return
-    stream.seek(place, start)
-    while stream.position(place) < end:
-        for record in next_records(stream, place, end):
-            if record.offset >= end:
-                return
-            yield record
+    if start < end:
+        stream.seek(place, start)
+    while start < end:
+        found, start = portion_of(stream, place, end)
+        yield from found
+
+
+def portion_of(stream: KafkaConsumer, place: TopicPartition, end: int) -> tuple[list[Any], int]:
+    """The next records before `end`, and where to go on. Raises RetriableError, TruncatedError."""
+    found = [record for record in next_records(stream, place, end) if record.offset < end]
+    return found, int(stream.position(place))
 
 
 def next_records(stream: KafkaConsumer, place: TopicPartition, end: int = sys.maxsize) -> list[Any]:
@@ -237,7 +271,7 @@ def next_records(stream: KafkaConsumer, place: TopicPartition, end: int = sys.ma
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         with translated(f"reading {place.topic}-{place.partition}"):
-            found: list[Any] = stream.poll(timeout_ms=_POLL_MS).get(place, [])
+            found: list[Any] = stream.poll(timeout_ms=_POLL_MS, max_records=_PORTION).get(place, [])
             position = stream.position(place)
         if found or position >= end:
             return found
@@ -280,5 +314,6 @@ def _letter_line(record: Any, headers: dict[str, bytes]) -> bytes:
             int(text("partition") or -1),
             int(text("offset") or -1),
             text("field"),
+            int(text("timestamp")) if text("timestamp") else None,
         )
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, RetriableError
 from streamseg.processing.transport import Outcome
 from streamseg.transports.kafka.client import (
     Connection,
@@ -13,14 +13,16 @@ from streamseg.transports.kafka.client import (
     OffsetAndMetadata,
     TopicPartition,
     admin,
-    discarded,
+    discard,
     translated,
 )
 from streamseg.transports.kafka.membership import Member
 from streamseg.transports.kafka.topics import create_topic, partitions_of
-from streamseg.transports.kafka.transactions import Transactions
+from streamseg.transports.kafka.transactions import Transactions, transactional_id
 
 _WAIT_S = 0.5
+# A sibling that died in a transaction holds up the answer until the broker ends that.
+_COMMITTED_MS = 30_000
 KeysOf = Callable[[Sequence[bytes | None], Sequence[bytes | None]], Sequence[bytes | None]]
 
 
@@ -46,48 +48,62 @@ class Repartition:
             raise ConfigError(
                 f"{source!r} is the input itself", hint="name the topic whose records are not keyed by customer"
             )
-        with discarded(admin(connection)) as client:
-            if n_partitions is not None and target not in partitions_of(client, [target]):
-                create_topic(client, target, n_partitions, {})
-            missing = sorted({source, target} - partitions_of(client, [source, target]).keys())
-        if missing:
-            raise ConfigError(
-                f"there is no topic {missing[0]!r}", hint="create it, or name another one; --partitions creates"
-            )
         self._connection, self._target, self._keys_of = connection, target, keys_of
-        self._transactions = Transactions(connection, f"{name}-{worker}")
-        self._member = Member(connection, source, name, f"{name}-{worker}")
+        self._admin = admin(connection)
+        try:
+            if n_partitions is not None and target not in partitions_of(self._admin, [target]):
+                create_topic(self._admin, target, n_partitions, {})
+            missing = sorted({source, target} - partitions_of(self._admin, [source, target]).keys())
+            if missing:
+                raise ConfigError(
+                    f"there is no topic {missing[0]!r}", hint="create it, or name another one; --partitions creates"
+                )
+            self._transactions = Transactions(connection, transactional_id(name, worker))
+            self._member = Member(connection, source, name, transactional_id(name, worker))
+        except BaseException:
+            discard(self._admin)
+            raise
+        # Whether what was polled last was not sent on: it is to be polled again.
+        self._astray = False
 
     def _go_on(self) -> None:
         """Where the last transaction ended."""
         consumer, places = self._member.consumer, list(self._member.consumer.assignment())
         with translated(f"reading {self._member.topic}"):
             begins = consumer.beginning_offsets(places)
-            committed = {place: consumer.committed(place, timeout_ms=20_000) for place in places}
+            committed = {place: consumer.committed(place, timeout_ms=_COMMITTED_MS) for place in places}
         self._member.seek({p.partition: begins[p] if committed[p] is None else committed[p] for p in places})
+        self._astray = False
 
-    def step(self, max_records: int) -> int | None:
-        """Sends on what is there, about so many. Returns how many; None where they are to be sent again.
+    def step(self, max_records: int) -> int:
+        """Sends on what is there, about so many. Returns how many.
 
-        Raises FencedError where another process has this one's id, ConfigError, RetriableError.
+        Raises RetriableError where they are to be sent again, FencedError where another process has this one's id,
+        ConfigError.
         """
+        astray, self._astray = self._astray, True
         before = self._member.ownership
         polled = self._member.poll(max_records, _WAIT_S)
-        if self._member.ownership != before:
+        if astray or self._member.ownership != before:
             self._go_on()
             return 0
-        if not polled:
-            return 0
+        if self._member.silent():
+            self._member.check_place(self._admin)
         rows = [record for records in polled.values() for record in records]
+        if rows:
+            self._send_on(rows, polled)
+        self._astray = False
+        return len(rows)
+
+    def _send_on(self, rows: list[Any], polled: Mapping[int, list[Any]]) -> None:
         offsets = {
             TopicPartition(self._member.topic, p): OffsetAndMetadata(records[-1].offset + 1, "", -1)
             for p, records in polled.items()
         }
         positions = [(offsets, self._member.ownership.proof)]
-        if self._transactions.publish(lambda client: self._write(client, rows), positions) is Outcome.COMMITTED:
-            return len(rows)
-        self._go_on()
-        return None
+        if self._transactions.publish(lambda client: self._write(client, rows), positions) is not Outcome.COMMITTED:
+            self._member.check_place(self._admin)
+            raise RetriableError("a transaction did not go through", where=self._target)
 
     def at_end(self) -> bool:
         """Whether all that can be read of this one's share was sent on."""
@@ -98,12 +114,14 @@ class Repartition:
 
     def _write(self, client: KafkaProducer, rows: list[Any]) -> list[Any]:
         keys = self._keys_of([row.key for row in rows], [row.value for row in rows])
+        # The client cannot send a record without key and value; an empty one comes to the same end.
+        values = [b"" if key is None and row.value is None else row.value for row, key in zip(rows, keys, strict=True)]
         return [
-            client.send(self._target, row.value, key, headers=list(row.headers or ()), timestamp_ms=row.timestamp)
-            for row, key in zip(rows, keys, strict=True)
+            client.send(self._target, value, key, headers=list(row.headers or ()), timestamp_ms=row.timestamp)
+            for row, key, value in zip(rows, keys, values, strict=True)
         ]
 
     def close(self) -> None:
         self._transactions.close()
-        with discarded(admin(self._connection)) as client:
-            self._member.leave(client)
+        self._member.leave(self._admin)
+        discard(self._admin)

@@ -149,13 +149,26 @@ def check(admin: KafkaAdminClient, names: Names, n_partitions: int) -> None:
     ours = names.ours(n_partitions)
     counts = partitions_of(admin, list(ours))
     for topic, (wanted, _) in ours.items():
-        if topic in (names.customers, names.model) and counts.get(topic, wanted) != wanted:
+        if topic in (names.assignments, names.catalog, names.dead_letters):
+            if counts.get(topic, wanted) < wanted:
+                raise ConfigError(
+                    f"topic {topic} has {counts[topic]} partitions, it needs {wanted}: records go to the partition "
+                    "number of their input",
+                    hint="add partitions to it, or name another topic",
+                )
+        elif counts.get(topic, wanted) != wanted:
             raise ConfigError(
                 f"topic {topic} has {counts[topic]} partitions, it needs {wanted}: partitions were added to the input, and "
                 "its customers are now on other partitions than their state",
                 hint="start a new application (another name) from the input's beginning; no state was lost",
             )
-    settings = settings_of_topics(admin, [names.customers, names.model])
+    settings = settings_of_topics(admin, [names.customers, names.model, names.dead_letters])
+    letters = settings.pop(names.dead_letters, {"cleanup.policy": "delete"})
+    if "compact" in letters["cleanup.policy"]:
+        raise ConfigError(
+            f"topic {names.dead_letters} is compacted: of a customer's dead letters only the last would stay",
+            hint="set cleanup.policy=delete",
+        )
     for topic, keys in settings.items():
         if "compact" in keys["cleanup.policy"] or keys["retention.ms"] != "-1" or keys["retention.bytes"] != "-1":
             raise ConfigError(

@@ -5,19 +5,22 @@ How transactions are used, and why, is in `transactions`; how the input is share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, RetriableError
 from streamseg.processing.transport import (
     CommitPlan,
     CommitResult,
+    Committed,
     Log,
     Outcome,
     Ownership,
     Polled,
 )
 from streamseg.transports.kafka.client import (
+    TRANSACTION_TIMEOUT_MS,
     Connection,
     KafkaProducer,
     OffsetAndMetadata,
@@ -28,15 +31,15 @@ from streamseg.transports.kafka.client import (
     producer,
     translated,
 )
-from streamseg.transports.kafka.membership import Member
+from streamseg.transports.kafka.membership import Member, members_of
 from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, KafkaReader, columns
 from streamseg.transports.kafka.topics import Names, prepare
-from streamseg.transports.kafka.transactions import Transactions, arrived
+from streamseg.transports.kafka.transactions import Transactions, arrived, transactional_id
 
-# Transactions older than this that hold up what we wait for are ended.
-_STALE_TRANSACTION_MS = 1_000
-# Where the broker puts committed offsets.
-_OFFSETS_TOPIC = "__consumer_offsets"
+# Of an internal log, bytes that are on their way at a time: the client has no bound of its own.
+_IN_FLIGHT_BYTES = 16_000_000
+# What a transaction may take to be written: the rest of its time-out is for sending offsets and committing.
+_WRITE_S = 0.7 * TRANSACTION_TIMEOUT_MS / 1000
 
 
 class KafkaTransport(KafkaReader):
@@ -64,7 +67,7 @@ class KafkaTransport(KafkaReader):
             prepare(client, names, create=create_topics, replication_factor=replication_factor)
         super().__init__(connection, names, at_least_once=at_least_once)
         self.worker, self._start, self._fault = worker, start, fault
-        self._transactional_id = f"{names.application}-{worker}"
+        self._transactional_id = transactional_id(names.application, worker)
         self._transactions = Transactions(connection, self._transactional_id, lambda point: self._fault(point))
         self._outputs = producer(connection, None) if at_least_once else None
         self.member = Member(connection, names.input, names.application, self._transactional_id, skip_lost=skip_lost)
@@ -86,6 +89,9 @@ class KafkaTransport(KafkaReader):
 
     def poll(self, max_records: int, timeout_s: float) -> Polled:
         polled = self.member.poll(max_records, timeout_s)
+        if self.member.silent():
+            # A poll alone cannot tell quiet from cut off, nor from thrown out.
+            self.member.check_place(self._admin)
         counted = self.member.n_partitions
         if counted is not None and counted != self.n_partitions:
             raise ConfigError(
@@ -112,8 +118,10 @@ class KafkaTransport(KafkaReader):
         }
         positions = [(offsets, plan.ownership.proof)] if offsets else []
         outcome = self._transactions.publish(lambda client: self._write(client, plan, firsts), positions)
-        first_offsets = [future.value.offset for future in firsts] if outcome is Outcome.COMMITTED else ()
-        return CommitResult(outcome, first_offsets)
+        if outcome is not Outcome.COMMITTED:
+            self.member.check_place(self._admin)
+            return CommitResult(outcome)
+        return CommitResult(outcome, [future.value.offset for future in firsts])
 
     def _write(self, client: KafkaProducer, plan: CommitPlan, firsts: list[Any]) -> list[Any]:
         """Send all. Returns all futures; those of each internal entry's first record go to `firsts`."""
@@ -126,8 +134,7 @@ class KafkaTransport(KafkaReader):
         for key, value in plan.catalog:
             futures.append(client.send(self.names.catalog, value, key, partition=0))
         for log, partition, records in plan.internal:
-            place = self.names.log(log, partition)
-            sent = [client.send(place.topic, record, partition=place.partition) for record in records]
+            sent = _write_log(client, self.names.log(log, partition), records)
             firsts.append(sent[0])
             futures += sent
         return futures
@@ -154,22 +161,26 @@ class KafkaTransport(KafkaReader):
 
     # -- The rest -----------------------------------------------------------------------------------------------------
 
-    def _blocked(self) -> None:
-        """The owner before us died in a transaction, or hangs in one: end it in its place.
+    def committed(self) -> dict[int, Committed]:
+        # What this worker itself left open must not hold up the answer.
+        self._transactions.ready()
+        return super().committed()
+
+    def end_dead_transactions(self) -> None:
+        """Those of this application whose owner is no member of its group: it died, or hangs.
 
         If it lives after all, its next commit is refused, and it joins again.
         """
-        prefix = f"{self.names.application}-"
         with translated("looking for open transactions"):
-            found = self._admin.list_transactions(state_filters=["Ongoing"], duration_filter_ms=_STALE_TRANSACTION_MS)
-        stuck = {
-            there.transactional_id
-            for listed in found.values()
-            for there in listed
-            if there.transactional_id.startswith(prefix) and there.transactional_id != self._transactional_id
-        }
-        for transactional_id in sorted(stuck):
-            Transactions(self.connection, transactional_id).close()
+            found = self._admin.list_transactions(state_filters=["Ongoing"])
+        ours = transactional_id(self.names.application, "")
+        open_ids = {one.transactional_id for listed in found.values() for one in listed}
+        suspects = {name for name in open_ids if name.startswith(ours)} - {self._transactional_id}
+        for name in sorted(suspects - members_of(self._admin, self.names.application).keys() if suspects else ()):
+            Transactions(self.connection, name).close()
+
+    def _blocked(self) -> None:
+        self.end_dead_transactions()
 
     def delete_below(self, log: Log, partition: int, offset: int) -> None:
         if log is Log.SPOOL:
@@ -191,3 +202,26 @@ class KafkaTransport(KafkaReader):
             discard(self._outputs)
         self.member.leave(self._admin)
         super().close()
+
+
+def _write_log(client: KafkaProducer, place: TopicPartition, records: Iterable[bytes]) -> list[Any]:
+    """Futures of all records; a large entry is sent in portions.
+
+    Raises RetriableError where it takes longer than a transaction may.
+    """
+    began, n_bytes, total = time.monotonic(), 0, 0
+    futures: list[Any] = []
+    for record in records:
+        futures.append(client.send(place.topic, record, partition=place.partition))
+        n_bytes += len(record)
+        if n_bytes < _IN_FLIGHT_BYTES:
+            continue
+        arrived(client, futures)
+        total, n_bytes = total + n_bytes, 0
+        if time.monotonic() - began > _WRITE_S:
+            raise RetriableError(
+                f"{total / 1e6:,.0f} MB were written in {_WRITE_S:.0f} s, and a transaction may not take longer",
+                where=f"{place.topic}-{place.partition}",
+                hint="if this keeps coming back: a new application over more partitions has less in each",
+            )
+    return futures
