@@ -31,7 +31,7 @@ from streamseg.records.frames import Entry, entries
 _WAITS = 120
 _WAIT_S = 0.5
 # How often a reader begins again that a running job has overtaken.
-_ATTEMPTS = 6
+_ATTEMPTS = 20
 
 T = TypeVar("T")
 

@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
+from streamseg.transports.kafka.client import ConfigResource, ConfigResourceType, Connection, admin, discarded
+from tests.broker import new_name
 from tests.harness import event, write_lines
 from tests.integration.kafka_jobs import ROOT, Job, OutsideReader, check, stream, until
 from tests.stores import create_input, produce
@@ -35,7 +38,8 @@ def write_config(job: Job, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def streamseg(job: Job, *arguments: str, code: int = 0) -> str:
+def streamseg(job: Job, *arguments: str, code: int | None = 0) -> str:
+    """What a command says; `code`: its exit code, None for any."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "streamseg", *arguments],
         cwd=job.directory,
@@ -45,7 +49,7 @@ def streamseg(job: Job, *arguments: str, code: int = 0) -> str:
         timeout=120,
         check=False,
     )
-    assert done.returncode == code, done.stderr + done.stdout
+    assert code is None or done.returncode == code, done.stderr + done.stdout
     return done.stdout + done.stderr
 
 
@@ -90,11 +94,65 @@ def test_redrive_sends_each_dead_letter_once(job: Job) -> None:
     assert "there is no code" in streamseg(job, "redrive", "--code", "nonsense", code=2)
 
 
+def test_redrive_of_some_keeps_the_others_their_order_and_their_times(job: Job) -> None:
+    at_ms = 1_600_000_000_000
+    broken = [(b"c1", b"{%s %d" % (name, i), at_ms + i) for i, name in enumerate([b"alpha", b"beta", b"alpha", b"gamma"])]
+    produce(job.servers, job.names.input, 0, broken)
+    job.produced[0] += len(broken)
+    job.start("w0")
+    until(lambda: sum(job.committed_or_none().values()) >= len(broken), "they are dead letters")
+    assert job.kill("w0", signal.SIGTERM) == 0
+    assert "sent 1 dead letters" in streamseg(job, "redrive", "--contains", "beta", "--yes")
+    assert "3 dead letters would be sent back" in streamseg(job, "redrive")
+    assert "sent 2 dead letters" in streamseg(job, "redrive", "--contains", "alpha", "--yes")
+    assert "sent 1 dead letters" in streamseg(job, "redrive", "--yes")
+    assert "sent 0 dead letters" in streamseg(job, "redrive", "--yes")
+    again = [(value, at) for _, _, value, at in timed_records_in(job)][len(broken) :]
+    assert again == [(broken[i][1], broken[i][2]) for i in (1, 0, 2, 3)]
+
+
+def test_produce_at_a_rate_from_a_table(job: Job) -> None:
+    rows = [f"c{i % 7},{1_700_000_000_000 + i},{20 + i},{1000 * i},{i}" for i in range(60)]
+    text = "customer_id,event_time,age,income,purchases\n" + "\n".join(rows) + "\n"
+    (job.directory / "events.csv").write_text(text)
+    began = time.monotonic()
+    assert "sent 60 events" in streamseg(job, "produce", "events.csv", "--rate", "40")
+    assert time.monotonic() - began > 59 / 40
+    values = [json.loads(value or b"") for _, _, value in records_in(job)]
+    assert sorted(value["purchases"] for value in values) == [float(i) for i in range(60)]
+
+
+def test_a_worker_that_dies_is_started_again_and_the_others_go_on(job: Job) -> None:
+    events = stream(3_000)
+    command = [sys.executable, "-W", "ignore", "-m", "streamseg", "run", "--workers", "2"]
+    with (job.directory / "run.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=job.directory, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        until(lambda: len(children(process.pid)) == 2, "two workers")
+        until(lambda: bool(job.log("run")), "they work")
+        outside = OutsideReader(job)
+        outside.start()
+        job.produce(events[:1_500])
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        job.produce(events[1_500:])
+        check(job, outside, events)
+        outside.close()
+        assert "is started again" in " ".join(job.text("run").split())
+        until(lambda: len(children(process.pid)) == 2, "two workers again")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def test_a_topic_that_is_not_keyed_by_customer_is_sent_on_once_whatever_dies(job: Job) -> None:
     """Killed again and again, and with a second one at the same time."""
     source = f"{job.names.application}-raw"
     create_input(job.servers, job.names._replace(input=source), 3)
-    events = [e for e in stream(6_000) if e[1] is not None]
+    events = stream(6_000)
     portions = [events[:2_000], events[2_000:4_000], events[4_000:]]
     command = [sys.executable, "-W", "ignore", "-m", "streamseg", "repartition", source]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -125,7 +183,12 @@ def test_a_topic_that_is_not_keyed_by_customer_is_sent_on_once_whatever_dies(job
 
 
 def records_in(job: Job) -> Iterator[tuple[int | None, bytes | None, bytes | None]]:
-    """Committed records of the input, by another client."""
+    """Partition, key and value of committed records of the input."""
+    return ((partition, key, value) for partition, key, value, _ in timed_records_in(job))
+
+
+def timed_records_in(job: Job) -> Iterator[tuple[int | None, bytes | None, bytes | None, int]]:
+    """The same with their timestamps, by another client."""
     reader = Consumer({"bootstrap.servers": job.servers, "group.id": "nobody", "enable.partition.eof": True})
     places = [TopicPartition(job.names.input, partition, 0) for partition in range(job.n_partitions)]
     reader.assign(places)
@@ -135,7 +198,7 @@ def records_in(job: Job) -> Iterator[tuple[int | None, bytes | None, bytes | Non
         assert message is not None
         error = message.error()
         if error is None:
-            yield message.partition(), message.key(), message.value()
+            yield message.partition(), message.key(), message.value(), message.timestamp()[1]
         else:
             assert error.code() == KafkaError._PARTITION_EOF
             ended += 1
@@ -144,7 +207,8 @@ def records_in(job: Job) -> Iterator[tuple[int | None, bytes | None, bytes | Non
 
 def decoded_id(value: bytes | None) -> str | None:
     try:
-        found = json.loads(value or b"")["customer_id"]
+        # JSON has no NaN; Python's own reader takes it, and hands its text to what is given here: int refuses it.
+        found = json.loads(value or b"", parse_constant=int)["customer_id"]
     except (ValueError, TypeError, KeyError):
         return None
     return str(found) if isinstance(found, str | int) and not isinstance(found, bool) else None
@@ -155,12 +219,35 @@ def test_doctor_names_what_is_wrong(job: Job) -> None:
     assert "there is no topic nowhere" in found
     found = streamseg(job, "doctor", "--kafka", "127.0.0.1:1", code=2)
     assert "broker" in found
-    assert "partition 0 is empty" in streamseg(job, "doctor")
+    assert "the input is empty" in streamseg(job, "doctor")
     job.produce([event(f"c{i}", float(i), age=30.0, annual_income=1e4) for i in range(100)])
     found = streamseg(job, "doctor")
     assert "no   " not in found
     assert "brokers speak Kafka " in found
-    assert "of partition 0 can be read" in found
+    assert "a sample of 20 can be read" in found
+    ahead = (int(time.time()) + 7_200) * 1000
+    produce(job.servers, job.names.input, 1, [(b"c1", b"{broken", ahead)])
+    found = streamseg(job, "doctor", code=2)
+    assert "would be dead letters: not_json" in found
+    assert "ahead of this machine: set its clock" in found
+
+
+def test_doctor_sees_who_works_what_hangs_and_topics_that_would_lose_state(job: Job) -> None:
+    job.start("w0")
+    job.until_working("w0")
+    assert f"{job.names.application}:w0" in streamseg(job, "doctor")
+    hanging = Producer({"bootstrap.servers": job.servers, "transactional.id": new_name("stranger")})
+    hanging.init_transactions(30)
+    hanging.begin_transaction()
+    hanging.produce(job.names.input, b"{}", b"c1", 0)
+    hanging.flush(10)
+    until(lambda: "readers of" in streamseg(job, "doctor", code=None), "the transaction is old", 60)
+    hanging.abort_transaction(10)
+    assert job.kill("w0", signal.SIGTERM) == 0
+    with discarded(admin(Connection(job.servers))) as client:
+        settings = {"cleanup.policy": "compact", "retention.ms": "1000"}
+        client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, job.names.customers, settings)])
+    assert "would lose state" in streamseg(job, "doctor", code=2)
 
 
 def test_other_settings_are_refused_while_the_group_works(job: Job) -> None:

@@ -32,7 +32,7 @@ from tests.integration.kafka_jobs import Job, OutsideReader, check, stream, unti
 from tests.property.test_groups import RATES
 
 # Those that a test can bring about at a point of a commit; the broker brings about the others by itself.
-DRAWN = [name for name in RATES if name not in ("late visibility", "work while somebody reads")]
+DRAWN = [name for name in RATES if name not in ("late visibility", "work while somebody reads", "empty look")]
 BY_ITSELF = ["offset gap", "rebalance", "deposed owner", "truncation"]
 _DEADLINE_S = 240.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -182,6 +183,19 @@ def test_what_a_killed_worker_left_open_is_seen_by_nobody_and_ended_by_its_next_
     until(lambda: published(second, _TAGS) == [b'{"n":1}', b'{"n":2}'], "readers are not held up", 5)
     second.close()
     first.close()
+
+
+def test_a_commit_goes_with_the_membership_that_its_plan_was_polled_with(kafka: str) -> None:
+    """Whatever this worker's membership is by now: the generation is the plan's."""
+    store = KafkaStore.new(kafka, PARTITIONS)
+    join(store)
+    now = store.ownership()
+    before = now.proof._replace(generation_id=now.generation - 1)  # type: ignore[attr-defined]
+    stale = dataclasses.replace(plan(store), ownership=now._replace(proof=before))
+    assert store.commit(stale).outcome is Outcome.ABORTED
+    assert store.committed() == {}
+    assert store.commit(plan(store)).outcome is Outcome.COMMITTED
+    store.close()
 
 
 def test_a_reader_behind_truncation_is_told(kafka: str) -> None:

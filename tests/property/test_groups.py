@@ -24,6 +24,7 @@ RATES = {
     "killed in a transaction": 0.03,
     "killed before its offsets": 0.03,
     "work while somebody reads": 0.05,
+    "empty look": 0.2,
     "killed after the commit": 0.03,
     "unknown, committed": 0.04,
     "unknown, not committed": 0.04,

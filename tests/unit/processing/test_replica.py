@@ -6,10 +6,12 @@ import msgspec
 import pytest
 
 from streamseg.errors import ConfigError, CorruptedError
-from streamseg.processing.logs import BatchRecord, decode_model_record
+from streamseg.processing.logs import BatchRecord, Genesis, decode_model_record
+from streamseg.processing.observe import Waiting
 from streamseg.processing.replica import Replica
 from streamseg.processing.restore import model_entries
-from tests.harness import run_memory, settings_for, shoppers
+from streamseg.transports.embedded import EmbeddedTransport
+from tests.harness import Recorder, loop, run_memory, settings_for, shoppers
 
 JOB = settings_for(model={"segments": 3, "warm_up": 20})
 
@@ -48,6 +50,36 @@ def test_a_worker_with_other_settings_stops_the_others() -> None:
     manifest = msgspec.structs.replace(first.manifest, config_digest=b"\0" * 16)
     with pytest.raises(ConfigError, match="other settings"):
         replica.apply(BatchRecord(manifest, first.delta), 2)
+
+
+def test_a_worker_of_another_format_is_refused_at_its_first_record() -> None:
+    replica, (first, *_) = batches()
+    manifest = msgspec.structs.replace(first.manifest, format_version=99)
+    with pytest.raises(ConfigError, match="a worker writes format version 99"):
+        replica.apply(BatchRecord(manifest, first.delta), 2)
+
+
+def test_a_log_of_another_format_is_refused_before_anything_is_written() -> None:
+    genesis = Genesis(99, JOB.config, 1, {0: 0})
+    with pytest.raises(ConfigError, match="the state has format version 99"):
+        Replica(JOB.model, JOB.config).apply(genesis, 1)
+
+
+def test_a_customer_that_comes_on_two_partitions_is_noticed_counted_and_told_what_to_do() -> None:
+    store = EmbeddedTransport(":memory:", n_partitions=2)
+    for partition in range(2):
+        store.produce(partition, shoppers(400, 100, partition))
+    recorder = Recorder()
+    loop(store, JOB, recorder).run()
+    told = [event for event in recorder.of(Waiting) if event.event == "customer_on_two_partitions"]
+    assert told
+    assert 0 < told[-1].details["sampled"] <= 100
+    assert "streamseg repartition" in str(told[-1].details["hint"])
+
+
+def test_customers_that_stay_on_their_partition_raise_no_alarm() -> None:
+    _, recorder = run_memory(shoppers(800, 200), JOB, n_partitions=2)
+    assert not recorder.of(Waiting)
 
 
 def test_only_the_first_start_counts_and_the_others_count_for_the_version() -> None:
