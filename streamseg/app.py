@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from streamseg.model.start import start_from_fitted
 from streamseg.processing.clock import Clock, SystemClock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import Observer
-from streamseg.processing.restore import find_genesis, restore, retried
+from streamseg.processing.restore import restore, restore_model, retried
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import LogReader
 from streamseg.runtime.loop import Loop, Stop
@@ -54,7 +55,7 @@ class App:
         """Raises StreamsegError where it cannot start."""
         self.config = config
         fitted = read_fitted(config)
-        _warm_start(settings_of(config, fitted), fitted, config)
+        _warm_start(config.job_settings(), fitted, config)
         self.transport = self._open(config, fault)
         try:
             self._prepare(config, fitted, clock or SystemClock(), observer, stop or threading.Event())
@@ -70,7 +71,7 @@ class App:
         return open_kafka(config, config.worker.id, fault)
 
     def _prepare(self, config: Config, fitted: FittedModel | None, clock: Clock, observer: Observer, stop: Stop) -> None:
-        self.settings = settings_of(config, fitted, self.transport)
+        self.settings = config.job_settings()
         warm_start = _warm_start(self.settings, fitted, config)
         self.loop = Loop(
             self.transport,
@@ -159,17 +160,7 @@ def names_of(config: Config) -> Names:
 
 def restored(config: Config, reader: LogReader) -> Job:
     """The job as of its last commit, for `explain` and `segments`."""
-    settings = settings_of(config, read_fitted(config), reader)
-    return retried(lambda: restore(reader, settings, SystemClock(), range(reader.n_partitions)))
-
-
-def settings_of(config: Config, fitted: FittedModel | None, reader: LogReader | None = None) -> JobSettings:
-    """The job's settings. A number of segments that is left open is the warm start's, or what the state was begun with."""
-    n_segments = len(fitted.segments) if fitted else None
-    genesis = find_genesis(reader) if reader is not None and n_segments is None else None
-    if genesis is not None:
-        n_segments = int(json.loads(genesis.config)["model.segments"])
-    return config.job_settings(n_segments)
+    return retried(lambda: restore(reader, config.job_settings(), SystemClock(), range(reader.n_partitions)))
 
 
 def read_fitted(config: Config) -> FittedModel | None:
@@ -185,6 +176,30 @@ def read_fitted(config: Config) -> FittedModel | None:
         raise ConfigError(
             f"{str(path)!r} is no model file: {error}", where="model.start", hint="`streamseg fit` writes one"
         ) from None
+
+
+def rename_segment(config: Config, segment: int, name: str) -> str:
+    """Give a segment a name that stays. Returns the name that it had. Raises ConfigError, RetriableError."""
+    reader = open_reader(config)
+    try:
+        job = Job(config.job_settings(), SystemClock(), reader.n_partitions)
+        retried(lambda: restore_model(reader, job))
+    finally:
+        reader.close()
+    before = {known.id: known.name for known in job.state.segments}
+    if segment not in before:
+        raise ConfigError(f"there is no segment {segment}", hint=f"there are: {', '.join(map(str, before)) or 'none yet'}")
+    if name in before.values() and before[segment] != name:
+        raise ConfigError(f"another segment has the name {name!r}", hint="names are unique")
+    plan = job.plan_rename(segment, name)
+    if config.input.transport == "kafka":
+        from streamseg.transports.kafka.transport import append
+
+        append(connection_of(config), names_of(config), "rename", plan)
+        return before[segment]
+    with closing(EmbeddedTransport(Path(config.embedded.path), wiring=Wiring())) as store:
+        store.commit(dataclasses.replace(plan, ownership=store.ownership()))
+    return before[segment]
 
 
 def _warm_start(settings: JobSettings, fitted: FittedModel | None, config: Config) -> Start | None:

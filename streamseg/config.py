@@ -29,13 +29,13 @@ from streamseg.config_sections import (
 from streamseg.errors import ConfigError
 from streamseg.features.layout import Layout
 from streamseg.model.spec import (
-    AUTO_SEGMENTS,
     MAX_FEATURES,
     WARM_UP_SECONDS,
     ModelFeature,
     ModelSpec,
     parse_duration,
     parse_forgetting,
+    parse_speeds,
 )
 from streamseg.processing.settings import JobSettings
 from streamseg.records.events import EventFields
@@ -100,8 +100,9 @@ class Config(Section):
                 ModelFeature(row.name, row.weight, row.group, transform)
                 for row, transform in zip(layout.rows, transforms, strict=True)
             ),
-            AUTO_SEGMENTS if model.segments == "auto" else model.segments,
+            None if model.segments == "auto" else model.segments,
             parse_forgetting(model.half_life),
+            parse_speeds(model.half_life),
             max(model.warm_up, 1),
             model.seed,
             None if model.max_gain == "none" else float(model.max_gain),
@@ -109,6 +110,9 @@ class Config(Section):
             None if model.max_ahead == "none" else parse_duration(model.max_ahead),
             min_warm_up_s=longest / 3,
             max_warm_up_s=max(WARM_UP_SECONDS, longest / 3),
+            refits="auto" in (model.segments, model.half_life) if model.refits == "auto" else model.refits,
+            retire_after=None if model.retire_after == "none" else parse_duration(model.retire_after),
+            stickiness=model.stickiness,
         )
 
     def retag_every_s(self) -> float | None:
@@ -119,19 +123,12 @@ class Config(Section):
         half_lives = [f.half_life_s for f in self.layout().features if f.half_life_s and f.aggregate in ("count", "sum")]
         return min(half_lives) / _AUTO_RETAG_SHARE if half_lives else None
 
-    def job_settings(self, n_segments: int | None = None) -> JobSettings:
-        """`n_segments`: how many the warm start has, where the configuration leaves it open."""
+    def job_settings(self) -> JobSettings:
         layout, spec = self.layout(), self.model_spec()
-        chosen = "auto: 5, as the number is not learned yet" if self.model.segments == "auto" else "set"
-        if self.model.segments == "auto" and n_segments is not None:
-            spec = msgspec.structs.replace(spec, n_segments=n_segments)
-            chosen = (
-                "auto: 5, as the number is not learned yet" if n_segments == AUTO_SEGMENTS else "auto: that of the start"
-            )
         half_life = self.model.customer_half_life
         return JobSettings(
             application=self.application,
-            config=self._semantics(spec),
+            config=self._semantics(),
             layout=layout,
             model=spec,
             fields=EventFields(self.input.customer_id, self.input.event_time, layout.numeric_fields, layout.text_fields),
@@ -140,14 +137,12 @@ class Config(Section):
             retag_every_s=self.retag_every_s(),
             emit=self.output.emit,
             max_record_bytes=self.input.max_record_bytes,
-            segments_chosen=chosen,
         )
 
-    def _semantics(self, spec: ModelSpec) -> str:
+    def _semantics(self) -> str:
         """Canonical JSON of every key that a tag depends on, dotted."""
         tree = self.model_dump(mode="json")
         keys = {f"model.{key}": value for key, value in tree["model"].items() if key != "start"}
-        keys["model.segments"] = spec.n_segments
         keys |= {f"features.{f['name']}.{key}": v for f in tree["features"] for key, v in f.items() if key != "name"}
         keys["features"] = [f["name"] for f in tree["features"]]
         keys |= {f"input.{key}": tree["input"][key] for key in ("customer_id", "event_time", "topic", "max_record_bytes")}

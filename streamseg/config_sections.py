@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from streamseg.features.aggregates import AggregateName, Feature
-from streamseg.model.spec import AUTO_SEGMENTS, MAX_SEGMENTS, parse_duration, parse_forgetting
+from streamseg.model.spec import MAX_SEGMENTS, parse_duration, parse_forgetting
 
 Duration = Annotated[str, Field(pattern=r"^\s*\d+(\.\d+)?\s*[smhdw]\s*$", examples=["90d", "12h"])]
 
@@ -75,10 +75,10 @@ class FeatureConfig(Section):
 
 class ModelConfig(Section):
     segments: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_SEGMENTS)] = Field(
-        "auto", description=f'a number; "auto" means {AUTO_SEGMENTS} until the number is learned'
+        "auto", description='a number; "auto": as many as there are natural gaps for, and new ones when they appear'
     )
     half_life: float | str = Field(
-        "auto", description='"none", customer weights (50000), or event time ("30d"); "auto" means none until it is learned'
+        "auto", description='"none", customer weights (50000), or event time ("30d"); "auto": several compete'
     )
     warm_up: int = Field(1000, ge=1, description="complete customers before the first segments")
     customer_half_life: Literal["none"] | Duration = Field(
@@ -88,6 +88,13 @@ class ModelConfig(Section):
         "auto",
         description='event time after which silent customers are tagged again; "auto": a third of the shortest half-life',
     )
+    refits: Literal["auto"] | bool = Field(
+        "auto", description='look for better centers as events come; "auto": where segments or half_life are "auto"'
+    )
+    retire_after: Literal["none"] | Duration = Field(
+        "none", description="event time without an event after which a segment is retired"
+    )
+    stickiness: float = Field(0.05, ge=0.0, lt=1.0, description="margin by which another segment must be nearer to move")
     seed: int = Field(0, ge=0, lt=2**32, description="of the first centers")
     start: str | None = Field(None, description="a model file to start from, instead of a warm-up")
     max_gain: float | Literal["none"] = Field(

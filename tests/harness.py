@@ -14,11 +14,12 @@ import numpy as np
 from streamseg.config import Config
 from streamseg.model.records import Start
 from streamseg.processing.job import Job
+from streamseg.processing.lane import Report
 from streamseg.processing.observe import Observation
 from streamseg.processing.restore import restore
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import LogReader, Topic
-from streamseg.processing.verify import Report, Verifier
+from streamseg.processing.verify import Verifier
 from streamseg.runtime.loop import Loop
 from streamseg.transports.embedded import EmbeddedTransport
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streamseg.app import open_reader, read_fitted, restored, settings_of
+from streamseg.app import open_reader, rename_segment, restored
 from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, State, configuration, err, on_kafka, out, process_edge
 from streamseg.config import Config
 from streamseg.errors import ConfigError, DifferenceError
@@ -21,10 +21,12 @@ from streamseg.processing.clock import SystemClock
 from streamseg.processing.explain import Explanation, FeatureValue
 from streamseg.processing.explain import explain as explain_customer
 from streamseg.processing.job import Job
-from streamseg.processing.verify import Report, verified
+from streamseg.processing.lane import Report
+from streamseg.processing.verify import verified
 from streamseg.records.outputs import SegmentRecord, encode_json
 from streamseg.telemetry.status import bar, number, sigmas
 
+_NAME_LENGTH = 100
 _REASONS = {"event": "because of an event", "model_update": "because the model changed", "time": "because time passed"}
 
 
@@ -37,18 +39,31 @@ def _opened(config: Config) -> Iterator[Job]:
         reader.close()
 
 
+segments_app = typer.Typer(invoke_without_command=True)
+
+
+@segments_app.callback()
 @process_edge
 def segments(
-    state: State = None, config: ConfigFile = None, kafka: Kafka = None, as_json: AsJson = False, sets: Set = None
+    context: typer.Context,
+    state: State = None,
+    config: ConfigFile = None,
+    kafka: Kafka = None,
+    as_json: AsJson = False,
+    sets: Set = None,
 ) -> None:
-    """Print the segments: names, sizes, centers in your units.
+    """Print the segments: names, sizes, centers in your units, a rule for each; or rename one.
 
     Examples:
 
         streamseg segments --state streamseg.db
 
         streamseg segments --json | jq '.[].name'
+
+        streamseg segments rename 3 "Weekend families" --state streamseg.db
     """
+    if context.invoked_subcommand is not None:
+        return
     loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka)).config
     with _opened(loaded) as job:
         clock_us = SystemClock().now_us()
@@ -62,11 +77,63 @@ def segments(
         out.print(f"no segments yet: warming up, {len(warm_up.rows):,} customers of {job.settings.model.warm_up:,} seen")
         return
     out.print(segment_table(found), soft_wrap=True)
-    spec = job.settings.model
-    out.print(
-        f"[dim]model version {job.state.version}, metric epoch {job.state.metric.epoch}; "
-        f"{spec.n_segments} segments ({job.settings.segments_chosen}), forgetting: {spec.forgetting.unit}"
-    )
+    for line in model_in_words(job):
+        out.print(line, soft_wrap=True)
+
+
+@segments_app.command("rename")
+@process_edge
+def rename(
+    segment: Annotated[int, typer.Argument(min=0, help="The segment's id.")],
+    name: Annotated[str, typer.Argument(help="Its name from now on.")],
+    state: State = None,
+    config: ConfigFile = None,
+    kafka: Kafka = None,
+    sets: Set = None,
+) -> None:
+    """Give a segment a name of your own: it wins over ours, and stays with the segment through refits.
+
+    On files stop the job first: one process writes to a state. On Kafka workers take it from the log as they run.
+
+    Example:
+
+        streamseg segments rename 3 "Weekend families"
+    """
+    told = name.strip()
+    if not 0 < len(told) <= _NAME_LENGTH or not told.isprintable():
+        raise ConfigError(f"a name has 1 to {_NAME_LENGTH} printable characters", where="NAME")
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka)).config
+    before = rename_segment(loaded, segment, told)
+    out.print(f"segment {segment} was {escape(before)}, and is {escape(told)} now", soft_wrap=True)
+
+
+def model_in_words(job: Job) -> list[str]:
+    """How many segments, why so many, how fast the champion forgets, what became of others."""
+    state, spec = job.state, job.settings.model
+    speed = spec.speeds[state.tagging.speed]
+    half_life = "none" if speed.unit == "none" else f"{speed.half_life:,.0f} {'s' if speed.unit == 'time' else 'customers'}"
+    number = f"{len(state.segments)} segments"
+    if spec.n_segments is not None or state.natural is None:
+        number += ", as set"
+    elif state.natural:
+        number += ": there are natural gaps between them"
+    else:
+        number += ": no natural gaps, so the number that is most stable between halves of the customers"
+    lines = [
+        f"[dim]{number}",
+        f"[dim]half-life {half_life}{' (of several that compete)' if len(state.candidates) > 1 else ''}; "
+        f"{state.promotions} promotions; model version {state.version}, metric epoch {state.metric.epoch}",
+    ]
+    for segment in state.segments:
+        rule = state.rules.get(segment.id)
+        if rule is not None:
+            told = f"{rule.precision:.0%} of those are in it, {rule.coverage:.0%} of it are among those"
+            lines.append(f"[dim]{segment.id}: {escape(rule.text)} ({told})")
+    lines += [
+        f"[dim]{one.id} {escape(one.name)}: no more ({one.why}), now {', '.join(map(str, one.successors)) or 'nobody'}"
+        for one in state.retired[-10:]
+    ]
+    return lines
 
 
 def segment_table(found: list[SegmentRecord]) -> Table:
@@ -173,9 +240,11 @@ def verify(
     try:
         with Progress(*columns, console=err, disable=as_json or not err.is_terminal, transient=True) as progress:
             bar_id = progress.add_task("verify", total=None)
-            settings = settings_of(loaded, read_fitted(loaded), reader)
             report = verified(
-                reader, settings, SystemClock(), lambda done, total: progress.update(bar_id, completed=done, total=total)
+                reader,
+                loaded.job_settings(),
+                SystemClock(),
+                lambda done, total: progress.update(bar_id, completed=done, total=total),
             )
     finally:
         reader.close()

@@ -10,7 +10,7 @@ from streamseg import __version__
 from streamseg.cli.common import EXIT_CODES, out
 from streamseg.cli.demo import demo
 from streamseg.cli.fit import fit
-from streamseg.cli.inspect import explain, segments, verify
+from streamseg.cli.inspect import explain, segments_app, verify
 from streamseg.cli.kafka import doctor, produce, redrive, repartition
 from streamseg.cli.run import run
 from streamseg.cli.setup import config_app, init, schema
@@ -25,8 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (demo, init, run, fit, segments, explain, verify, schema, doctor, produce, repartition, redrive):
+for command in (demo, init, run, fit, explain, verify, schema, doctor, produce, repartition, redrive):
     app.command()(command)
+app.add_typer(segments_app, name="segments")
 app.add_typer(config_app, name="config")
 
 

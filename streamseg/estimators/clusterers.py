@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from streamseg.estimators.model_clusterer import Centers, ModelClusterer
 from streamseg.model.fitted import FittedModel
-from streamseg.model.spec import AUTO_SEGMENTS, ModelFeature, ModelSpec, parse_forgetting
+from streamseg.model.spec import ModelFeature, ModelSpec, parse_forgetting, parse_speeds
 
 
 class Segmenter(ModelClusterer):
@@ -23,10 +23,11 @@ class Segmenter(ModelClusterer):
     features
         Names of the features; None takes those of the first row.
     n_segments
-        Number of segments k, or "auto", which means 5.
+        Number of segments k, or "auto": as many as there are natural gaps for at the start (else the most stable number
+        from 3 to 8), and new ones when they appear.
     half_life
         How fast the past fades: None (not at all), a number of rows' weight, or a duration of event time such as "30d".
-        "auto" means None.
+        "auto": several compete, scored on every row before they learn it.
     warm_up
         Rows before the first centers (k-means++ with restarts); at least `n_segments`. They are learned, too.
     seed
@@ -80,13 +81,15 @@ class Segmenter(ModelClusterer):
     def _make_spec(self, names: tuple[str, ...], warm_up: int | None = None) -> ModelSpec:
         return ModelSpec(
             tuple(ModelFeature(name) for name in names),
-            _count("n_segments", self.n_segments, len(self.start) if isinstance(self.start, Mapping) else None),
+            None if self.n_segments == "auto" else _count("n_segments", self.n_segments),
             parse_forgetting(self.half_life),
+            parse_speeds(self.half_life),
             warm_up or _count("warm_up", self.warm_up),
             _count("seed", self.seed),
             self.max_gain,
             self.clip_sigmas,
             self.max_ahead,
+            refits="auto" in (self.n_segments, self.half_life),
         )
 
     def _given_start(self) -> Centers | FittedModel | None:
@@ -145,6 +148,7 @@ class KMeans(ModelClusterer):
             tuple(ModelFeature(name) for name in names),
             _count("n_clusters", self.n_clusters),
             parse_forgetting(self.half_life),
+            parse_speeds(self.half_life),
             warm_up or _count("warm_up", self.warm_up),
             _count("seed", self.seed),
             max_gain=None,
@@ -161,9 +165,7 @@ class KMeans(ModelClusterer):
         yield {"n_clusters": 3, "warm_up": 20}
 
 
-def _count(name: str, value: Any, auto: int | None = None) -> int:
-    if value == "auto":
-        return auto or AUTO_SEGMENTS
+def _count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ValueError(f"{name} must be a whole number, not {value!r}")
     return int(value)

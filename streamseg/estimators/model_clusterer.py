@@ -21,9 +21,11 @@ from streamseg.kernel.moments import Moments, moments_of
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
 from streamseg.model.codec import from_json, to_json
+from streamseg.model.decisions import decided, due
 from streamseg.model.fitted import FittedModel
-from streamseg.model.learning import block_edges, collect, learn
+from streamseg.model.learning import Sampled, block_edges, collect, learn
 from streamseg.model.records import Delta, Start, WarmRows
+from streamseg.model.search import search
 from streamseg.model.spec import ModelSpec
 from streamseg.model.start import start_from_centers, start_from_fitted, start_from_warm_up, warm_up_over
 from streamseg.model.state import Metric, ModelState
@@ -32,7 +34,9 @@ Features = Sequence[Hashable]
 Centers = Mapping[int, Mapping[str, float]]
 
 NO_SEGMENT = -1
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+# Rows between two looks at what is due, where a model tunes itself.
+_DECIDED_EVERY = 500
 
 
 class ModelClusterer(base.Clusterer):
@@ -117,12 +121,27 @@ class ModelClusterer(base.Clusterer):
             first = min(x.shape[1], self._spec.warm_up - len(self._state.warm_up.rows))
             self._warm(x[:, :first], w[:first], None if t is None else t[:first])
             x, w, t = x[:, first:], w[first:], None if t is None else t[first:]
-        if x.shape[1]:
-            edges = block_edges(self._state.rows, x.shape[1])
-            delta = learn(self._state, self._spec, x, w, t, edges)
-            if self._begun is not None and self._begun.clock == NEVER and delta.first_s is not None:
-                self._begun.clock = delta.first_s
-            apply(self._state, self._spec, delta)
+        step = _DECIDED_EVERY if self._spec.refits or len(self._spec.speeds) > 1 else max(1, x.shape[1])
+        for first in range(0, x.shape[1], step):
+            rows = slice(first, first + step)
+            self._learn_rows(x[:, rows], w[rows], None if t is None else t[rows])
+
+    def _learn_rows(self, x: Array, w: Array, t: Array | None) -> None:
+        """Learn rows, then decide what is due, as a job does between batches."""
+        edges = block_edges(self._state.rows, x.shape[1])
+        sampled = None
+        if self._spec.refits:
+            # Rows are their own customers.
+            places = np.arange(x.shape[1])
+            sampled = Sampled(places, self._state.rows + places)
+        delta = learn(self._state, self._spec, x, w, t, edges, sampled=sampled)
+        if self._begun is not None and self._begun.clock == NEVER and delta.first_s is not None:
+            self._begun.clock = delta.first_s
+        apply(self._state, self._spec, delta)
+        while (what := due(self._state, self._spec)) is not None:
+            decision = search(self._state, self._spec) if what == "search" else decided(self._state, self._spec)
+            assert decision is not None
+            apply(self._state, self._spec, decision)
 
     def _warm(self, x: Array, w: Array, t: Array | None) -> None:
         done = self._state.warm_up.events
@@ -145,7 +164,7 @@ class ModelClusterer(base.Clusterer):
             return NO_SEGMENT
         champion = self._state.tagging
         label, _ = nearest_label(row, champion.centers.centers, self._state.metric.inverse(self._spec))
-        return champion.segments[int(label[0])].id
+        return self._state.segments[int(label[0])].id
 
     def predict_many(self, X: pd.DataFrame | npt.ArrayLike) -> pd.Series[Any]:
         """Segment ids, int64, with the index of X; -1 as in `predict_one`. Pure."""
@@ -165,7 +184,7 @@ class ModelClusterer(base.Clusterer):
             usable: Any = slice(None) if all_usable else frame.usable
             champion, inverse = self._state.tagging, self._state.metric.inverse(self._spec)
             near = nearest(frame.x[:, usable], champion.centers.centers, inverse)
-            names = np.array([*champion.ids, NO_SEGMENT], dtype=np.int64)
+            names = np.array([*self._state.ids, NO_SEGMENT], dtype=np.int64)
             ids[usable], runners[usable] = names[near.labels], names[near.runner_up]
             distance[usable] = np.sqrt(near.squared)
             sure[usable] = margin(near, squared_distances_between(champion.centers.centers, inverse))
@@ -179,7 +198,7 @@ class ModelClusterer(base.Clusterer):
         if not self._state.ready:
             return {}
         columns = self._state.tagging.centers.centers.T.tolist()
-        return {i: dict(zip(self._names(), c, strict=True)) for i, c in zip(self._state.tagging.ids, columns, strict=True)}
+        return {i: dict(zip(self._names(), c, strict=True)) for i, c in zip(self._state.ids, columns, strict=True)}
 
     @property
     def weights(self) -> dict[int, float]:
@@ -187,7 +206,7 @@ class ModelClusterer(base.Clusterer):
         if not self._state.ready:
             return {}
         champion = self._state.tagging
-        return dict(zip(champion.ids, champion.centers.weights.tolist(), strict=True))
+        return dict(zip(self._state.ids, champion.centers.weights.tolist(), strict=True))
 
     @property
     def means(self) -> dict[str, float]:
@@ -226,6 +245,10 @@ class ModelClusterer(base.Clusterer):
         """
         if other._spec.features != self._spec.features or other._spec.forgetting != self._spec.forgetting:
             raise ValueError("cannot merge models of different features or half-lives")
+        if self._spec.refits or len(self._spec.speeds) > 1:
+            raise ValueError(
+                "models that tune themselves go ways of their own and cannot be merged: give n_segments and half_life"
+            )
         if not other._state.ready:
             self._take_rows(other._state)
         elif not self._state.ready:

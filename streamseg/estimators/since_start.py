@@ -7,6 +7,7 @@ import numpy as np
 
 from streamseg.kernel.clusters import CenterDelta
 from streamseg.kernel.moments import Moments
+from streamseg.kernel.types import Ints
 from streamseg.model.records import CandidateDelta, Delta, Start
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState, Profile
@@ -27,18 +28,19 @@ def since_start(state: ModelState, begun: Begun, spec: ModelSpec) -> Delta:
     """What a model learned since it began, as one delta: its sums less those of the start, faded alike."""
     age = state.age - begun.age
     faded, _ = spec.forgetting.meet(begun.clock, state.clock, age)
-    champion, first = state.tagging.centers, begun.start.centers
+    champion, first = state.tagging, begun.start.centers
+    now = champion.centers
     origin = state.metric.origin[: spec.n_weighted]
     before = first.weights * faded
-    hits = np.maximum(champion.weights - before, 0.0)
-    sums = champion.weights * (champion.centers - origin[:, None]) - before * (first.centers - origin[:, None])
-    learned = champion.learned - first.learned
+    hits = np.maximum(now.weights - before, 0.0)
+    sums = now.weights * (now.centers - origin[:, None]) - before * (first.centers - origin[:, None])
+    learned = now.learned - first.learned
     delta = CenterDelta(origin, hits, np.where(hits > 0.0, sums, 0.0), np.zeros_like(hits), learned)
-    ids = state.tagging.ids
-    part = CandidateDelta(ids, delta, Profile.empty(0, len(ids)), np.zeros(0, dtype=np.int64), np.zeros(0))
+    none: Ints = np.zeros(0, dtype=np.int64)
     return Delta(
         0, b"", state.metric.epoch, state.clock, state.last_time, age, state.rows - begun.rows,
-        _moments_since(state.moments, begun.start.moments, faded), [part], None, None,
+        _moments_since(state.moments, begun.start.moments, faded), [CandidateDelta(champion.id, delta)],
+        Profile.empty(0, len(state.segments)), none, np.zeros(0), None, None,
         clipped=state.clipped - begun.clipped, held_back=state.held_back - begun.held_back,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ meantime merges the two.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -142,43 +143,66 @@ class CenterDelta(msgspec.Struct):
 
 
 class Step:
-    """Centers on their way through the blocks of one micro-batch. `centers` is where they are now."""
+    """Candidates of k centers each on their way through the blocks of one micro-batch, all at once.
 
-    def __init__(self, start: Centers, origin: Array) -> None:
-        self.start = start
-        self.centers = start.centers.copy()
+    `centers` (n_features, n_candidates * k) is where they are now; columns c * k to (c + 1) * k are candidate c's, and so
+    are places of all else that has one for each center. What a candidate becomes does not depend on who is beside it.
+    """
+
+    def __init__(self, starts: Sequence[Centers], origin: Array) -> None:
+        """IN starts, of equal k, and origin (n_features,)."""
+        self.n_candidates, self.k = len(starts), len(starts[0].weights)
+        self.start = starts[0] if len(starts) == 1 else side_by_side(starts)
+        self.centers = self.start.centers.copy()
         self.origin = origin
-        self.prior = start.weights.copy()
-        self.hits = np.zeros_like(start.weights)
-        self.sums = np.zeros_like(start.centers)
-        self.learned = np.zeros_like(start.weights)
-        self.raised = np.zeros(len(start.weights), dtype=np.bool_)
-        self._offset = start.centers - origin[:, None]
-        self._cell_offset = len(start.weights) * np.arange(len(origin))[:, None]
+        self.prior = self.start.weights.copy()
+        self.hits = np.zeros_like(self.start.weights)
+        self.sums = np.zeros_like(self.start.centers)
+        self.learned = np.zeros_like(self.start.weights)
+        self.raised = np.zeros(len(self.start.weights), dtype=np.bool_)
+        self._offset = self.start.centers - origin[:, None]
+        self._cell_offset = len(self.start.weights) * np.arange(len(origin))[:, None]
+        self._first = self.k * np.arange(self.n_candidates)[:, None]
 
-    def decay(self, factor: float) -> None:
-        """Fade prior and block sums alike; no center moves."""
-        if factor != 1.0:
-            self.prior *= factor
-            self.hits *= factor
-            self.sums *= factor
+    def nearest(self, x: Array, inverse: Array) -> tuple[Ints, Array]:
+        """Each candidate's nearest center (0 to k - 1) and its squared distance, (n_candidates, n_rows). IN all."""
+        squared = squared_distances(x, self.centers, inverse)
+        if self.n_candidates == 1:
+            labels, smallest = _smallest(squared)
+            return labels[None], smallest[None]
+        squared = squared.reshape(self.n_candidates, self.k, -1)
+        smallest = np.minimum.reduce(squared, axis=1)
+        labels = np.zeros(smallest.shape, dtype=np.int64)
+        for i in range(self.k - 1, -1, -1):
+            np.copyto(labels, i, where=squared[:, i] == smallest)
+        return labels, smallest
 
-    def learn(self, weighted: Array, labels: Ints, weights: Array, w: Array, max_gain: float | None) -> None:
+    def decay(self, factors: Array) -> None:
+        """Fade prior and block sums alike by each candidate's factor, (n_candidates,); no center moves."""
+        if (factors != 1.0).any():
+            each = np.repeat(factors, self.k) if self.n_candidates > 1 else factors
+            self.prior *= each
+            self.hits *= each
+            self.sums *= each
+
+    def learn(self, relative: Array, labels: Ints, weights: Array, w: Array, max_gain: Array) -> None:
         """Move each hit center to the weighted mean of what it has seen. IN all.
 
-        `weighted` (n_features, n_rows) are rows relative to `origin`, times `weights` (n_rows,), which are decayed to the
-        block's end; `w` are not. A center without hits does not move by one bit.
+        `relative` (n_features, n_rows), or (n_features, n_candidates, n_rows), are rows relative to `origin`; `labels` and
+        `weights`, decayed to the block's end, are (n_candidates, n_rows); `w` (n_rows,) is not decayed; `max_gain`
+        (n_candidates,) is infinite where that guard is off. A center without hits does not move by one bit.
         """
         k = len(self.prior)
-        hits = sums_by_label(labels, weights, k)
+        flat = (labels + self._first).ravel()
+        hits = sums_by_label(flat, weights.ravel(), k)
         hit = hits > 0.0
-        if max_gain is not None:
-            self._raise_prior(hit, max_gain)
-        cells = labels + self._cell_offset
-        sums = sums_by_label(cells.ravel(), weighted.ravel(), k * len(weighted))
+        if (max_gain < np.inf).any():
+            self._raise_prior(hit, np.repeat(max_gain, self.k))
+        weighted = (relative if relative.ndim == 3 else relative[:, None, :]) * weights
+        sums = sums_by_label((flat + self._cell_offset).ravel(), weighted.ravel(), k * len(weighted))
         self.sums += sums.reshape(len(weighted), k)
         self.hits += hits
-        self.learned += hits if w is weights else sums_by_label(labels, w, k)
+        self.learned += hits if w is weights else sums_by_label(flat, np.broadcast_to(w, labels.shape).ravel(), k)
         total = self.prior + self.hits
         if hit.all():
             self.centers = self.start.centers + (self.sums - self._offset * self.hits) / total
@@ -186,10 +210,10 @@ class Step:
             moved = self.start.centers + (self.sums - self._offset * self.hits) / np.where(hit, total, 1.0)
             self.centers = np.where(hit, moved, self.centers)
 
-    def _raise_prior(self, hit: Flags, max_gain: float) -> None:
+    def _raise_prior(self, hit: Flags, max_gain: Array) -> None:
         """Hold the gain of one event to max(1 / n, max_gain): a center of n events weighs at least min(n, 1 / gain - 1)."""
         total = self.prior + self.hits
-        floor = np.minimum(self.start.learned + self.learned, 1.0 / max_gain - 1.0)
+        floor = np.minimum(self.start.learned + self.learned, np.maximum(1.0 / max_gain - 1.0, 0.0))
         low = hit & (total < floor)
         if low.any():
             faded = low & (total <= 0.0)
@@ -199,8 +223,25 @@ class Step:
             self.sums *= scale
             self.raised |= low
 
-    def delta(self) -> CenterDelta:
-        return CenterDelta(self.origin, self.hits, self.sums, np.where(self.raised, self.prior, 0.0), self.learned)
+    def deltas(self) -> list[CenterDelta]:
+        """What the rows added to each candidate."""
+        floor = np.where(self.raised, self.prior, 0.0)
+        places = [slice(c * self.k, (c + 1) * self.k) for c in range(self.n_candidates)]
+        return [
+            CenterDelta(self.origin, self.hits[p], np.ascontiguousarray(self.sums[:, p]), floor[p], self.learned[p])
+            for p in places
+        ]
+
+    def centers_of(self, candidate: int) -> Array:
+        return self.centers[:, candidate * self.k : (candidate + 1) * self.k]
+
+
+def side_by_side(parts: Sequence[Centers]) -> Centers:
+    return Centers(
+        np.concatenate([part.centers for part in parts], axis=1),
+        np.concatenate([part.weights for part in parts]),
+        np.concatenate([part.learned for part in parts]),
+    )
 
 
 def apply_delta(state: Centers, delta: CenterDelta, state_factor: float, delta_factor: float) -> None:

@@ -7,6 +7,7 @@ clock and never to an absolute epoch, so timestamps of any size neither overflow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -24,6 +25,15 @@ class Aged(NamedTuple):
 
     weights: Array
     factor: float
+    clock: float
+    age: float
+
+
+class Ages(NamedTuple):
+    """`Aged` for several speeds of forgetting at once: weights (n, n_rows), factors (n,)."""
+
+    weights: Array
+    factors: Array
     clock: float
     age: float
 
@@ -64,6 +74,34 @@ class Forgetting(msgspec.Struct, frozen=True):
 
     def _between(self, earlier: float, later: float) -> float:
         return 1.0 if earlier == NEVER else exp2_scalar((earlier - later) / self.half_life)
+
+
+class Speeds:
+    """Speeds of forgetting side by side. Beside "none" they count in one unit."""
+
+    def __init__(self, speeds: Sequence[Forgetting]) -> None:
+        """Raises ValueError where they count in different units."""
+        units = {speed.unit for speed in speeds} - {"none"}
+        if len(units) > 1:
+            raise ValueError(f"half-lives that compete must count in one unit, not in {sorted(units)}")
+        self.unit = units.pop() if units else "none"
+        self._half_lives = np.array([speed.half_life if speed.unit != "none" else np.inf for speed in speeds])
+
+    def age(self, w: Array, t: Array | None, clock: float) -> Ages:
+        """As `Forgetting.age`, for each of them."""
+        n = len(self._half_lives)
+        if self.unit == "weight":
+            position = np.cumsum(w)
+            total = float(position[-1])
+            fading = exp2((position - total) / self._half_lives[:, None])
+            return Ages(w * fading, exp2(-total / self._half_lives), clock, total)
+        later = clock if t is None else max(clock, float(t.max()))
+        if self.unit == "time":
+            assert t is not None
+            fading = exp2((t - later) / self._half_lives[:, None])
+            factors = np.ones(n) if clock == NEVER else exp2((clock - later) / self._half_lives)
+            return Ages(w * fading, factors, later, 0.0)
+        return Ages(np.broadcast_to(w, (n, len(w))), np.ones(n), later, 0.0)
 
 
 def guarded_times(t: Array, clock: float, last: float, max_ahead: float | None) -> tuple[Array, Flags]:

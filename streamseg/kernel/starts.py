@@ -6,28 +6,47 @@ and the kernel takes the means.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from streamseg.kernel.types import Array, Ints
 
-_RESTARTS = 10
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+RESTARTS = 10
 # Rows left out at each end when the spread of a warm-up is judged, so that a typo does not judge itself.
 _TRIMMED_SHARE = 0.01
 
 
-def kmeans_labels(x: Array, inverse: Array, n_clusters: int, seed: int) -> Ints:
-    """Labels (n_rows,) of k-means++ with restarts. IN x (n_features, n_rows), inverse; `n_clusters` <= distinct rows."""
+def kmeans_labels(
+    x: Array, inverse: Array, n_clusters: int, seed: int, restarts: int = RESTARTS, begin: Array | None = None
+) -> Ints:
+    """Labels (n_rows,) of k-means++ with restarts, or from centers `begin` (n_features, n_clusters).
+
+    IN x (n_features, n_rows), inverse, begin; `n_clusters` <= distinct rows.
+    """
     # Only here: importing scikit-learn takes seconds, which every command would wait for.
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
 
     if n_clusters == 1:
         return np.zeros(x.shape[1], dtype=np.int64)
-    scaled = x * np.sqrt(inverse)[:, None]
-    with threadpool_limits(1):
-        model = KMeans(n_clusters, init="k-means++", n_init=_RESTARTS, random_state=seed).fit(scaled.T)
+    scale = np.sqrt(inverse)[:, None]
+    how = {"init": "k-means++", "n_init": restarts} if begin is None else {"init": (begin * scale).T, "n_init": 1}
+    with _threads().limit(limits=1):
+        model = KMeans(n_clusters, random_state=seed, **how).fit((x * scale).T)
     labels: Ints = model.labels_.astype(np.int64)
     return labels
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Of the libraries that scikit-learn computes with; to look for them takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def trimmed_band(x: Array, sigmas: float) -> tuple[Array, Array]:

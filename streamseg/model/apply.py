@@ -1,40 +1,182 @@
 """Apply: the one function that changes a model. Every worker runs it on every record of the model log, in log order.
 
 Only + - * / and sqrt in a fixed order, and the kernel's own exp2. Whatever scikit-learn, a clock or a random number
-decided is data in the record. A record that does not fit (centers that no longer exist, a second start) changes nothing
+decided is data in the record. A record that does not fit (candidates that no longer exist, a second start) changes nothing
 but the version, so replicas stay in step.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from msgspec.structs import replace
 
-from streamseg.kernel.clusters import CenterDelta, apply_delta
+from streamseg.kernel import histogram
+from streamseg.kernel.clusters import Centers, apply_delta, nearest_label
+from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import Moments
-from streamseg.kernel.types import Array, Ints
-from streamseg.model.records import CandidateDelta, Delta, ModelChange, Start
+from streamseg.kernel.types import Array, Flags
+from streamseg.model.records import Delta, Dropped, ModelChange, Promoted, Renamed, Retired, Searched, Start
+from streamseg.model.sample import merged, trimmed
 from streamseg.model.spec import ModelSpec
-from streamseg.model.state import Candidate, Metric, ModelState, Profile
+from streamseg.model.state import Candidate, Metric, ModelState, Profile, Segment, Trial
+
+# Events after which a loss counts half: of the candidates', and of the one that tells whether it rises.
+SCORE_HALF_LIFE, FAST_HALF_LIFE = 4_000.0, 250.0
+# A search that found nothing doubles the wait for the next one, in events.
+FIRST_WAIT, LONGEST_WAIT = 2_000, 64_000
+_REMEMBERED_RETIRED = 256
 
 
 def apply(state: ModelState, spec: ModelSpec, change: ModelChange) -> bool:
     """Apply one record. INOUT state, IN change. Returns whether it counted; ignored records count for the version."""
     state.version += 1
-    if isinstance(change, Start):
-        return _apply_start(state, change)
-    return _apply_delta(state, spec, change)
+    match change:
+        case Delta():
+            return _apply_delta(state, spec, change)
+        case Start():
+            return _apply_start(state, spec, change)
+        case Searched():
+            return _apply_searched(state, change)
+        case Promoted():
+            return _apply_promoted(state, spec, change)
+        case Dropped():
+            return _apply_dropped(state, change)
+        case Retired():
+            return _apply_retired(state, change)
+        case Renamed():
+            return _apply_renamed(state, change)
 
 
-def _apply_start(state: ModelState, start: Start) -> bool:
+def _apply_start(state: ModelState, spec: ModelSpec, start: Start) -> bool:
     if state.ready:
         return False
-    state.candidates = [Candidate.start(list(start.segments), start.centers.copy(), start.profile.copy())]
+    state.segments = list(start.segments)
+    state.profile = start.profile.copy()
     state.moments = start.moments.copy()
     state.metric = start.metric
+    state.natural = start.natural
+    state.rules = dict(start.rules)
     state.next_id = max(segment.id for segment in start.segments) + 1
     state.members = {segment.id: 0 for segment in start.segments}
+    state.hit_s = {segment.id: state.clock for segment in start.segments}
     state.warm_up.rows = {}
+    state.search.wait, state.search.due = FIRST_WAIT, state.rows + FIRST_WAIT
+    state.epoch += 1
+    _begin_candidates(state, spec, start.centers)
+    # What is longest remembered leads until another one is better.
+    state.champion = len(state.candidates) - 1
+    return True
+
+
+def _begin_candidates(state: ModelState, spec: ModelSpec, centers: Centers) -> None:
+    """All half-lives go on from the same centers, under ids that no delta on its way knows."""
+    state.candidates = [Candidate(state.next_candidate + i, i, centers.copy()) for i in range(len(spec.speeds))]
+    state.next_candidate += len(spec.speeds)
+    state.histogram = np.zeros((len(state.segments), histogram.N_BINS))
+    state.scored_weight, state.scored_rows = 0.0, 0
+    state.trial = None
+
+
+def _apply_searched(state: ModelState, change: Searched) -> bool:
+    search = state.search
+    if not state.ready or change.number != search.number:
+        return False
+    search.number += 1
+    search.last, search.level = state.rows, state.mean_loss
+    state.rules = {i: rule for i, rule in change.rules.items() if i in state.members}
+    if change.kind is not None and change.centers is not None:
+        challenger = Candidate(state.next_candidate, state.tagging.speed, change.centers.copy())
+        state.next_candidate += 1
+        state.trial = Trial(challenger, change.kind)
+    _wait_longer(state)
+    return True
+
+
+def _wait_longer(state: ModelState) -> None:
+    state.search.due = state.rows + state.search.wait
+    state.search.wait = min(2 * state.search.wait, LONGEST_WAIT)
+
+
+def _apply_dropped(state: ModelState, change: Dropped) -> bool:
+    if state.trial is None or state.trial.candidate.id != change.candidate:
+        return False
+    state.trial = None
+    _wait_longer(state)
+    return True
+
+
+def _apply_promoted(state: ModelState, spec: ModelSpec, change: Promoted) -> bool:
+    if change.segments is None:
+        return _apply_promoted_half_life(state, spec, change)
+    if state.trial is None or state.trial.candidate.id != change.candidate:
+        return False
+    centers = state.trial.candidate.centers
+    speed = state.trial.candidate.speed
+    if change.profile is not None:
+        state.profile = change.profile.copy()
+    _take_segments(state, change.segments, change.retired)
+    state.rules = dict(change.rules)
+    _begin_candidates(state, spec, centers)
+    state.champion = speed
+    state.promotions += 1
+    # What is new may have settled in a corner again.
+    state.search.wait, state.search.due = FIRST_WAIT, state.rows + FIRST_WAIT
+    return True
+
+
+def _apply_promoted_half_life(state: ModelState, spec: ModelSpec, change: Promoted) -> bool:
+    found = [i for i, candidate in enumerate(state.candidates) if candidate.id == change.candidate]
+    if not found or found == [state.champion]:
+        return False
+    kept = state.histogram
+    trial = state.trial
+    _begin_candidates(state, spec, state.candidates[found[0]].centers)
+    state.histogram, state.trial = kept, trial
+    state.champion = found[0]
+    state.epoch += 1
+    state.promotions += 1
+    return True
+
+
+def _take_segments(state: ModelState, segments: list[Segment], retired: list[Segment]) -> None:
+    state.segments = list(segments)
+    state.retired = [*state.retired, *retired][-_REMEMBERED_RETIRED:]
+    state.next_id = max(state.next_id, *(segment.id + 1 for segment in segments))
+    state.members = {segment.id: state.members.get(segment.id, 0) for segment in segments}
+    state.hit_s = {segment.id: state.hit_s.get(segment.id, state.clock) for segment in segments}
+    state.epoch += 1
+
+
+def _apply_retired(state: ModelState, change: Retired) -> bool:
+    gone = {segment.id for segment in change.segments} & set(state.ids)
+    if not gone or len(gone) == len(state.segments):
+        return False
+    stay = np.array([segment.id not in gone for segment in state.segments])
+    profile, counts, champion = state.profile, state.histogram[stay], state.champion
+    state.profile = Profile(profile.weights[:, stay], profile.means[:, stay])
+    _take_segments(state, [segment for segment in state.segments if segment.id not in gone], change.segments)
+    state.rules = {i: rule for i, rule in state.rules.items() if i not in gone}
+    state.candidates = [
+        Candidate(state.next_candidate + i, old.speed, _some(old.centers, stay)) for i, old in enumerate(state.candidates)
+    ]
+    state.next_candidate += len(state.candidates)
+    state.champion, state.histogram = champion, counts
+    state.scored_weight, state.scored_rows, state.trial = 0.0, 0, None
+    return True
+
+
+def _some(centers: Centers, which: Flags) -> Centers:
+    return Centers(centers.centers[:, which].copy(), centers.weights[which], centers.learned[which])
+
+
+def _apply_renamed(state: ModelState, change: Renamed) -> bool:
+    taken = any(segment.name == change.name and segment.id != change.segment for segment in state.segments)
+    if change.segment not in state.members or taken:
+        return False
+    state.segments = [
+        replace(one, name=change.name, given=True) if one.id == change.segment else one for one in state.segments
+    ]
     return True
 
 
@@ -42,7 +184,7 @@ def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     # What was there before the first event is as of that event.
     began = state.clock if state.clock != NEVER or delta.first_s is None else delta.first_s
     mine, theirs = spec.forgetting.meet(began, delta.clock, delta.age)
-    state.clock = max(state.clock, delta.clock)
+    after = max(state.clock, delta.clock)
     state.last_time = delta.last_time
     state.age += delta.age
     state.rows += delta.rows
@@ -51,24 +193,77 @@ def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     for segment_id, change in delta.moved.items():
         if segment_id in state.members:
             state.members[segment_id] += change
+    for segment_id, at in delta.hit_s.items():
+        if segment_id in state.hit_s:
+            state.hit_s[segment_id] = max(state.hit_s[segment_id], at)
     _apply_warm_up(state, delta)
-    if not state.ready or not delta.candidates:
-        return True
+    if state.ready and delta.candidates:
+        _apply_shared(state, spec, delta, mine, theirs)
+        _apply_candidates(state, spec, delta, began)
+        if delta.renewal is None and not state.metric.settled:
+            state.metric = unsettled_metric(state.moments, state.tagging.centers.centers, state.metric.epoch)
+    state.clock = after
+    _apply_sample(state, spec, delta)
+    return True
+
+
+def _apply_shared(state: ModelState, spec: ModelSpec, delta: Delta, mine: float, theirs: float) -> None:
+    """Moments, profiles, histograms, the metric: what belongs to no candidate."""
     state.moments.decay(mine)
-    added = Moments(delta.moments.weight * theirs, delta.moments.mean, delta.moments.m2 * theirs)
-    state.moments.merge(added)
+    state.moments.merge(Moments(delta.moments.weight * theirs, delta.moments.mean, delta.moments.m2 * theirs))
     renewed = delta.renewal is not None and delta.epoch == state.metric.epoch
-    for candidate, part in zip(state.candidates, delta.candidates, strict=False):
-        _apply_candidate(candidate, part, mine, theirs)
-        if renewed:
-            candidate.histogram = np.zeros_like(candidate.histogram)
-        if renewed or (delta.renewal is None and delta.epoch == state.metric.epoch):
-            candidate.histogram.ravel()[part.cells] += part.cell_weights * theirs
+    if mine != 1.0:
+        state.histogram = state.histogram * mine
+    # What the champion was when it was told of: another one has other segments.
+    same = any(part.id == state.tagging.id for part in delta.candidates)
+    state.profile.decay(mine)
+    if same:
+        state.profile.merge(Profile(delta.profile.weights * theirs, delta.profile.means))
+    if renewed:
+        state.histogram = np.zeros_like(state.histogram)
+    if same and (renewed or (delta.renewal is None and delta.epoch == state.metric.epoch)):
+        state.histogram.ravel()[delta.cells] += delta.cell_weights * theirs
     if renewed and delta.renewal is not None:
         state.metric = delta.renewal
-    elif not state.metric.settled:
-        state.metric = unsettled_metric(state.moments, state.tagging.centers.centers, state.metric.epoch)
-    return True
+        state.epoch += 1
+
+
+def _apply_candidates(state: ModelState, spec: ModelSpec, delta: Delta, began: float) -> None:
+    parts = {part.id: part for part in delta.candidates}
+    fades = exp2_scalar(-delta.rows / SCORE_HALF_LIFE)
+    for candidate in state.candidates:
+        mine, theirs = spec.speeds[candidate.speed].meet(began, delta.clock, delta.age)
+        part = parts.get(candidate.id)
+        candidate.loss *= fades
+        if part is None:
+            candidate.centers.weights = candidate.centers.weights * mine
+            continue
+        apply_delta(candidate.centers, part.centers, mine, theirs)
+        candidate.loss += part.loss
+    if state.tagging.id in parts:
+        state.scored_weight = state.scored_weight * fades + delta.scored_weight
+        state.scored_rows += delta.rows
+        fast = exp2_scalar(-delta.rows / FAST_HALF_LIFE)
+        state.search.fast_loss = state.search.fast_loss * fast + delta.fast_loss
+        state.search.fast_weight = state.search.fast_weight * fast + delta.fast_weight
+    trial, part_of_trial = state.trial, delta.trial
+    if trial is not None and part_of_trial is not None and part_of_trial.candidate.id == trial.candidate.id:
+        mine, theirs = spec.speeds[trial.candidate.speed].meet(began, delta.clock, delta.age)
+        apply_delta(trial.candidate.centers, part_of_trial.candidate.centers, mine, theirs)
+        trial.rows += delta.rows
+        trial.loss += part_of_trial.candidate.loss
+        trial.champion_loss += part_of_trial.champion_loss
+
+
+def _apply_sample(state: ModelState, spec: ModelSpec, delta: Delta) -> None:
+    sample = state.sample.without(delta.erased_rows)
+    if delta.sample is not None:
+        sample = merged(sample, delta.sample)
+        if state.ready:
+            inverse = state.metric.inverse(spec)
+            labels, _ = nearest_label(sample.x[: spec.n_weighted], state.tagging.centers.centers, inverse)
+            sample = trimmed(sample, labels, len(state.segments))
+    state.sample = sample
 
 
 def _apply_warm_up(state: ModelState, delta: Delta) -> None:
@@ -83,37 +278,6 @@ def _apply_warm_up(state: ModelState, delta: Delta) -> None:
     rows = delta.warm_up
     for key, w, at, row in zip(rows.keys, rows.weights.tolist(), rows.at.tolist(), rows.x.T.tolist(), strict=True):
         warm_up.rows[key] = (w, at, row)
-
-
-def _apply_candidate(candidate: Candidate, part: CandidateDelta, mine: float, theirs: float) -> None:
-    if part.ids != candidate.ids:
-        part = _addressed(part, candidate.ids)
-    apply_delta(candidate.centers, part.centers, mine, theirs)
-    candidate.profile.decay(mine)
-    candidate.profile.merge(Profile(part.profile.weights * theirs, part.profile.means))
-    if mine != 1.0:
-        candidate.histogram = candidate.histogram * mine
-
-
-def _addressed(part: CandidateDelta, ids: list[int]) -> CandidateDelta:
-    """The delta's columns in the order of `ids`; centers that are gone are left out, new ones have no hits."""
-    column = {segment_id: i for i, segment_id in enumerate(part.ids)}
-    there = np.array([segment_id in column for segment_id in ids])
-    take: Ints = np.array([column.get(segment_id, 0) for segment_id in ids], dtype=np.int64)
-    old = part.centers
-    return CandidateDelta(
-        ids,
-        CenterDelta(
-            old.origin,
-            np.where(there, old.hits[take], 0.0),
-            np.where(there, old.sums[:, take], 0.0),
-            np.where(there, old.floor[take], 0.0),
-            np.where(there, old.learned[take], 0.0),
-        ),
-        Profile(np.where(there, part.profile.weights[:, take], 0.0), part.profile.means[:, take]),
-        np.zeros(0, dtype=np.int64),
-        np.zeros(0),
-    )
 
 
 def unsettled_metric(moments: Moments, centers: Array, epoch: int) -> Metric:

@@ -14,14 +14,19 @@ import numpy as np
 
 from streamseg.kernel import histogram
 from streamseg.kernel.clusters import BLOCK_ROWS, Step, clip_to_centers, nearest_label
-from streamseg.kernel.forgetting import NEVER, guarded_times
+from streamseg.kernel.elementary import exp2_scalar
+from streamseg.kernel.forgetting import NEVER, Speeds, guarded_times
 from streamseg.kernel.metric import RENEWAL_FACTOR, is_off, leaves
 from streamseg.kernel.moments import Moments, moments_about, moments_of, side_by_side, stacked
 from streamseg.kernel.types import Array, Ints, sums_by_label
-from streamseg.model.apply import unsettled_metric
-from streamseg.model.records import CandidateDelta, Delta, WarmRows
+from streamseg.model.apply import FAST_HALF_LIFE, SCORE_HALF_LIFE, unsettled_metric
+from streamseg.model.records import CandidateDelta, Delta, TrialDelta, WarmRows
+from streamseg.model.sample import ROWS, ROWS_EACH, Sample, merged, priorities, trimmed
 from streamseg.model.spec import SETTLING_ROWS, ModelSpec
-from streamseg.model.state import Candidate, Metric, ModelState, Profile
+from streamseg.model.state import Metric, ModelState, Profile
+
+# An event's loss counts for at most so many times the mean.
+_CLIPPED_AT = 10.0
 
 
 def block_edges(counter: int, n_rows: int, first: int = 0) -> list[int]:
@@ -30,8 +35,22 @@ def block_edges(counter: int, n_rows: int, first: int = 0) -> list[int]:
     return [first, *inner, first + n_rows]
 
 
+class Sampled(NamedTuple):
+    """Rows for the sample: places of each customer's latest row among the rows, and keys that stand for the customers."""
+
+    places: Ints
+    keys: Ints
+
+
 def learn(
-    state: ModelState, spec: ModelSpec, x: Array, w: Array, t: Array | None, edges: Sequence[int], digest: bytes = b""
+    state: ModelState,
+    spec: ModelSpec,
+    x: Array,
+    w: Array,
+    t: Array | None,
+    edges: Sequence[int],
+    digest: bytes = b"",
+    sampled: Sampled | None = None,
 ) -> Delta:
     """The delta of rows. IN all; x (n_features, n_rows) with weighted features complete, w (n_rows,), t in seconds.
 
@@ -49,7 +68,31 @@ def learn(
     for first, end in pairwise(edges):
         if end > first:
             local.block(x[:, first:end], w[first:end], None if t is None else t[first:end])
-    return local.delta(state, x.shape[1], last, digest)
+    delta = local.delta(state, x.shape[1], last, digest)
+    if sampled is not None and len(sampled.keys):
+        delta.sample = _sample_of(state, spec, x, w, sampled)
+    return delta
+
+
+def _sample_of(state: ModelState, spec: ModelSpec, x: Array, w: Array, sampled: Sampled) -> Sample | None:
+    """Those rows of a batch that the state's sample would keep, or could."""
+    at = state.age + np.cumsum(w)[sampled.places]
+    rows = merged(Sample.empty(len(x)), Sample(sampled.keys, priorities(sampled.keys, at), x[:, sampled.places]))
+    known, centers, inverse = state.sample, state.tagging.centers.centers, state.metric.inverse(spec)
+    n = spec.n_weighted
+    labels, _ = nearest_label(rows.x[:n], centers, inverse)
+    if known.n_rows > ROWS:
+        # The last that is in among all, and among each segment's.
+        lowest = np.full(centers.shape[1], known.priority[ROWS - 1])
+        of_known, _ = nearest_label(known.x[:n], centers, inverse)
+        for label in range(centers.shape[1]):
+            places = np.flatnonzero(of_known == label)
+            enough = len(places) >= ROWS_EACH
+            lowest[label] = min(lowest[label], known.priority[places[ROWS_EACH - 1]] if enough else -np.inf)
+        kept = rows.priority > lowest[labels]
+        rows, labels = rows.take(kept), labels[kept]
+    rows = trimmed(rows, labels, centers.shape[1])
+    return rows if rows.n_rows else None
 
 
 def collect(
@@ -68,31 +111,42 @@ def collect(
         guarded, ahead = guarded_times(t, clock, state.last_time, spec.max_ahead)
         clock = max(clock, float(guarded.max()))
         held = int(np.count_nonzero(ahead))
+    d = len(spec.features)
     return Delta(
-        state.version, digest, state.metric.epoch, clock, last, age, events, Moments.empty(len(spec.features)), [], None,
-        rows, events=events, first_s=first, held_back=held,
+        state.version, digest, state.metric.epoch, clock, last, age, events, Moments.empty(d), [],
+        Profile.empty(d - spec.n_weighted, 0), np.zeros(0, dtype=np.int64), np.zeros(0), None, rows,
+        events=events, first_s=first, held_back=held,
     )  # fmt: skip
 
 
 class _Local:
-    """The champion and the metric on their way through the blocks of one batch."""
+    """The candidates and the metric on their way through the blocks of one batch."""
 
     def __init__(self, state: ModelState, spec: ModelSpec) -> None:
         self.spec = spec
         self.renewal: Metric | None = None
-        self.candidate: Candidate = state.tagging
+        self.champion, self.trial = state.champion, state.trial
+        self.ids = [candidate.id for candidate in state.candidates]
         self.origin = state.metric.origin[: spec.n_weighted]
-        self.step = Step(self.candidate.centers, self.origin)
-        self.profile = Profile.empty(len(spec.features) - spec.n_weighted, len(self.candidate.segments))
+        self.bank = Step([candidate.centers for candidate in state.candidates], self.origin)
+        self.challenger = Step([self.trial.candidate.centers], self.origin) if self.trial is not None else None
+        speeds = [spec.speeds[candidate.speed] for candidate in state.candidates]
+        # What all share fades with the first of these; in most cases it is that of the only candidate.
+        self.speeds = Speeds([spec.forgetting, *speeds] if spec.forgetting not in speeds else speeds)
+        self.shared = speeds.index(spec.forgetting) if spec.forgetting in speeds else 0
+        self.first = int(spec.forgetting not in speeds)
+        self.profile = Profile.empty(len(spec.features) - spec.n_weighted, self.bank.k)
         # Two rows: the running moments, and what the batch adds to them.
         self.moments = stacked([state.moments, Moments.empty(len(spec.features))])
         self.seen: list[_Seen] = []
+        self.score = _Score(state)
         self.clock = state.clock
         self.first_s: float | None = None
         self.age = 0.0
         self.rows = state.rows
         self.clipped = 0
         self.held_back = 0
+        self.hit_s = np.full(self.bank.k, NEVER)
         self._set_metric(state.metric)
 
     def _set_metric(self, metric: Metric) -> None:
@@ -112,35 +166,47 @@ class _Local:
 
     def block(self, x: Array, w: Array, t: Array | None) -> None:
         """Learn one block, having assigned it with what stands now. IN all."""
-        n = self.spec.n_weighted
+        n, c = self.spec.n_weighted, self.champion
         rows = x[:n]
-        labels, squared = nearest_label(rows, self.step.centers, self.inverse)
-        if self.spread is not None and np.maximum.reduce(squared) > self.clip_above:
-            clipped = clip_to_centers(rows, labels, self.step.centers, self.spread)
-            self.clipped += int(np.count_nonzero(clipped != rows))
-            rows = clipped
-        aged = self.spec.forgetting.age(w, t, self.clock)
+        labels, squared = self.bank.nearest(rows, self.inverse)
+        of_challenger = self.challenger.nearest(rows, self.inverse) if self.challenger is not None else None
+        self.score.add(squared, w, c, None if of_challenger is None else of_challenger[1])
+        aged = self.speeds.age(w, t, self.clock)
         self.clock = aged.clock
         self.age += float(np.add.reduce(w))
-        self._decay(aged.factor)
-        relative = rows - self.origin[:, None]
-        weighted = relative * aged.weights
-        forgets = self.spec.forgetting.unit != "none"
-        self.step.learn(weighted, labels, aged.weights, w, self.spec.max_gain if forgets else None)
-        added = moments_about(self.origin, relative, aged.weights, weighted)
+        weights, factors = aged.weights[self.first :], aged.factors[self.first :]
+        shared, factor = aged.weights[self.shared], float(aged.factors[self.shared])
+        relative = self._relative(self.bank, rows, labels, squared)
+        mine = relative if relative.ndim == 2 else relative[:, c]
+        self.bank.decay(factors)
+        self.bank.learn(relative, labels, weights, w, self.spec.max_gains)
+        if self.challenger is not None and of_challenger is not None:
+            relative = self._relative(self.challenger, rows, *of_challenger)
+            self.challenger.decay(factors[c : c + 1])
+            self.challenger.learn(relative, of_challenger[0], weights[c : c + 1], w, self.spec.max_gains[c : c + 1])
+        if factor != 1.0:
+            self.moments.decay(factor)
+            self.profile.decay(factor)
+        added = moments_about(self.origin, mine, shared, mine * shared)
         if len(x) > n:
-            added = side_by_side([added, moments_of(x[n:], aged.weights, complete=False)])
-            self.profile.merge(profile_of(x[n:], labels, aged.weights, len(self.candidate.segments)))
+            added = side_by_side([added, moments_of(x[n:], shared, complete=False)])
+            self.profile.merge(profile_of(x[n:], labels[c], shared, self.bank.k))
         self.moments.merge(added)
-        self.seen.append(_Seen(squared, labels, aged.weights, aged.factor))
+        self.seen.append(_Seen(squared[c], labels[c], shared, factor))
+        if t is not None and self.spec.retire_after is not None:
+            np.maximum.at(self.hit_s, labels[c], t)
         self.rows += x.shape[1]
         self._renew_metric()
 
-    def _decay(self, factor: float) -> None:
-        if factor != 1.0:
-            self.step.decay(factor)
-            self.moments.decay(factor)
-            self.profile.decay(factor)
+    def _relative(self, step: Step, rows: Array, labels: Ints, squared: Array) -> Array:
+        """Rows relative to the origin, (n_weighted, n_rows), or clipped by candidate: (n_weighted, n_candidates, n_rows)."""
+        if self.spread is None or np.maximum.reduce(squared, axis=None) <= self.clip_above:
+            return rows - self.origin[:, None]
+        clipped = [clip_to_centers(rows, labels[i], step.centers_of(i), self.spread) for i in range(len(labels))]
+        if step is self.bank:
+            self.clipped += int(np.count_nonzero(clipped[self.champion] != rows))
+        relative: Array = np.stack(clipped, axis=1) - self.origin[:, None, None]
+        return relative
 
     def _renew_metric(self) -> None:
         if self.spec.unit_metric:
@@ -149,7 +215,8 @@ class _Local:
         running = Moments(self.moments.weight[0], self.moments.mean[0], self.moments.m2[0])
         if not self.metric.settled:
             if self.rows < SETTLING_ROWS:
-                self._set_metric(unsettled_metric(running, self.step.centers, self.metric.epoch))
+                centers = self.bank.centers_of(self.champion)
+                self._set_metric(unsettled_metric(running, centers, self.metric.epoch))
                 return
         else:
             weight = float(running.weight[0]) or 1.0
@@ -171,18 +238,52 @@ class _Local:
             return np.zeros(0)
         squared = np.concatenate([seen.squared for seen in self.seen])
         labels = np.concatenate([seen.labels for seen in self.seen])
-        counts = histogram.count(squared, labels, np.concatenate(weights[::-1]), len(self.candidate.segments))
-        return counts.ravel()
+        return histogram.count(squared, labels, np.concatenate(weights[::-1]), self.bank.k).ravel()
 
     def delta(self, base: ModelState, n_rows: int, last_time: float, digest: bytes) -> Delta:
         counts = self._histogram()
         cells = np.flatnonzero(counts)
-        part = CandidateDelta(self.candidate.ids, self.step.delta(), self.profile, cells, counts[cells])
+        score = self.score
+        parts = [
+            CandidateDelta(i, part, loss)
+            for i, part, loss in zip(self.ids, self.bank.deltas(), score.added.tolist(), strict=True)
+        ]
+        trial = None
+        if self.challenger is not None and self.trial is not None:
+            (part,) = self.challenger.deltas()
+            trial = TrialDelta(CandidateDelta(self.trial.candidate.id, part, score.of_challenger), score.beside_it)
+        hit_s = {i: at for i, at in zip(base.ids, self.hit_s.tolist(), strict=True) if at != NEVER}
         added = Moments(self.moments.weight[1], self.moments.mean[1], self.moments.m2[1])
         return Delta(
-            base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, added, [part],
-            self.renewal, None, events=n_rows, first_s=self.first_s, clipped=self.clipped, held_back=self.held_back,
+            base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, added, parts,
+            self.profile, cells, counts[cells], self.renewal, None, trial, score.added_weight, score.fast_loss,
+            score.fast_weight, events=n_rows, first_s=self.first_s, clipped=self.clipped, held_back=self.held_back,
+            hit_s=hit_s,
         )  # fmt: skip
+
+
+class _Score:
+    """What candidates lose on events that they have not learned yet; one event counts for at most ten times the mean."""
+
+    def __init__(self, state: ModelState) -> None:
+        self._loss, self._weight = state.tagging.loss, state.scored_weight
+        self.added = np.zeros(len(state.candidates))
+        self.added_weight = self.fast_loss = self.fast_weight = 0.0
+        self.of_challenger = self.beside_it = 0.0
+
+    def add(self, squared: Array, w: Array, champion: int, of_challenger: Array | None) -> None:
+        """One block's squared distances, (n_candidates, n_rows). IN all."""
+        most = _CLIPPED_AT * self._loss / self._weight if self._weight > 0.0 else np.inf
+        losses = np.add.reduce(np.minimum(squared, most) * w, axis=1)
+        weight, loss = float(np.add.reduce(w)), float(losses[champion])
+        slow, fast = exp2_scalar(-len(w) / SCORE_HALF_LIFE), exp2_scalar(-len(w) / FAST_HALF_LIFE)
+        self._loss, self._weight = self._loss * slow + loss, self._weight * slow + weight
+        self.added = self.added * slow + losses
+        self.added_weight = self.added_weight * slow + weight
+        self.fast_loss, self.fast_weight = self.fast_loss * fast + loss, self.fast_weight * fast + weight
+        if of_challenger is not None:
+            self.of_challenger += float(np.add.reduce(np.minimum(of_challenger[0], most) * w))
+            self.beside_it += loss
 
 
 class _Seen(NamedTuple):

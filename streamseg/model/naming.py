@@ -26,6 +26,18 @@ def names_of(z: Array, features: list[str]) -> list[str]:
     return [name if names.index(name) == i else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
 
 
+def name_beside(z: Array, i: int, features: list[str], taken: list[str]) -> str:
+    """A name for segment `i` among others that differs from those that are `taken`. IN z (n_features, k)."""
+    for depth, detailed in [(2, False), (2, True), (3, True), (len(features), True)]:
+        name = _sentence(_words(z[:, i], features, depth, detailed))
+        if name not in taken:
+            return name
+    number = 2
+    while f"{name} ({number})" in taken:
+        number += 1
+    return f"{name} ({number})"
+
+
 def _words(z: Array, features: list[str], depth: int, detailed: bool) -> list[str]:
     strongest = [int(j) for j in np.argsort(-np.abs(z), kind="stable")[:depth] if abs(z[j]) >= _QUIET]
     return [f"{_level(float(z[j]), detailed)} {features[j].replace('_', ' ')}" for j in strongest] or ["average"]

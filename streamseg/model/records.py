@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from streamseg.kernel.clusters import CenterDelta, Centers
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Ints
-from streamseg.model.state import Metric, Profile, Segment
+from streamseg.model.sample import Sample
+from streamseg.model.state import Metric, Profile, Rule, Segment
 
 
 class CandidateDelta(msgspec.Struct):
-    """What a batch adds to one candidate; `ids` names its centers in order. The histogram is sparse: cells, weights."""
+    """What a batch adds to one candidate. One that is no more is passed over."""
 
-    ids: list[int]
+    id: int
     centers: CenterDelta
-    profile: Profile
-    cells: Ints
-    cell_weights: Array
+    loss: float = 0.0
+
+
+class TrialDelta(msgspec.Struct):
+    """What a batch adds to the challenger, and the champion's loss on the same events. Neither fades."""
+
+    candidate: CandidateDelta
+    champion_loss: float
 
 
 class WarmRows(msgspec.Struct):
@@ -36,9 +44,12 @@ class Delta(msgspec.Struct, tag="delta"):
         base_version, base_digest: the model that it was computed from.
         epoch: metric epoch that the batch began in.
         clock, last_time, age, rows: as in `ModelState`; age and rows are what the batch adds.
-        renewals: the metrics that the batch went through, if it had to renew; the last one stands.
-        moved: change of the number of customers in each segment, by id.
-        erased: warm-up keys of customers that were erased.
+        scored_weight: weight that the candidates' losses are over, faded to the batch's end.
+        profile, cells, cell_weights: of the champion; the histogram is sparse.
+        renewal: the last metric that the batch went through, if it had to renew.
+        sample: rows for the sample.
+        moved: change of the number of customers in each segment, by id; hit_s: last event time of each, by id.
+        erased: keys of customers that were erased, in the warm-up; erased_rows: in the sample.
     """
 
     base_version: int
@@ -50,14 +61,24 @@ class Delta(msgspec.Struct, tag="delta"):
     rows: int
     moments: Moments
     candidates: list[CandidateDelta]
+    profile: Profile
+    cells: Ints
+    cell_weights: Array
     renewal: Metric | None
     warm_up: WarmRows | None
+    trial: TrialDelta | None = None
+    scored_weight: float = 0.0
+    fast_loss: float = 0.0
+    fast_weight: float = 0.0
+    sample: Sample | None = None
     events: int = 0
     first_s: float | None = None
     clipped: int = 0
     held_back: int = 0
     moved: dict[int, int] = {}
+    hit_s: dict[int, float] = {}
     erased: list[int] = []
+    erased_rows: list[int] = []
 
 
 class Start(msgspec.Struct, tag="start"):
@@ -70,6 +91,62 @@ class Start(msgspec.Struct, tag="start"):
     profile: Profile
     moments: Moments
     metric: Metric
+    natural: bool | None = None
+    rules: dict[int, Rule] = {}
 
 
-ModelChange = Delta | Start
+class Searched(msgspec.Struct, tag="searched"):
+    """Better centers were looked for, the `number`-th time: a challenger of a kind, or none. Rules are those of today."""
+
+    base_version: int
+    base_digest: bytes
+    number: int
+    kind: Literal["refit", "born"] | None
+    centers: Centers | None
+    rules: dict[int, Rule]
+
+
+class Promoted(msgspec.Struct, tag="promoted"):
+    """A candidate becomes champion. Of one of another half-life the segments stay as they are.
+
+    Attributes:
+        candidate: its id; where there is none of it any more, the record is passed over.
+        segments: the challenger's, in the order of its centers; None for a half-life.
+        retired: segments that it has no more; profile: of its segments.
+    """
+
+    base_version: int
+    base_digest: bytes
+    candidate: int
+    segments: list[Segment] | None = None
+    retired: list[Segment] = []
+    profile: Profile | None = None
+    rules: dict[int, Rule] = {}
+
+
+class Dropped(msgspec.Struct, tag="dropped"):
+    """The challenger did not win."""
+
+    base_version: int
+    base_digest: bytes
+    candidate: int
+
+
+class Retired(msgspec.Struct, tag="retired"):
+    """Segments that nobody came to for long."""
+
+    base_version: int
+    base_digest: bytes
+    segments: list[Segment]
+
+
+class Renamed(msgspec.Struct, tag="renamed"):
+    """A person gives a segment a name. Passed over where another segment has it."""
+
+    base_version: int
+    segment: int
+    name: str
+
+
+Decision = Start | Searched | Promoted | Dropped | Retired | Renamed
+ModelChange = Delta | Decision

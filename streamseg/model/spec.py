@@ -12,8 +12,12 @@ import numpy as np
 from streamseg.kernel.forgetting import Forgetting
 from streamseg.kernel.types import Array, Ints
 
-AUTO_SEGMENTS = 5
 MAX_SEGMENTS = 64
+# Where the number of segments is left to the customers, there are at least so many different ones before it is asked.
+LEAST_SEGMENTS = 3
+# The half-lives that compete where none is given, in customer weights; and that of the moments which all share.
+AUTO_HALF_LIVES = (16.0, 64.0, 250.0, 1000.0, 4000.0, 16000.0)
+AUTO_MEMORY = 2000.0
 MAX_FEATURES = 64
 # A warm start that has centers only takes its metric from this many rows.
 SETTLING_ROWS = 250
@@ -34,17 +38,26 @@ def parse_duration(text: str) -> float:
 
 
 def parse_forgetting(half_life: float | str | None) -> Forgetting:
-    """The half-life as users write it: None, "none" or "auto" (none), a number of weights, or a duration in event time.
+    """The half-life as users write it: None or "none", a number of weights, or a duration in event time.
 
-    Raises ValueError.
+    Of "auto" it is that of the shared moments. Raises ValueError.
     """
-    if half_life is None or half_life in ("none", "auto"):
+    if half_life == "auto":
+        return Forgetting("weight", AUTO_MEMORY)
+    if half_life is None or half_life == "none":
         return Forgetting()
     if isinstance(half_life, str):
         return Forgetting("time", parse_duration(half_life))
     if isinstance(half_life, bool) or not 0 < half_life < float("inf"):
         raise ValueError(f"half_life must be positive and finite, not {half_life!r}")
     return Forgetting("weight", float(half_life))
+
+
+def parse_speeds(half_life: float | str | None) -> tuple[Forgetting, ...]:
+    """The speeds of forgetting that compete. Raises ValueError."""
+    if half_life == "auto":
+        return (*(Forgetting("weight", value) for value in AUTO_HALF_LIVES), Forgetting())
+    return (parse_forgetting(half_life),)
 
 
 class ModelFeature(msgspec.Struct, frozen=True):
@@ -66,7 +79,11 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     """Fixed for the life of a model. Weighted features come first.
 
     Attributes:
-        n_segments: k.
+        n_segments: k; None: learned from the customers.
+        forgetting: of what all candidates share: moments, profiles, histograms.
+        speeds: of the candidates.
+        refits: whether better centers are looked for as events come; retire_after: seconds of event time without an event
+            after which a segment is retired, None for never.
         warm_up: complete customers before the first centers.
         min_warm_up_s, max_warm_up_s: event time that a warm-up takes at least, and at most.
         max_gain, clip_sigmas, max_ahead: the guards; None turns one off.
@@ -74,8 +91,9 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     """
 
     features: tuple[ModelFeature, ...]
-    n_segments: int = AUTO_SEGMENTS
+    n_segments: int | None = None
     forgetting: Forgetting = Forgetting()
+    speeds: tuple[Forgetting, ...] = (Forgetting(),)
     warm_up: int = 1000
     seed: int = 0
     max_gain: float | None = 0.1
@@ -84,6 +102,9 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     min_warm_up_s: float = 0.0
     max_warm_up_s: float = WARM_UP_SECONDS
     unit_metric: bool = False
+    refits: bool = False
+    retire_after: float | None = None
+    stickiness: float = 0.0
 
     def check(self) -> None:
         """Raises ValueError on nonsense, naming the parameter."""
@@ -93,12 +114,25 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         _require(len(names) <= MAX_FEATURES, f"features must be at most {MAX_FEATURES}, not {len(names)}")
         _require(all(0 <= f.weight < float("inf") for f in self.features), "a feature's weight must be 0 or positive")
         _require(self.n_weighted > 0, "at least one feature must have a weight above 0")
-        _require(1 <= self.n_segments <= MAX_SEGMENTS, f"n_segments must be 1 to {MAX_SEGMENTS}, not {self.n_segments}")
-        _require(self.warm_up >= self.n_segments, f"warm_up ({self.warm_up}) must be at least n_segments")
+        k = self.least_segments
+        _require(1 <= k <= MAX_SEGMENTS, f"n_segments must be 1 to {MAX_SEGMENTS}, not {k}")
+        _require(self.warm_up >= k, f"warm_up ({self.warm_up}) must be at least n_segments ({k})")
+        _require(0.0 <= self.stickiness < 1.0, "stickiness must be from 0 to below 1")
         _require(self.max_gain is None or 0 < self.max_gain <= 1, "max_gain must be in (0, 1], or None")
         _require(self.clip_sigmas is None or self.clip_sigmas > 0, "clip_sigmas must be positive, or None")
         _require(self.max_ahead is None or self.max_ahead >= 0, "max_ahead must be 0 or positive, or None")
         _require(0 <= self.seed < 2**32, "seed must be in 0 .. 2**32 - 1")
+
+    @property
+    def least_segments(self) -> int:
+        """Customers must differ at so many points before there can be a model."""
+        return LEAST_SEGMENTS if self.n_segments is None else self.n_segments
+
+    @cached_property
+    def max_gains(self) -> Array:
+        """The guard for each candidate, infinite where it is off: a mean of all events needs none."""
+        off = [speed.unit == "none" or self.max_gain is None for speed in self.speeds]
+        return np.where(off, np.inf, 1.0 if self.max_gain is None else self.max_gain)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -16,8 +16,10 @@ from streamseg.model.fitted import FittedModel
 from streamseg.model.learning import profile_of
 from streamseg.model.naming import names_of
 from streamseg.model.records import Start
-from streamseg.model.spec import CUSTOMERS_PER_SEGMENT, WARM_UP_EVENTS_FACTOR, ModelSpec
-from streamseg.model.state import Candidate, Metric, ModelState, Profile, Segment
+from streamseg.model.rules import rules_of
+from streamseg.model.selection import choose
+from streamseg.model.spec import CUSTOMERS_PER_SEGMENT, MAX_SEGMENTS, WARM_UP_EVENTS_FACTOR, ModelSpec
+from streamseg.model.state import Metric, ModelState, Profile, Segment
 
 
 def warm_up_over(state: ModelState, spec: ModelSpec, *, input_ended: bool = False) -> bool:
@@ -26,13 +28,13 @@ def warm_up_over(state: ModelState, spec: ModelSpec, *, input_ended: bool = Fals
         return False
     warm_up, customers = state.warm_up, len(state.warm_up.rows)
     if input_ended:
-        return customers >= spec.n_segments
+        return customers >= spec.least_segments
     lasted = state.clock - warm_up.first_s if warm_up.first_s is not None else 0.0
     if lasted < spec.min_warm_up_s:
         return False
     if customers >= spec.warm_up:
         return True
-    enough = customers >= CUSTOMERS_PER_SEGMENT * spec.n_segments
+    enough = customers >= CUSTOMERS_PER_SEGMENT * spec.least_segments
     return enough and (warm_up.events >= WARM_UP_EVENTS_FACTOR * spec.warm_up or lasted >= spec.max_warm_up_s)
 
 
@@ -53,14 +55,23 @@ def start_from_warm_up(state: ModelState, spec: ModelSpec, digest: bytes = b"") 
     inverse = metric.inverse(spec)
     seen = x[:n][inverse > 0.0]
     distinct = np.unique(seen, axis=1).shape[1] if len(seen) else 1
-    if distinct < spec.n_segments:
+    if distinct < min(spec.least_segments, 2 if spec.n_segments is None else MAX_SEGMENTS):
         return None
-    labels = _by_size(kmeans_labels(x[:n], inverse, spec.n_segments, spec.seed), spec.n_segments)
-    centers = _means(x[:n], labels, weights, spec.n_segments)
-    ids = range(state.next_id, state.next_id + spec.n_segments)
+    k, labels, natural = _chosen(x[:n], inverse, spec)
+    labels = _by_size(labels, k)
+    centers = means_of(x[:n], labels, weights, k)
+    ids = range(state.next_id, state.next_id + k)
     segments = _named(spec, ids, centers.centers, metric, {}, state.version + 1)
-    profile = profile_of(x[n:], labels, weights, spec.n_segments)
-    return Start(state.version, digest, segments, centers, profile, moments, metric)
+    profile = profile_of(x[n:], labels, weights, k)
+    rules = rules_of(x[:n], labels, list(ids), spec) if spec.refits else {}
+    return Start(state.version, digest, segments, centers, profile, moments, metric, natural, rules)
+
+
+def _chosen(x: Array, inverse: Array, spec: ModelSpec) -> tuple[int, Ints, bool | None]:
+    """Number of segments, labels, and whether there are valleys between them, where that was asked."""
+    if spec.n_segments is None:
+        return choose(x, inverse, spec.seed)
+    return spec.n_segments, kmeans_labels(x, inverse, spec.n_segments, spec.seed), None
 
 
 def start_from_centers(spec: ModelSpec, centers: Mapping[int, Mapping[str, float]]) -> Start:
@@ -70,12 +81,11 @@ def start_from_centers(spec: ModelSpec, centers: Mapping[int, Mapping[str, float
     if not np.isfinite(array).all():
         raise ValueError("a starting center has a value that is not finite")
     k = len(ids)
-    candidate = Candidate.start([Segment(i, "") for i in ids], Centers(array, np.zeros(k), np.zeros(k)),
-                                Profile.empty(len(spec.features) - spec.n_weighted, k))  # fmt: skip
+    profile = Profile.empty(len(spec.features) - spec.n_weighted, k)
     moments = Moments.empty(len(spec.features))
     metric = _frozen(spec, moments, 1) if spec.unit_metric else unsettled_metric(moments, array, 1)
     segments = _named(spec, ids, array, metric, {}, 1)
-    return Start(0, b"", segments, candidate.centers, candidate.profile, moments, metric)
+    return Start(0, b"", segments, Centers(array, np.zeros(k), np.zeros(k)), profile, moments, metric)
 
 
 def start_from_fitted(spec: ModelSpec, model: FittedModel) -> Start:
@@ -120,7 +130,7 @@ def _checked_ids(spec: ModelSpec, centers: Mapping[int, Mapping[str, float]]) ->
         missing = [name for name in spec.names[: spec.n_weighted] if name not in center]
         if missing:
             raise ValueError(f"the starting center {segment_id} lacks the feature {missing[0]!r}")
-    if len(centers) != spec.n_segments:
+    if spec.n_segments is not None and len(centers) != spec.n_segments:
         raise ValueError(f"the start has {len(centers)} centers, n_segments is {spec.n_segments}")
     return sorted(centers)
 
@@ -145,7 +155,8 @@ def _by_size(labels: Ints, k: int) -> Ints:
     return rank[labels]
 
 
-def _means(x: Array, labels: Ints, weights: Array, k: int) -> Centers:
+def means_of(x: Array, labels: Ints, weights: Array, k: int) -> Centers:
+    """Centers of labeled rows. IN x (n_features, n_rows), labels, weights (n_rows,)."""
     hits = sums_by_label(labels, weights, k)
     origin = x[:, 0]
     sums = np.array([sums_by_label(labels, weights * (row - o), k) for row, o in zip(x, origin, strict=True)])

@@ -5,6 +5,8 @@ A version is the number of applied records. Records are applied by `apply` and b
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import numpy as np
 
@@ -15,18 +17,36 @@ from streamseg.kernel.metric import inverse_of, shared_variance
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array
 from streamseg.model.codec import digest
+from streamseg.model.sample import Sample
 from streamseg.model.spec import ModelSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A segment in one line, in the user's units; how many that it holds for are of the segment, and the other way round."""
+
+    text: str
+    precision: float
+    coverage: float
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A segment's identity. Ids are never used again; the name is frozen at birth."""
+    """A segment's identity. Ids are never used again; the name is frozen at birth, unless a person gives one.
+
+    Attributes:
+        predecessors: segments that its first customers came from; successors: those that its last ones went to.
+        why: it was born, and it was retired: "started", "refit", "born", "retired" (nobody came any more).
+        given: the name is a person's.
+    """
 
     id: int
     name: str
     born_version: int = 0
     predecessors: tuple[int, ...] = ()
+    successors: tuple[int, ...] = ()
+    why: str = "started"
+    given: bool = False
 
 
 class Profile(msgspec.Struct):
@@ -73,27 +93,56 @@ class Metric(msgspec.Struct):
 
 
 class Candidate(msgspec.Struct):
-    """One model that competes; the champion's tags are published."""
+    """Centers that compete, by how fast they forget; the champion's tags are published.
 
-    segments: list[Segment]
+    Attributes:
+        id: never used again; deltas address candidates by it. speed: place of its forgetting in `ModelSpec.speeds`.
+        loss: sum of clipped squared distances of events, each taken before it was learned, faded.
+    """
+
+    id: int
+    speed: int
     centers: Centers
-    profile: Profile
-    histogram: Array
+    loss: float = 0.0
 
-    @property
-    def ids(self) -> list[int]:
-        return [segment.id for segment in self.segments]
 
-    @classmethod
-    def start(cls, segments: list[Segment], centers: Centers, profile: Profile) -> Candidate:
-        return cls(segments, centers, profile, np.zeros((len(segments), histogram.N_BINS)))
+class Trial(msgspec.Struct):
+    """A challenger that is tried on new events beside the champion.
+
+    Attributes:
+        kind: "refit" (as many segments) or "born" (one more).
+        rows: events since it entered; loss, champion_loss: sums over them.
+    """
+
+    candidate: Candidate
+    kind: Literal["refit", "born"]
+    rows: int = 0
+    loss: float = 0.0
+    champion_loss: float = 0.0
+
+
+class Search(msgspec.Struct):
+    """When better centers are looked for next: after `wait` more events, or when the loss has risen above `level`.
+
+    Attributes:
+        number: of searches so far; due: rows at which the next one comes; last: rows at the last one.
+        level: mean loss at the last search; fast: recent loss and weight, faded over a few hundred events.
+    """
+
+    number: int
+    due: int
+    wait: int
+    last: int = 0
+    level: float = 0.0
+    fast_loss: float = 0.0
+    fast_weight: float = 0.0
 
 
 class WarmUp(msgspec.Struct):
     """What was seen before there are centers.
 
     Attributes:
-        rows: by customer (a 64-bit hash, or a running number): weight, position or time, and the latest row.
+        rows: by customer (a hash, or a running number): weight, position or time, and the latest row.
         events: accepted events; first_s: event time of the first, in seconds.
     """
 
@@ -106,20 +155,35 @@ class ModelState(msgspec.Struct):
     """All of it.
 
     Attributes:
+        segments: the champion's, and so the candidates'; profile, histogram: of the champion's segments.
+        retired: segments that are no more, the latest ones.
+        champion: place in candidates; scored_weight, scored_rows: what their losses are sums over, since they last began.
+        epoch: of the tags: it moves on with the metric, and whenever segments change.
+        natural: whether there are valleys between the segments; None where nobody asked.
         clock: largest event time believed so far, in seconds; -inf before the first.
         last_time: event time of the last event as it came.
-        age: weight learned so far.
-        rows: rows learned so far, warm-up included.
-        members: customers tagged with each segment, by id.
-        next_id: the next segment id; ids below it were given and are never given again.
+        age: weight learned so far; rows: rows learned so far, warm-up included.
+        members: customers tagged with each segment, by id; hit_s: event time of the last event of each segment, by id.
+        next_id: the next segment id; ids below it were given and are never given again. next_candidate: likewise.
         clipped, held_back: how often the guards clipped a feature, and held back a time.
+        promotions: so far.
     """
 
     version: int
     metric: Metric
     moments: Moments
+    segments: list[Segment]
+    retired: list[Segment]
+    profile: Profile
+    histogram: Array
     candidates: list[Candidate]
     champion: int
+    trial: Trial | None
+    search: Search
+    sample: Sample
+    rules: dict[int, Rule]
+    natural: bool | None
+    epoch: int
     next_id: int
     members: dict[int, int]
     warm_up: WarmUp
@@ -127,14 +191,23 @@ class ModelState(msgspec.Struct):
     last_time: float
     age: float
     rows: int
+    next_candidate: int = 0
+    scored_weight: float = 0.0
+    scored_rows: int = 0
+    hit_s: dict[int, float] = {}
     clipped: int = 0
     held_back: int = 0
+    promotions: int = 0
 
     @classmethod
     def empty(cls, spec: ModelSpec) -> ModelState:
         d = len(spec.features)
         metric = Metric(0, False, np.zeros(d), np.zeros(d))
-        return cls(0, metric, Moments.empty(d), [], 0, 0, {}, WarmUp(), NEVER, NEVER, 0.0, 0)
+        n_profile = d - spec.n_weighted
+        return cls(
+            0, metric, Moments.empty(d), [], [], Profile.empty(n_profile, 0), np.zeros((0, histogram.N_BINS)), [], 0, None,
+            Search(0, 0, 0), Sample.empty(d), {}, None, 0, 0, {}, WarmUp(), NEVER, NEVER, 0.0, 0,
+        )  # fmt: skip
 
     @property
     def ready(self) -> bool:
@@ -145,6 +218,15 @@ class ModelState(msgspec.Struct):
     def tagging(self) -> Candidate:
         """The champion. Only where `ready`."""
         return self.candidates[self.champion]
+
+    @property
+    def ids(self) -> list[int]:
+        return [segment.id for segment in self.segments]
+
+    @property
+    def mean_loss(self) -> float:
+        """The champion's mean clipped squared distance, over a few thousand events; 0 before the first."""
+        return self.tagging.loss / self.scored_weight if self.scored_weight > 0.0 else 0.0
 
     def digest(self) -> bytes:
         return digest(self)

@@ -43,18 +43,70 @@ class Tags(NamedTuple):
 
 def tag(state: ModelState, spec: ModelSpec, x: Array) -> Tags:
     """Tags of rows. IN x (n_features, n_rows) with weighted features complete. Only where the state is ready."""
-    champion = state.tagging
-    centers, inverse = champion.centers.centers, state.metric.inverse(spec)
-    near = nearest(x[: spec.n_weighted], centers, inverse)
-    ids = np.array([*champion.ids, -1], dtype=np.int64)
+    inverse = state.metric.inverse(spec)
+    return _told(state, inverse, nearest(x[: spec.n_weighted], state.tagging.centers.centers, inverse))
+
+
+def _told(state: ModelState, inverse: Array, near: Nearest) -> Tags:
+    ids = np.array([*state.ids, -1], dtype=np.int64)
     return Tags(
         near,
         ids[near.labels],
         np.sqrt(near.squared),
         ids[near.runner_up],
-        margin(near, squared_distances_between(centers, inverse)),
-        near.squared > _outlier_limit(champion.histogram)[near.labels],
+        margin(near, squared_distances_between(state.tagging.centers.centers, inverse)),
+        near.squared > _outlier_limit(state.histogram)[near.labels],
     )
+
+
+class Holder:
+    """Stickiness: a customer stays in its segment until another one is nearer by more than a little margin.
+
+    How far one is beyond the halfway point between two centers is `(d_own^2 - d_near^2) / |c_own - c_near|^2`: 0 at it, 1
+    at the other center.
+    """
+
+    def __init__(self, state: ModelState, spec: ModelSpec) -> None:
+        self._spec, self._centers, self._inverse = spec, state.tagging.centers.centers, state.metric.inverse(spec)
+        self._between = squared_distances_between(self._centers, self._inverse)
+        ids = np.array(state.ids, dtype=np.int64)
+        self._column = np.full(int(ids.max()) + 1, -1)
+        self._column[ids] = np.arange(len(ids))
+        self._state = state
+
+    def held(self, x: Array, near: Nearest, previous: Ints) -> Ints:
+        """Places (n_rows,) of the segments that rows stay in: `previous` (ids) where that holds them, else the nearest.
+
+        IN x (n_features, n_rows), near, previous.
+        """
+        if self._spec.stickiness <= 0.0:
+            return near.labels
+        known = (previous >= 0) & (previous < len(self._column))
+        own = np.where(known, self._column[np.where(known, previous, 0)], -1)
+        rows = np.flatnonzero((own >= 0) & (own != near.labels))
+        if not len(rows):
+            return near.labels
+        off = x[: self._spec.n_weighted, rows] - self._centers[:, own[rows]]
+        squared = np.add.reduce(off * off * self._inverse[:, None], axis=0)
+        beyond = squared - near.squared[rows]
+        stay = rows[beyond <= self._spec.stickiness * self._between[own[rows], near.labels[rows]]]
+        labels = near.labels.copy()
+        labels[stay] = own[stay]
+        return labels
+
+    def tags(self, x: Array, tags: Tags, labels: Ints) -> Tags:
+        """The tags of rows that are in `labels`, the nearest center being the runner-up of those that are held.
+
+        IN x (n_features, n_rows), tags, labels.
+        """
+        held = np.flatnonzero(labels != tags.near.labels)
+        if not len(held):
+            return tags
+        near = tags.near.take(np.arange(len(labels)))
+        off = x[: self._spec.n_weighted, held] - self._centers[:, labels[held]]
+        near.runner_up[held], near.runner_up_squared[held] = near.labels[held], near.squared[held]
+        near.labels[held], near.squared[held] = labels[held], np.add.reduce(off * off * self._inverse[:, None], axis=0)
+        return _told(self._state, self._inverse, near)
 
 
 def drivers(state: ModelState, spec: ModelSpec, x: Array, near: Nearest) -> tuple[Array, Array]:
@@ -69,7 +121,13 @@ def drivers(state: ModelState, spec: ModelSpec, x: Array, near: Nearest) -> tupl
 def segment_of(state: ModelState, spec: ModelSpec, x: Array) -> Ints:
     """Segment ids alone, (n_rows,). IN x as in `tag`."""
     near = nearest(x[: spec.n_weighted], state.tagging.centers.centers, state.metric.inverse(spec))
-    return np.array(state.tagging.ids, dtype=np.int64)[near.labels]
+    return np.array(state.ids, dtype=np.int64)[near.labels]
+
+
+def kept_segment_of(state: ModelState, spec: ModelSpec, x: Array, previous: Ints) -> Ints:
+    """Segment ids (n_rows,) of customers who are in segments `previous` and stay there if that holds them. IN all."""
+    near = nearest(x[: spec.n_weighted], state.tagging.centers.centers, state.metric.inverse(spec))
+    return np.array(state.ids, dtype=np.int64)[Holder(state, spec).held(x, near, previous)]
 
 
 def _outlier_limit(counts: Array) -> Array:

@@ -7,21 +7,25 @@ import numpy as np
 from streamseg.kernel import histogram
 from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array
+from streamseg.model.apply import apply
+from streamseg.model.naming import names_of
+from streamseg.model.records import Decision, Start
 from streamseg.model.spec import ModelSpec
-from streamseg.model.state import ModelState
-from streamseg.records.outputs import SegmentRecord, encode_json, iso_time
+from streamseg.model.start import z_of
+from streamseg.model.state import ModelState, Rule, Segment
+from streamseg.records.outputs import SegmentRecord, SegmentRule, encode_json, iso_time
 
 
 def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[SegmentRecord]:
     """One record for each segment of the champion. Only where the state is ready."""
-    champion = state.tagging
-    centers = np.concatenate([champion.centers.centers, _known(champion.profile.means, champion.profile.weights)])
+    centers = np.concatenate([state.tagging.centers.centers, _known(state.profile.means, state.profile.weights)])
     deviation = np.sqrt(state.moments.variance())
     z = (centers - state.moments.mean[:, None]) / np.where(deviation > 0.0, deviation, np.inf)[:, None]
-    p50, p95 = histogram.quantile(champion.histogram, 0.5), histogram.quantile(champion.histogram, 0.95)
-    total = sum(state.members.get(i, 0) for i in champion.ids)
+    p50, p95 = histogram.quantile(state.histogram, 0.5), histogram.quantile(state.histogram, 0.95)
+    total = sum(state.members.get(i, 0) for i in state.ids)
+    names = names_of(z_of(spec, state.tagging.centers.centers, state.metric), list(spec.names[: spec.n_weighted]))
     records = []
-    for i, segment in enumerate(champion.segments):
+    for i, segment in enumerate(state.segments):
         size = state.members.get(segment.id, 0)
         records.append(
             SegmentRecord(
@@ -29,7 +33,10 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
                 name=segment.name,
                 status="active",
                 predecessors=segment.predecessors,
-                successors=(),
+                successors=segment.successors,
+                why=segment.why,
+                suggested_name=None if names[i] == segment.name or segment.given else names[i],
+                rule=_rule(state.rules.get(segment.id)),
                 center=dict(zip(spec.names, _in_users_units(centers[:, i], spec), strict=True)),
                 z={name: round(float(value), 6) for name, value in zip(spec.names, z[:, i], strict=True) if value == value},
                 size=size,
@@ -44,9 +51,52 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
     return records
 
 
+def retired_records(retired: list[Segment], version: int, clock_us: int) -> list[SegmentRecord]:
+    """The last record of segments that are no more."""
+    return [
+        SegmentRecord(
+            segment_id=one.id,
+            name=one.name,
+            status="retired",
+            predecessors=one.predecessors,
+            successors=one.successors,
+            why=one.why,
+            suggested_name=None,
+            rule=None,
+            center={},
+            z={},
+            size=0,
+            share=0.0,
+            radius_p50=None,
+            radius_p95=None,
+            model_version=version,
+            born_version=one.born_version,
+            updated_at=iso_time(clock_us),
+        )
+        for one in retired
+    ]
+
+
+def catalog_of(state: ModelState, spec: ModelSpec, decision: Decision, clock_us: int) -> list[tuple[bytes, bytes]]:
+    """What a decision changes in the catalog. INOUT state: it becomes what the decision makes of it.
+
+    Nothing for what leaves segments as they are, and nothing for a decision that would not count.
+    """
+    before, retired = state.segments, len(state.retired)
+    state.version = decision.base_version if isinstance(decision, Start) else state.version
+    if not apply(state, spec, decision) or state.segments == before:
+        return []
+    gone = retired_records(state.retired[retired:], state.version, clock_us)
+    return [(str(r.segment_id).encode(), encode_json(r)) for r in [*gone, *segment_records(state, spec, clock_us)]]
+
+
 def catalog_messages(state: ModelState, spec: ModelSpec, clock_us: int) -> list[tuple[bytes, bytes]]:
     """(key, value) for the catalog topic, keyed by segment id."""
     return [(str(r.segment_id).encode(), encode_json(r)) for r in segment_records(state, spec, clock_us)]
+
+
+def _rule(rule: Rule | None) -> SegmentRule | None:
+    return None if rule is None else SegmentRule(rule.text, rule.precision, rule.coverage)
 
 
 def _known(means: Array, weights: Array) -> Array:

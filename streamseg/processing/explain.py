@@ -83,7 +83,7 @@ def _explanation(job: Job, task: Task, customer_id: str, row: int) -> Explanatio
     )
     if missing or not state.ready:
         return base
-    titles = {segment.id: segment.name for segment in state.tagging.segments}
+    titles = {segment.id: segment.name for segment in [*state.retired, *state.segments]}
     tags = tag(state, settings.model, x)
     segment, runner_up = stored["segment"], int(tags.runner_up_ids[0])
     tagged = segment != NO_SEGMENT

@@ -15,26 +15,29 @@ from msgspec.structs import replace
 from streamseg.errors import ConfigError
 from streamseg.features.aggregates import NO_TIME
 from streamseg.kernel.types import Array
-from streamseg.model.apply import apply
 from streamseg.model.codec import pack
-from streamseg.model.learning import block_edges, collect, learn
-from streamseg.model.records import Delta, Start, WarmRows
+from streamseg.model.decisions import decided, due
+from streamseg.model.learning import Sampled, block_edges, collect, learn
+from streamseg.model.records import Decision, Delta, Renamed, Start, WarmRows
+from streamseg.model.search import search
 from streamseg.model.start import start_from_warm_up, warm_up_over
 from streamseg.model.state import ModelState
-from streamseg.processing.catalog import catalog_messages
+from streamseg.processing.catalog import catalog_messages, catalog_of
 from streamseg.processing.clock import Clock
 from streamseg.processing.logs import (
     FORMAT_VERSION,
     BatchRecord,
+    DecisionRecord,
     Genesis,
     Manifest,
     OffsetMetadata,
-    StartRecord,
+    customer_hash,
     decode_model_record,
     encode_entry,
+    sample_key,
 )
 from streamseg.processing.observe import ModelChanged, Observation, SegmentSummary, SnapshotTaken, Waiting
-from streamseg.processing.partition import PartitionJob, PartitionResult, next_sweep
+from streamseg.processing.partition import PartitionJob, PartitionResult, ToLearn, next_sweep
 from streamseg.processing.planned import (
     KeptSnapshot,
     Planned,
@@ -81,8 +84,8 @@ class Job:
         catalog: list[tuple[bytes, bytes]] = []
         if warm_start is not None:
             clock_us = self.clock.now_us()
-            internal.append((Log.MODEL, 0, encode_entry(StartRecord(warm_start, clock_us))))
-            catalog = self.catalog_of_start(warm_start, clock_us)
+            internal.append((Log.MODEL, 0, encode_entry(DecisionRecord(warm_start, clock_us))))
+            catalog = catalog_of(ModelState.empty(self.settings.model), self.settings.model, warm_start, clock_us)
         return CommitPlan(ownership, {}, catalog=catalog, internal=internal)
 
     def plan_batch(self, polled: Polled) -> Planned:
@@ -149,7 +152,9 @@ class Job:
                 edges += block_edges(block, part.x.shape[1], edges[-1])[1:]
             x = _joined([part.x for _, part in parts], len(spec.features))
             w, t = _flat([part.w for _, part in parts]), _flat([part.t for _, part in parts])
-            delta = learn(state, spec, x, w, t, edges, digest)
+            delta = learn(
+                state, spec, x, w, t, edges, digest, _sampled([part for _, part in parts]) if spec.refits else None
+            )
         else:
             warm = [r.warm_up for r in results.values() if r.warm_up is not None]
             times, at = _flat([part.times for part in warm]), _flat([part.at for part in warm])
@@ -161,39 +166,53 @@ class Job:
             rows = WarmRows(keys, np.ones(n), at, _joined([part.x for part in warm], len(spec.features)))
             delta = collect(state, spec, rows, len(times), before[-1], times, digest)
         for result in results.values():
-            delta.erased += result.erased_keys
+            delta.erased += [customer_hash(name) for name in result.erased_ids]
+            delta.erased_rows += [sample_key(name) for name in result.erased_ids]
             for segment, change in result.moved.items():
                 delta.moved[segment] = delta.moved.get(segment, 0) + change
         return delta
 
-    def plan_start(self, ownership: Ownership, *, input_ended: bool) -> Planned | None:
-        """First centers, if the warm-up is over; with them their catalog records. None while it is not.
+    def plan_decision(self, ownership: Ownership, *, input_ended: bool) -> Planned | None:
+        """What is due in the model (first centers, a promotion, a search), with its catalog records. None where nothing is.
 
-        The owner of partition 0 proposes them, so that workers do not all do it; the log decides.
+        The owner of partition 0 proposes it, so that workers do not all do it; the log decides.
         """
-        if 0 not in self.tasks or not warm_up_over(self.state, self.settings.model, input_ended=input_ended):
+        if 0 not in self.tasks:
             return None
-        if self._failed_start_at == self.state.version:
-            return None
-        start = start_from_warm_up(self.state, self.settings.model, self.replica.digest)
-        if start is None:
-            self._failed_start_at = self.state.version
+        decision = self._decision(input_ended=input_ended)
+        if decision is None:
             return None
         clock_us = self.clock.now_us()
         plan = CommitPlan(
             ownership,
             self._touched_offsets(),
-            catalog=self.catalog_of_start(start, clock_us),
-            internal=[(Log.MODEL, 0, encode_entry(StartRecord(start, clock_us)))],
+            catalog=catalog_of(self.replica.copy_of_state(), self.settings.model, decision, clock_us),
+            internal=[(Log.MODEL, 0, encode_entry(DecisionRecord(decision, clock_us)))],
         )
         return Planned(plan, {})
 
-    def catalog_of_start(self, start: Start, clock_us: int) -> list[tuple[bytes, bytes]]:
-        """Catalog records of first centers. They do not depend on what the log gets between proposal and start."""
-        after = ModelState.empty(self.settings.model)
-        after.version = start.base_version
-        apply(after, self.settings.model, start)
-        return catalog_messages(after, self.settings.model, clock_us)
+    def plan_rename(self, segment: int, name: str) -> CommitPlan:
+        """A person's name for a segment: beside the workers, who take it from the log."""
+        decision, clock_us = Renamed(self.state.version, segment, name), self.clock.now_us()
+        return CommitPlan(
+            Ownership(0, ()),
+            {},
+            catalog=catalog_of(self.replica.copy_of_state(), self.settings.model, decision, clock_us),
+            internal=[(Log.MODEL, 0, encode_entry(DecisionRecord(decision, clock_us)))],
+        )
+
+    def _decision(self, *, input_ended: bool) -> Decision | None:
+        state, spec, digest = self.state, self.settings.model, self.replica.digest
+        if due(state, spec) == "search":
+            return search(state, spec, digest)
+        if state.ready:
+            return decided(state, spec, digest)
+        if not warm_up_over(state, spec, input_ended=input_ended) or self._failed_start_at == state.version:
+            return None
+        start = start_from_warm_up(state, spec, digest)
+        if start is None:
+            self._failed_start_at = state.version
+        return start
 
     def _touched_offsets(self) -> dict[int, Committed]:
         """Offsets as they stand: a commit without offsets would not be fenced."""
@@ -216,6 +235,7 @@ class Job:
     def apply_model_entry(self, entry: Entry) -> Observation | None:
         """Apply an entry of the model log. Returns what observers should know. Raises as `Replica.apply`."""
         was_ready, epoch, twice = self.state.ready, self.state.metric.epoch, self.replica.on_two_partitions
+        promotions, segments = self.state.promotions, self.state.ids
         record = decode_model_record(entry.payload)
         if isinstance(record, Genesis) and record.n_partitions != self.n_partitions:
             raise ConfigError(
@@ -225,6 +245,9 @@ class Job:
         self.replica.apply(record, entry.end)
         if self.state.ready and (not was_ready or self.state.metric.epoch != epoch):
             what = "metric_renewed" if was_ready else "started"
+            return ModelChanged(what, self.state.version, self.segments())
+        if self.state.ids != segments or self.state.promotions != promotions:
+            what = "segments_changed" if self.state.ids != segments else "promoted"
             return ModelChanged(what, self.state.version, self.segments())
         if not twice < self.replica.on_two_partitions:
             return None
@@ -242,7 +265,7 @@ class Job:
         total = sum(members.values()) or 1
         found = [
             SegmentSummary(s.id, s.name, members.get(s.id, 0), members.get(s.id, 0) / total, shift)
-            for s, shift in zip(self.state.tagging.segments, self._shifts(), strict=True)
+            for s, shift in zip(self.state.segments, self._shifts(), strict=True)
         ]
         return tuple(sorted(found, key=lambda segment: -segment.customers))
 
@@ -264,9 +287,9 @@ class Job:
     def _shifts(self) -> list[float]:
         champion, metric = self.state.tagging, self.state.metric
         ids, epoch, centers = self._baseline
-        if (ids, epoch) != (champion.ids, metric.epoch):
+        if (ids, epoch) != (self.state.ids, metric.epoch):
             centers = champion.centers.centers.copy()
-            self._baseline = (champion.ids, metric.epoch, centers)
+            self._baseline = (self.state.ids, metric.epoch, centers)
         moved = champion.centers.centers - centers
         squared = np.add.reduce(moved * moved * metric.inverse(self.settings.model)[:, None], axis=0)
         shifts: list[float] = np.sqrt(squared).tolist()
@@ -360,6 +383,15 @@ def _joined(parts: list[np.ndarray], n_rows: int) -> np.ndarray:
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts, axis=1) if parts else np.empty((n_rows, 0))
+
+
+def _sampled(parts: list[ToLearn]) -> Sampled:
+    """Each customer's latest row among the batch's rows."""
+    before = np.cumsum([0, *(part.x.shape[1] for part in parts)]).tolist()
+    places = [part.latest + first for part, first in zip(parts, before, strict=False)]
+    keys = [key for part in parts for key in part.sample_keys()]
+    joined = np.concatenate(places) if places else np.empty(0, dtype=np.int64)
+    return Sampled(joined, np.array(keys, dtype=np.int64))
 
 
 def _flat(parts: list[np.ndarray]) -> np.ndarray:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
 from streamseg.features.table import Rows, TableChange
 from streamseg.model.codec import pack, unpack
-from streamseg.model.records import Delta, Start
+from streamseg.model.records import Decision, Delta
 from streamseg.model.state import ModelState
 from streamseg.records.frames import cut, frames
 
@@ -87,12 +88,14 @@ class BatchRecord(msgspec.Struct, tag="batch"):
     delta: Delta
 
 
-class StartRecord(msgspec.Struct, tag="start"):
-    start: Start
+class DecisionRecord(msgspec.Struct, tag="decision"):
+    """What was decided between batches, and the clock reading of its catalog records."""
+
+    decision: Decision
     clock_us: int
 
 
-ModelRecord = Genesis | BatchRecord | StartRecord
+ModelRecord = Genesis | BatchRecord | DecisionRecord
 
 
 class ModelSnapshot(msgspec.Struct):
@@ -248,3 +251,8 @@ def config_differences(old: str, new: str) -> list[str]:
 def customer_hash(customer_id: str) -> int:
     """64 bits that stand for a customer where the id must not be kept."""
     return int.from_bytes(hashlib.blake2b(customer_id.encode(), digest_size=8).digest(), "little")
+
+
+def sample_key(customer_id: str) -> int:
+    """32 bits that tell customers of the sample apart; cheap, as many are asked for."""
+    return crc32(customer_id.encode())

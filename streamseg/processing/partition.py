@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from zlib import crc32
@@ -18,13 +18,13 @@ from streamseg.kernel.clusters import BLOCK_ROWS
 from streamseg.kernel.forgetting import NEVER, guarded_times
 from streamseg.kernel.types import Array, Ints
 from streamseg.model.state import ModelState
-from streamseg.model.tagging import Tags, segment_of, tag
-from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash
+from streamseg.model.tagging import Tags, kept_segment_of, tag
+from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash, sample_key
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
 from streamseg.processing.task import Task
 from streamseg.processing.transport import Records, Tagged
-from streamseg.processing.walk import REASONS, store_tags, tell_reasons, walk
+from streamseg.processing.walk import REASONS, Holding, store_tags, tell_reasons, walk
 from streamseg.records.events import Decoded, EventDecoder, Rejected
 from streamseg.records.outputs import DeadLetter
 
@@ -34,11 +34,16 @@ _MAX_LETTER_BYTES = 1_000_000
 
 
 class ToLearn(NamedTuple):
-    """Rows that the model learns: `x` (n_rows_of_model, n), weights, event times in seconds."""
+    """Rows that the model learns: `x` (n_rows_of_model, n), weights, event times in seconds.
+
+    `latest`: places of each customer's latest row, and `sample_keys` that stand for those customers.
+    """
 
     x: Array
     w: Array
     t: Array
+    latest: Ints
+    sample_keys: Callable[[], list[int]]
 
 
 class ToWarmUp(NamedTuple):
@@ -66,7 +71,7 @@ class PartitionResult:
     learn: ToLearn | None = None
     warm_up: ToWarmUp | None = None
     moved: Counter[int] = field(default_factory=Counter)
-    erased_keys: list[int] = field(default_factory=list)
+    erased_ids: list[str] = field(default_factory=list)
     assignments: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     transitions: Counter[tuple[int, int]] = field(default_factory=Counter)
 
@@ -116,7 +121,7 @@ class PartitionJob:
             result,
             learn=_to_learn(folded, decoded) if learned else None,
             warm_up=_to_warm_up(folded, decoded) if n_complete and not self.state.ready else None,
-            erased_keys=[customer_hash(decoded.ids[i]) for i in np.flatnonzero(decoded.erase).tolist()],
+            erased_ids=[decoded.ids[i] for i in np.flatnonzero(decoded.erase).tolist()],
         )
 
     def _slice(self, folded: Fold | None) -> Retag | None:
@@ -133,8 +138,8 @@ class PartitionJob:
         x = table.vectors(rows, self.boundary)
         complete = ~np.isnan(x[: self.settings.layout.n_weighted]).any(axis=0)
         rows, x = rows[complete], x[:, complete]
-        segment = segment_of(self.state, self.settings.model, x) if len(rows) else rows
         previous = table.column("segment")[rows].astype(np.int64)
+        segment = kept_segment_of(self.state, self.settings.model, x, previous) if len(rows) else rows
         moved = segment != previous
         rows, x, segment, previous = rows[moved], x[:, moved], segment[moved], previous[moved]
         watermark = self.mark.clock_us or 0
@@ -156,7 +161,10 @@ class PartitionJob:
         if state.ready and len(complete):
             tags = tag(state, spec, x)
             labels[complete] = tags.segment_ids
-        out = walk(folded, labels, decoded.times, decoded.erase)
+        hold = Holding(state, spec, folded, complete, tags) if tags is not None and spec.stickiness > 0.0 else None
+        out = walk(folded, labels, decoded.times, decoded.erase, hold)
+        if tags is not None and hold is not None:
+            tags = hold.holder.tags(x, tags, hold.places)
         if tags is not None:
             tell_reasons(out, folded, self.task.table, state, spec)
         store_tags(out, folded, decoded.times, decoded.erase, self.sweep.epoch if state.ready else -1)
@@ -305,8 +313,8 @@ def next_sweep(mark: Mark, state: ModelState, settings: JobSettings, n_rows: int
     sweep = mark.sweep
     if not state.ready:
         return sweep
-    if state.metric.epoch != sweep.model_epoch:
-        return Sweep(sweep.epoch + 1, state.metric.epoch, sweep.time_epoch, 0, n_rows, "model_update")
+    if state.epoch != sweep.model_epoch:
+        return Sweep(sweep.epoch + 1, state.epoch, sweep.time_epoch, 0, n_rows, "model_update")
     if settings.retag_every_s is not None and mark.clock_us is not None and not sweep.active:
         time_epoch = int(mark.clock_us // (settings.retag_every_s * 1e6))
         if time_epoch != sweep.time_epoch:
@@ -320,10 +328,17 @@ def boundary_of(sweep: Sweep, settings: JobSettings) -> int:
 
 
 def _to_learn(folded: Fold, decoded: Decoded) -> ToLearn:
-    if folded.complete.all():
-        return ToLearn(folded.x, folded.weight, decoded.times / 1e6)
     rows = folded.complete
-    return ToLearn(folded.x[:, rows], folded.weight[rows], decoded.times[rows] / 1e6)
+    latest = _latest(folded, np.flatnonzero(rows))
+    latest = np.sort(latest[latest > _latest(folded, np.flatnonzero(decoded.erase))])
+
+    def keys() -> list[int]:
+        return [sample_key(decoded.ids[i]) for i in latest.tolist()]
+
+    if rows.all():
+        return ToLearn(folded.x, folded.weight, decoded.times / 1e6, latest, keys)
+    places = np.cumsum(rows)[latest] - 1
+    return ToLearn(folded.x[:, rows], folded.weight[rows], decoded.times[rows] / 1e6, places, keys)
 
 
 def _to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:

@@ -13,12 +13,12 @@ from streamseg.model.state import ModelState
 from streamseg.processing.logs import (
     FORMAT_VERSION,
     BatchRecord,
+    DecisionRecord,
     Genesis,
     Manifest,
     ModelRecord,
     ModelSnapshot,
     PartitionManifest,
-    StartRecord,
     config_differences,
     config_digest,
 )
@@ -69,8 +69,8 @@ class Replica:
         if isinstance(record, Genesis):
             self._check_genesis(record)
             self.state.version += 1
-        elif isinstance(record, StartRecord):
-            apply(self.state, self.spec, record.start)
+        elif isinstance(record, DecisionRecord):
+            apply(self.state, self.spec, record.decision)
         else:
             self._check_batch(record)
             apply(self.state, self.spec, record.delta)

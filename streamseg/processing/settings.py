@@ -19,7 +19,6 @@ class JobSettings:
         customer_half_life_s: None: every event weighs 1.
         retag_every_s: None: customers who fall silent are not re-tagged.
         topic: the name of the input in `source`.
-        segments_chosen: how the number of segments came about, in words.
         snapshot_bytes: a snapshot is due when the deltas behind the last one are larger than it, and than this.
         snapshot_versions: or when the model has gone so far since the last one, whose version the model log must reach.
     """
@@ -34,6 +33,5 @@ class JobSettings:
     retag_every_s: float | None
     emit: Literal["every", "changes"]
     max_record_bytes: int
-    segments_chosen: str
     snapshot_bytes: int = 16_000_000
     snapshot_versions: int = 10_000

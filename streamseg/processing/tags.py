@@ -100,7 +100,7 @@ _WARMING_UP = members_of(
 
 def _labels(subjects: Subjects, tags: Tags, state: ModelState) -> list[bytes]:
     """Which segment, from which, how and why: few combinations, each written once."""
-    segments = state.tagging.segments
+    segments = state.segments
     code = (subjects.previous + 1) * len(segments) + tags.near.labels
     code = (code * len(CHANGES) + _kinds(subjects)) * len(REASONS) + subjects.reasons
     found, which = np.unique(code, return_inverse=True)
@@ -119,8 +119,8 @@ def _labels(subjects: Subjects, tags: Tags, state: ModelState) -> list[bytes]:
 
 
 def _certainty(subjects: Subjects, tags: Tags, state: ModelState, settings: JobSettings) -> dict[str, Part]:
-    alone = len(state.tagging.segments) == 1
-    ids = np.array(scalars(state.tagging.ids), dtype=object)
+    alone = len(state.segments) == 1
+    ids = np.array(scalars(state.ids), dtype=object)
     return {
         "distance": thousandths(tags.distance),
         "runner_up_segment_id": NULL if alone else ids[tags.near.runner_up].tolist(),

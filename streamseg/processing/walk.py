@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +13,35 @@ from streamseg.features.table import COMMON, NO_SEGMENT, CustomerTable
 from streamseg.kernel.types import Flags, Ints
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
-from streamseg.model.tagging import segment_of
+from streamseg.model.tagging import Holder, Tags, kept_segment_of
 
 # Why a customer entered its segment, by the number that the table stores.
 REASONS = ("event", "model_update", "time")
 _MODEL_UPDATE, _TIME = 1, 2
+
+
+class Holding:
+    """Which customers stay in their segment, in the order of their events. `places`: of each complete event's segment."""
+
+    def __init__(self, state: ModelState, spec: ModelSpec, folded: Fold, complete: Ints, tags: Tags) -> None:
+        self.holder, self._near, self.places = Holder(state, spec), tags.near, tags.near.labels.copy()
+        self._x = folded.x
+        self._ids = np.array(state.ids, dtype=np.int64)
+        self._row = np.full(len(folded.place), -1)
+        self._row[complete] = np.arange(len(complete))
+
+    def __call__(self, events: Ints, labels: Ints, previous: Ints) -> Ints:
+        """Labels (ids) of a round's events, given those of the nearest centers and the customers' segments. IN all."""
+        moving = np.flatnonzero((labels != NO_SEGMENT) & (previous != NO_SEGMENT) & (labels != previous))
+        if not len(moving):
+            return labels
+        at = events[moving]
+        rows = self._row[at]
+        places = self.holder.held(self._x[:, at], self._near.take(rows), previous[moving])
+        self.places[rows] = places
+        out = labels.copy()
+        out[moving] = self._ids[places]
+        return out
 
 
 class Walk(NamedTuple):
@@ -36,8 +61,12 @@ class Walk(NamedTuple):
     prior: Ints
 
 
-def walk(folded: Fold, labels: Ints, times: Ints, erase: Flags) -> Walk:
-    """Follow each customer through its events, with reason "event" everywhere. IN all."""
+# Labels of a round's events: which events, the nearest segments' ids, the customers' segments before.
+Hold = Callable[[Ints, Ints, Ints], Ints]
+
+
+def walk(folded: Fold, labels: Ints, times: Ints, erase: Flags, hold: Hold | None = None) -> Walk:
+    """Follow each customer through its events, with reason "event" everywhere. `hold` may change labels; IN the others."""
     n = len(labels)
     segment, entered = folded.segment.copy(), folded.entered_at.copy()
     last = np.full(len(folded.rows), -1)
@@ -48,6 +77,8 @@ def walk(folded: Fold, labels: Ints, times: Ints, erase: Flags) -> Walk:
     for batch in folded.rounds:
         at = folded.place[batch]
         out.previous[batch] = segment[at]
+        if hold is not None:
+            labels[batch] = hold(batch, labels[batch], segment[at])
         out.prior[batch] = last[at]
         changed = (labels[batch] != NO_SEGMENT) & (labels[batch] != segment[at])
         out.changed[batch] = changed
@@ -75,12 +106,12 @@ def tell_reasons(out: Walk, folded: Fold, table: CustomerTable, state: ModelStat
     moved, old = moved[known], old[:, known]
     if not len(moved):
         return
-    moved = moved[segment_of(state, spec, old) != out.previous[moved]]
+    moved = moved[kept_segment_of(state, spec, old, out.previous[moved]) != out.previous[moved]]
     out.reasons[moved] = _MODEL_UPDATE
     stored = moved[out.prior[moved] < 0]
     if len(stored):
         alone = table.vectors(folded.rows[folded.place[stored]], NO_TIME)
-        stays = segment_of(state, spec, alone) == out.previous[stored]
+        stays = kept_segment_of(state, spec, alone, out.previous[stored]) == out.previous[stored]
         out.reasons[stored[stays]] = _TIME
 
 

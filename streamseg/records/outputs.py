@@ -50,6 +50,14 @@ class Assignment(msgspec.Struct, gc=False):
     event_id: str | None = None
 
 
+class SegmentRule(msgspec.Struct, frozen=True):
+    """A segment in one line: how many that it holds for are of the segment (precision), and the other way round."""
+
+    text: str
+    precision: float
+    coverage: float
+
+
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The catalog record of a segment. `center` is in the user's units, `z` in standard deviations of all customers."""
 
@@ -59,6 +67,9 @@ class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     predecessors: tuple[int, ...]
     successors: tuple[int, ...]
+    why: str
+    suggested_name: str | None
+    rule: SegmentRule | None
     center: dict[str, float | None]
     z: dict[str, float]
     size: int

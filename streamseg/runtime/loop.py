@@ -29,6 +29,7 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 # How long a worker waits for its own delta to come back through the log.
 _OWN_DELTA_S = 0.2
+_LAST_TRIES = 3
 # A log that is held up for longer is freed, if its holder is dead.
 _BLOCKED_S = 1.0
 # What others put into the model log is on its way to us already; a look at it takes no time.
@@ -87,10 +88,12 @@ class Loop:
             self._observe(Stopped(reason, {p: task.mark.next for p, task in self.job.tasks.items()}))
 
     def _last_snapshots(self) -> None:
-        """What is due at the end. Where that does not work, the next start does it."""
+        """What is due at the end, tried a few times: where that does not work, the next start does it."""
         try:
-            if self._restored:
-                self._snapshots(stopping=True)
+            for _ in range(_LAST_TRIES if self._restored else 0):
+                if self._snapshots(stopping=True):
+                    break
+                self._restore()
         except (RetriableError, TruncatedError) as error:
             self._observe(Waiting("left_for_next_start", error.message, {"where": error.where}))
 
@@ -162,8 +165,8 @@ class Loop:
             raise RetriableError("the model log cannot be begun", hint="the next try may find it begun")
 
     def _start(self, *, input_ended: bool) -> bool:
-        """Commit first centers if they are due. Returns False where that came to nothing."""
-        planned = self.job.plan_start(self._ownership, input_ended=input_ended)
+        """Commit what is due in the model. Returns False where that came to nothing."""
+        planned = self.job.plan_decision(self._ownership, input_ended=input_ended)
         return planned is None or self._commit(planned)
 
     def _commit(self, planned: Planned) -> bool:
@@ -297,7 +300,7 @@ class Loop:
     def _explain_missing_model(self) -> None:
         if self.job.state.ready:
             return
-        complete, needed = len(self.job.state.warm_up.rows), self.settings.model.n_segments
+        complete, needed = len(self.job.state.warm_up.rows), self.settings.model.least_segments
         customers, unknown = self.job.unknown_features()
         message = (
             f"the input ended before there was a model: {complete:,} of {customers:,} customers have all features, and at "

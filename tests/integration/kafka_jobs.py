@@ -16,10 +16,11 @@ from typing import Any, TextIO
 
 from confluent_kafka import Consumer
 
-from streamseg.app import open_reader, settings_of
+from streamseg.app import open_reader
 from streamseg.config import Config
 from streamseg.errors import ConfigError
-from streamseg.processing.verify import Report, verified
+from streamseg.processing.lane import Report
+from streamseg.processing.verify import verified
 from tests.broker import new_name, threading_pause
 from tests.harness import BAD, Event, FixedClock, event, partition_of, shoppers
 from tests.stores import create_input, names_of, produce
@@ -133,7 +134,7 @@ class Job:
         loaded = Config.model_validate(self.config)
         reader = open_reader(loaded)
         try:
-            return verified(reader, settings_of(loaded, None, reader), FixedClock())
+            return verified(reader, loaded.job_settings(), FixedClock())
         finally:
             reader.close()
 

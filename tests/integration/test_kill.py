@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from streamseg.app import open_reader, settings_of
+from streamseg.app import open_reader
 from streamseg.config import Config
 from streamseg.processing.verify import Verifier
 from tests.harness import BAD, FixedClock, event, shoppers, write_lines
@@ -102,7 +102,7 @@ def test_the_output_survives_sigkill_at_any_moment(tmp_path: Path, events: Path)
 def prove(config: dict[str, Any]) -> None:
     loaded = Config.model_validate(config)
     reader = open_reader(loaded)
-    report = Verifier(reader, settings_of(loaded, None), FixedClock(), lambda report: None).run()
+    report = Verifier(reader, loaded.job_settings(), FixedClock(), lambda report: None).run()
     reader.close()
     assert report.unread == []
 

@@ -8,6 +8,8 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,6 +133,35 @@ def test_a_group_is_verified_while_it_runs(seed: int) -> None:
     group.broker.draw = never
     group.finish(names)
     prove(group)
+
+
+def moving(n: int, customers: int, seed: int) -> list[Event]:
+    """Shoppers in four groups, whose incomes and ages change places half way, and a fifth group that comes later."""
+    rng = np.random.default_rng(seed)
+    events = []
+    for i in range(n):
+        c = int(rng.integers(customers))
+        late = i > n // 2
+        g = 4 if late and c % 10 == 0 else (c + late) % 4
+        values = {"age": 20 + 20.0 * g + rng.normal(), "income": 1e4 * ((g + 2 * late) % 5) + 500 * rng.normal()}
+        events.append(event(f"c{c}", i * 60.0, **values, purchases=g + rng.random()))
+    return events
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_a_group_that_tunes_itself_is_verified_and_decides_alike(n_workers: int) -> None:
+    """Half-lives, refits and new segments, under hazards: every replica comes to the same segments, and `verify` to all."""
+    settings = settings_for(200_000, model={"warm_up": 200, "customer_half_life": "1h"})
+    group = Group(moving(8_000, 400, 1), settings, 2, 200)
+    group.run(1, {name: rate / 3 for name, rate in RATES.items()}, n_workers, steps=60)
+    prove(group)
+    models = {name: loop.job.state for name, loop in group.workers.items() if loop.job.state.ready}
+    newest = max(state.version for state in models.values())
+    alike = {(state.digest(), tuple(state.ids)) for state in models.values() if state.version == newest}
+    assert len(alike) == 1
+    state = next(state for state in models.values() if state.version == newest)
+    assert state.promotions > 0
+    assert state.search.number > 0
 
 
 def test_every_hazard_fired() -> None:

@@ -56,7 +56,7 @@ def test_every_key_is_an_environment_variable() -> None:
         ('[[features]]\nname = "a"\none_hot = ["x"]\n', r"at least two categories"),
         ('[[features]]\nname = "a"\nwieght = 1.0\n', r"unknown key 'features.0.wieght'.*known there: aggregate"),
         ('[[features]]\nname = "customer_id"\n', r"not a field for a feature"),
-        ("[model]\nwarm_up = 3\n", r"warm_up \(3\) must be at least n_segments"),
+        ("[model]\nwarm_up = 2\n", r"warm_up \(2\) must be at least n_segments"),
         ('[input]\ntransport = "pigeon"\n', r"input.transport"),
         (
             '[[features]]\nname = "a"\nfield = "f"\n[[features]]\nname = "b"\nfield = "f"\none_hot = ["x", "y"]\n',
@@ -114,11 +114,13 @@ def test_the_template_is_the_defaults_and_fits_its_schema(tmp_path: Path) -> Non
 
 
 def test_auto_says_what_it_means() -> None:
-    settings = Config().job_settings()
-    assert settings.model.n_segments == 5
-    assert settings.model.forgetting.unit == "none"
-    assert settings.segments_chosen.startswith("auto: 5")
-    assert Config().job_settings(n_segments=7).model.n_segments == 7
+    spec = Config().job_settings().model
+    assert spec.n_segments is None
+    assert len(spec.speeds) == 7
+    assert spec.speeds[-1].unit == "none"
+    assert spec.refits
+    pinned = Config.model_validate({"model": {"segments": 5, "half_life": "none"}}).job_settings().model
+    assert (pinned.n_segments, len(pinned.speeds), pinned.refits) == (5, 1, False)
 
 
 def test_numbers_in_the_environment_are_numbers() -> None:

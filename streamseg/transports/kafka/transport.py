@@ -131,13 +131,7 @@ class KafkaTransport(KafkaReader):
         else:
             # At least once: outside of the transaction, so a crash before its commit writes them again.
             arrived(self._outputs, self._outputs_of(self._outputs, plan))
-        for key, value in plan.catalog:
-            futures.append(client.send(self.names.catalog, value, key, partition=0))
-        for log, partition, records in plan.internal:
-            sent = _write_log(client, self.names.log(log, partition), records)
-            firsts.append(sent[0])
-            futures += sent
-        return futures
+        return futures + _write_logs(client, self.names, plan, firsts)
 
     def _outputs_of(self, client: KafkaProducer, plan: CommitPlan) -> list[Any]:
         futures: list[Any] = []
@@ -202,6 +196,27 @@ class KafkaTransport(KafkaReader):
             discard(self._outputs)
         self.member.leave(self._admin)
         super().close()
+
+
+def append(connection: Connection, names: Names, worker: str, plan: CommitPlan) -> None:
+    """Commit a plan's catalog and internal entries from outside of the group, beside the workers. Raises RetriableError."""
+    # Not an id of a worker: those of workers who are no members are taken for dead.
+    transactions = Transactions(connection, f"{names.application}-{worker}")
+    try:
+        if transactions.publish(lambda client: _write_logs(client, names, plan, []), []) is not Outcome.COMMITTED:
+            raise RetriableError("a transaction did not go through", where=names.model, hint="try again")
+    finally:
+        transactions.close()
+
+
+def _write_logs(client: KafkaProducer, names: Names, plan: CommitPlan, firsts: list[Any]) -> list[Any]:
+    """Catalog and internal entries. Returns all futures; those of each entry's first record go to `firsts`."""
+    futures = [client.send(names.catalog, value, key, partition=0) for key, value in plan.catalog]
+    for log, partition, records in plan.internal:
+        sent = _write_log(client, names.log(log, partition), records)
+        firsts.append(sent[0])
+        futures += sent
+    return futures
 
 
 def _write_log(client: KafkaProducer, place: TopicPartition, records: Iterable[bytes]) -> list[Any]:

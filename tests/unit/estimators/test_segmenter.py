@@ -273,11 +273,20 @@ def test_fewer_distinct_rows_than_segments_wait() -> None:
     assert len(model.centers) == 3
 
 
-def test_auto_means_five_segments_and_no_forgetting() -> None:
-    model = Segmenter(("a",), n_segments="auto", half_life="auto", warm_up=50)
-    model.learn_many(mixture(100, 5, 1, 0))
-    assert len(model.centers) == 5
-    assert sum(model.weights.values()) == 100
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_auto_finds_as_many_segments_as_there_are_natural_gaps_for(k: int) -> None:
+    rng = np.random.default_rng(k)
+    x = rng.normal(size=(1000, 2)) + np.array([[8.0 * (i % k), 8.0 * (i % k % 2)] for i in range(1000)])
+    model = Segmenter(("a", "b"), n_segments="auto", half_life="auto", warm_up=1000)
+    model.learn_many(x)
+    assert len(model.centers) == k
+
+
+def test_auto_says_that_there_are_no_natural_gaps_and_takes_a_stable_number() -> None:
+    model = Segmenter(("a", "b"), n_segments="auto", warm_up=1000)
+    model.learn_many(np.random.default_rng(0).normal(size=(1000, 2)))
+    assert model._state.natural is False
+    assert 3 <= len(model.centers) <= 8
 
 
 def test_k_means_takes_inputs_as_they_are_scaled() -> None:

@@ -23,12 +23,12 @@ FLINK_BATCH = np.array([[10.0, 10.0, 10.3, -10.0, -10.0, -10.6], [100.0, 100.3, 
 
 
 def step_batch(centers: Centers, x: Array, factor: float) -> Centers:
-    step = Step(centers, np.zeros(len(x)))
+    step = Step([centers], np.zeros(len(x)))
     labels, _ = nearest_label(x, step.centers, np.ones(len(x)))
-    step.decay(factor)
-    step.learn(x, labels, np.ones(x.shape[1]), np.ones(x.shape[1]), None)
+    step.decay(np.array([factor]))
+    step.learn(x, labels[None], np.ones((1, x.shape[1])), np.ones(x.shape[1]), np.array([np.inf]))
     merged = centers.copy()
-    apply_delta(merged, step.delta(), factor, 1.0)
+    apply_delta(merged, step.deltas()[0], factor, 1.0)
     assert merged.centers == pytest.approx(step.centers, rel=1e-13)
     return merged
 
@@ -56,35 +56,35 @@ def test_a_delta_of_two_blocks_gives_what_one_after_the_other_gives() -> None:
     rng = np.random.default_rng(0)
     start = Centers(rng.normal(size=(3, 4)), rng.random(4) * 5, np.full(4, 9.0))
     origin = np.full(3, 0.5)
-    step, one_by_one = Step(start, origin), start.copy()
+    step, one_by_one = Step([start], origin), start.copy()
     for _ in range(2):
         x = rng.normal(size=(3, 50))
         labels, _ = nearest_label(x, start.centers, np.ones(3))
-        single = Step(one_by_one, origin)
+        single = Step([one_by_one], origin)
         for each in (step, single):
-            each.decay(0.25)
-            each.learn(x - origin[:, None], labels, np.ones(50), np.ones(50), None)
-        apply_delta(one_by_one, single.delta(), 0.25, 1.0)
+            each.decay(np.array([0.25]))
+            each.learn(x - origin[:, None], labels[None], np.ones((1, 50)), np.ones(50), np.array([np.inf]))
+        apply_delta(one_by_one, single.deltas()[0], 0.25, 1.0)
     at_once = start.copy()
-    apply_delta(at_once, step.delta(), 0.0625, 1.0)
+    apply_delta(at_once, step.deltas()[0], 0.0625, 1.0)
     assert at_once.centers == pytest.approx(one_by_one.centers, rel=1e-12)
     assert at_once.weights == pytest.approx(one_by_one.weights, rel=1e-12)
 
 
 def test_max_gain_holds_a_faded_center_back() -> None:
     start = Centers(np.array([[0.0]]), np.array([1e-9]), np.array([50.0]))
-    step = Step(start, np.zeros(1))
-    step.learn(np.array([[1.0]]), np.array([0]), np.ones(1), np.ones(1), 0.1)
+    step = Step([start], np.zeros(1))
+    step.learn(np.array([[1.0]]), np.array([[0]]), np.ones((1, 1)), np.ones(1), np.array([0.1]))
     assert step.centers[0, 0] == pytest.approx(0.1)
     merged = start.copy()
-    apply_delta(merged, step.delta(), 1.0, 1.0)
+    apply_delta(merged, step.deltas()[0], 1.0, 1.0)
     assert merged.centers[0, 0] == pytest.approx(0.1)
 
 
 def test_a_young_center_gains_at_most_one_over_n() -> None:
     start = Centers(np.array([[0.0]]), np.array([0.0]), np.array([3.0]))
-    step = Step(start, np.zeros(1))
-    step.learn(np.array([[1.0]]), np.array([0]), np.ones(1), np.ones(1), 0.1)
+    step = Step([start], np.zeros(1))
+    step.learn(np.array([[1.0]]), np.array([[0]]), np.ones((1, 1)), np.ones(1), np.array([0.1]))
     assert step.centers[0, 0] == pytest.approx(1 / 4)
 
 

@@ -124,7 +124,7 @@ def test_customers_who_lack_a_weighted_feature_wait_untagged_and_are_counted() -
 
 
 def test_features_of_weight_zero_count_in_profiles_only() -> None:
-    job = settings_for(features=[{"name": "age", "weight": 0.0}, {"name": "x"}], model=ONE["model"])
+    job = settings_for(features=[{"name": "age", "weight": 0.0}, {"name": "x"}], model=ONE["model"] | {"half_life": "none"})
     events = [event("a", 0, x=0.0), event("b", 0, x=10.0, age=30.0), event("c", 0, x=0.1), event("d", 0, x=9.9, age=50.0)]
     store, _ = run_memory(events * 2, job, batch_records=4)
     ages = sorted((r["center"]["age"] for r in map(_json, published(store, Topic.CATALOG))), key=str)
@@ -316,7 +316,8 @@ def test_one_segment_needs_no_feature_that_varies() -> None:
 
 def test_rare_categories_start_where_they_are() -> None:
     job = settings_for(
-        features=[{"name": "x"}, {"name": "plan", "one_hot": ["basic", "gold"]}], model={"segments": 1, "warm_up": 1000}
+        features=[{"name": "x"}, {"name": "plan", "one_hot": ["basic", "gold"]}],
+        model={"segments": 1, "warm_up": 1000, "half_life": "none"},
     )
     events = [event(f"c{i}", i, x=float(i % 9), plan="gold" if i % 60 == 0 else "basic") for i in range(1000)]
     store, _ = run_memory(events, job, batch_records=1000)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from streamseg.errors import ConfigError, CorruptedError
-from streamseg.processing.logs import BatchRecord, Genesis, decode_model_record
+from streamseg.processing.logs import BatchRecord, DecisionRecord, Genesis, decode_model_record
 from streamseg.processing.observe import Waiting
 from streamseg.processing.replica import Replica
 from streamseg.processing.restore import model_entries
@@ -89,7 +89,7 @@ def test_only_the_first_start_counts_and_the_others_count_for_the_version() -> N
     for end, record in records:
         replica.apply(record, end)
     before = replica.copy_of_state()
-    start = next(record for _, record in records if not isinstance(record, BatchRecord) and hasattr(record, "start"))
+    start = next(record for _, record in records if isinstance(record, DecisionRecord))
     replica.apply(start, 99)
     after = replica.copy_of_state()
     assert after.version == before.version + 1

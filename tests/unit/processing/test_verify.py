@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from streamseg.app import App, open_reader, settings_of
+from streamseg.app import App, open_reader
 from streamseg.config import Config
 from streamseg.errors import CorruptedError, DifferenceError, StreamsegError
-from streamseg.processing.verify import Report, Verifier
+from streamseg.processing.lane import Report
+from streamseg.processing.verify import Verifier
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import BAD, FixedClock, Recorder, event, shoppers, write_lines
 
@@ -40,7 +41,7 @@ def verify(directory: Path) -> Report:
     config = config_for(directory)
     reader = open_reader(config)
     try:
-        return Verifier(reader, settings_of(config, None), FixedClock(), lambda report: None).run()
+        return Verifier(reader, config.job_settings(), FixedClock(), lambda report: None).run()
     finally:
         reader.close()
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from streamseg.app import App, open_reader, restored, settings_of
+from streamseg.app import App, open_reader, restored
 from streamseg.config import Config
 from streamseg.errors import ConfigError, CorruptedError, RetriableError, StreamsegError
 from streamseg.processing.observe import BatchCommitted, Waiting
@@ -273,7 +273,7 @@ def test_a_stream_and_files_may_take_turns_and_lose_nothing(here: Path) -> None:
     run(config_for(here))
     stream = LineStream(_filled_pipe(shoppers(90, seed=7)))
     config = config_for(here)
-    settings = settings_of(config, None)
+    settings = config.job_settings()
     wiring = Wiring(stream, here / "tags.jsonl", here / "tags.dead-letters.jsonl")
     for batch, stop_after in ((20, 2), (20, 100)):
         store = EmbeddedTransport(here / "state.db", wiring=wiring)

@@ -1,0 +1,115 @@
+"""What is due: a pure function of the state, so that every worker, and `verify`, sees the same.
+
+A half-life is promoted that loses 2 % less than the champion, over a few thousand events. Better centers are looked for ever
+more rarely while nothing comes of it, and at once when the loss rises; what is found is tried on new events beside the
+champion, and is promoted or dropped by them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from msgspec.structs import replace
+
+from streamseg.kernel.clusters import nearest_label
+from streamseg.model.identity import lineage
+from streamseg.model.learning import profile_of
+from streamseg.model.records import Decision, Dropped, Promoted, Retired
+from streamseg.model.rules import rules_of
+from streamseg.model.spec import ModelSpec
+from streamseg.model.start import z_of
+from streamseg.model.state import ModelState
+
+# A candidate has to lose so much less.
+ADVANTAGE = 0.98
+# Events before candidates are compared, and on which a challenger is tried.
+LEAST_SCORED, TRIAL_ROWS = 1_000, 2_000
+# A loss that has risen so much asks for a search at once, but not sooner after the last one than so many events.
+_RISEN, _APART = 1.15, 500
+
+Due = Literal["half_life", "trial", "search", "retire"]
+
+
+def due(state: ModelState, spec: ModelSpec) -> Due | None:
+    """What is to be decided now. A half-life comes first: it is there already."""
+    if not state.ready:
+        return None
+    if better_half_life(state) is not None:
+        return "half_life"
+    if state.trial is not None:
+        return "trial" if state.trial.rows >= TRIAL_ROWS else None
+    if _forsaken(state, spec):
+        return "retire"
+    if spec.refits and (state.rows >= state.search.due or _loss_has_risen(state)):
+        return "search"
+    return None
+
+
+def better_half_life(state: ModelState) -> int | None:
+    """Place of the candidate that loses least, if that is enough to be promoted; a tie keeps the champion."""
+    if state.scored_rows < LEAST_SCORED or len(state.candidates) < 2:
+        return None
+    losses = [candidate.loss for candidate in state.candidates]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    return best if losses[best] < ADVANTAGE * losses[state.champion] else None
+
+
+def _loss_has_risen(state: ModelState) -> bool:
+    search = state.search
+    if search.fast_weight <= 0.0 or state.rows - search.last < _APART:
+        return False
+    return search.level > 0.0 and search.fast_loss / search.fast_weight > _RISEN * search.level
+
+
+def _forsaken(state: ModelState, spec: ModelSpec) -> list[int]:
+    """Ids of segments that nobody came to for `retire_after`; one segment always stays."""
+    if spec.retire_after is None:
+        return []
+    gone = [i for i in state.ids if state.clock - state.hit_s.get(i, state.clock) > spec.retire_after]
+    return gone if len(gone) < len(state.segments) else []
+
+
+def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision | None:
+    """The record of what is due, but for searches, which take scikit-learn and time. None where nothing is. IN all."""
+    what, version = due(state, spec), state.version
+    if what == "half_life":
+        better = better_half_life(state)
+        assert better is not None
+        return Promoted(version, digest, state.candidates[better].id)
+    if what == "trial" and state.trial is not None:
+        trial = state.trial
+        if trial.loss >= ADVANTAGE * trial.champion_loss:
+            return Dropped(version, digest, trial.candidate.id)
+        return _promoted(state, spec, digest)
+    return _retired(state, spec, digest) if what == "retire" else None
+
+
+def _promoted(state: ModelState, spec: ModelSpec, digest: bytes) -> Promoted:
+    trial = state.trial
+    assert trial is not None
+    n, inverse, sample = spec.n_weighted, state.metric.inverse(spec), state.sample
+    new, k = trial.candidate.centers.centers, len(trial.candidate.centers.weights)
+    before, _ = nearest_label(sample.x[:n], state.tagging.centers.centers, inverse)
+    after, _ = nearest_label(sample.x[:n], new, inverse)
+    names = list(spec.names[:n])
+    found = lineage(
+        state.segments, before, after, k, z_of(spec, new, state.metric), names, state.next_id, state.version + 1, trial.kind
+    )
+    profile = profile_of(sample.x[n:], after, np.ones(sample.n_rows), k)
+    rules = rules_of(sample.x[:n], after, [segment.id for segment in found.segments], spec)
+    return Promoted(state.version, digest, trial.candidate.id, found.segments, found.retired, profile, rules)
+
+
+def _retired(state: ModelState, spec: ModelSpec, digest: bytes) -> Retired:
+    gone = set(_forsaken(state, spec))
+    n, centers = spec.n_weighted, state.tagging.centers.centers
+    stay = np.array([i not in gone for i in state.ids])
+    inverse, ids = state.metric.inverse(spec), np.array(state.ids)
+    nearest, _ = nearest_label(centers[:n, ~stay], centers[:, stay], inverse)
+    heirs = dict(zip(ids[~stay].tolist(), ids[stay][nearest].tolist(), strict=True))
+    return Retired(
+        state.version,
+        digest,
+        [replace(one, successors=(heirs[one.id],), why="retired") for one in state.segments if one.id in gone],
+    )

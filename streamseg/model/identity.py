@@ -1,0 +1,70 @@
+"""Identity: which segment of new centers is which of the old ones, and what became of the others.
+
+Segments are the same if they share customers: at least half of those of both, in the matching that shares most. A match
+keeps its id and name; anything else is a new segment with a new id, and what it came from is kept. Ids are never used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+
+from streamseg.kernel.types import Array, Ints
+from streamseg.model.naming import name_beside
+from streamseg.model.state import Segment
+
+# A segment comes from another one, or goes to it, with at least this share of its customers.
+_SHARE = 0.1
+
+
+class Lineage(NamedTuple):
+    """Segments in the order of the new centers, and the old ones that are no more, with what they became."""
+
+    segments: list[Segment]
+    retired: list[Segment]
+
+
+def lineage(
+    old: Sequence[Segment], before: Ints, after: Ints, n_new: int, z: Array, features: list[str], next_id: int, version: int,
+    why: str,
+) -> Lineage:  # fmt: skip
+    """Match by shared customers. IN all.
+
+    `before`, `after`: places of each customer among the old and the new centers, (n,); `z` (n_features, n_new) of the new
+    ones; `version`, `why`: of births and ends.
+    """
+    shared = np.zeros((len(old), n_new))
+    np.add.at(shared, (before, after), 1.0)
+    match = _matched(shared)
+    taken = [segment.name for segment in old]
+    segments: list[Segment] = []
+    for j in range(n_new):
+        if j in match:
+            segments.append(old[match[j]])
+            continue
+        came = tuple(old[i].id for i in np.flatnonzero(shared[:, j] >= max(1.0, _SHARE * shared[:, j].sum())).tolist())
+        name = name_beside(z, j, features, taken)
+        taken.append(name)
+        segments.append(Segment(next_id, name, version, came, (), why))
+        next_id += 1
+    retired = []
+    for i, segment in enumerate(old):
+        if i not in match.values():
+            went = np.flatnonzero(shared[i] >= max(1.0, _SHARE * shared[i].sum())).tolist()
+            successors = tuple(segments[j].id for j in went)
+            retired.append(replace(segment, successors=successors, why=why))
+    return Lineage(segments, retired)
+
+
+def _matched(shared: Array) -> dict[int, int]:
+    """New place to old place. IN shared (n_old, n_new) counts."""
+    from scipy.optimize import linear_sum_assignment
+
+    pairs = zip(*linear_sum_assignment(-shared), strict=True)
+    half_old, half_new = shared.sum(axis=1) / 2.0, shared.sum(axis=0) / 2.0
+    return {
+        int(j): int(i) for i, j in pairs if shared[i, j] > 0 and shared[i, j] >= half_old[i] and shared[i, j] >= half_new[j]
+    }

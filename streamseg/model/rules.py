@@ -1,0 +1,87 @@
+"""A segment in one line: thresholds in the user's units, from a shallow decision tree, with how far they can be trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamseg.kernel.elementary import signed_expm1
+from streamseg.kernel.types import Array, Flags, Ints
+from streamseg.model.spec import ModelSpec
+from streamseg.model.state import Rule
+
+_DEPTH = 3
+_LEAST_ROWS = 40
+# Features that are not there are no number of customers.
+Bounds = dict[int, tuple[float, float]]
+
+
+def rules_of(x: Array, labels: Ints, ids: list[int], spec: ModelSpec) -> dict[int, Rule]:
+    """Rules by segment id, fitted on every other row; precision and coverage are those on the rest.
+
+    IN x (n_weighted, n_rows) in feature units, labels (n_rows,) places in `ids`. Segments that no rule tells are left out.
+    """
+    fitted = np.arange(x.shape[1]) % 2 == 0
+    rules = {}
+    for label, segment in enumerate(ids):
+        mine = labels == label
+        if mine[fitted].sum() * 2 < _LEAST_ROWS or mine[fitted].all():
+            continue
+        bounds = _best_leaf(x[:, fitted], mine[fitted])
+        caught = _within(x[:, ~fitted], bounds)
+        if bounds and caught.any():
+            both = float(np.count_nonzero(caught & mine[~fitted]))
+            precision, coverage = both / int(np.count_nonzero(caught)), both / max(1, int(np.count_nonzero(mine[~fitted])))
+            rules[segment] = Rule(_in_words(bounds, spec), round(precision, 3), round(coverage, 3))
+    return rules
+
+
+def _best_leaf(x: Array, mine: Flags) -> Bounds:
+    """Bounds of the leaf that tells the segment best, by the harmonic mean of precision and coverage. IN x, mine."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree = DecisionTreeClassifier(max_depth=_DEPTH, min_samples_leaf=5, class_weight="balanced", random_state=0)
+    tree.fit(x.T, mine)
+    best, best_score = Bounds(), 0.0
+    pending: list[tuple[int, Bounds]] = [(0, {})]
+    while pending:
+        node, bounds = pending.pop()
+        left, right = int(tree.tree_.children_left[node]), int(tree.tree_.children_right[node])
+        if left != right:
+            feature, threshold = int(tree.tree_.feature[node]), float(tree.tree_.threshold[node])
+            low, high = bounds.get(feature, (-np.inf, np.inf))
+            pending += [(left, bounds | {feature: (low, min(high, threshold))})]
+            pending += [(right, bounds | {feature: (max(low, threshold), high)})]
+        # Inner nodes count too: fewer conditions may say as much.
+        caught = _within(x, bounds)
+        score = 2.0 * np.count_nonzero(caught & mine) / (np.count_nonzero(caught) + np.count_nonzero(mine))
+        if bounds and score > best_score + 0.01 * len(bounds):
+            best, best_score = bounds, score
+    return best
+
+
+def _within(x: Array, bounds: Bounds) -> Flags:
+    caught = np.ones(x.shape[1], dtype=np.bool_)
+    for feature, (low, high) in bounds.items():
+        caught &= (x[feature] > low) & (x[feature] <= high)
+    return caught
+
+
+def _in_words(bounds: Bounds, spec: ModelSpec) -> str:
+    words = []
+    for feature, (low, high) in sorted(bounds.items()):
+        logged = spec.features[feature].transform == "log1p"
+        name = spec.names[feature]
+        below, above = (_short(value, logged) for value in (low, high))
+        words.append(
+            f"{name} <= {above}"
+            if low == -np.inf
+            else f"{name} > {below}"
+            if high == np.inf
+            else f"{below} < {name} <= {above}"
+        )
+    return " and ".join(words)
+
+
+def _short(value: float, logged: bool) -> str:
+    raw = float(signed_expm1(np.array([value]))[0]) if logged and np.isfinite(value) else value
+    return f"{raw:.4g}"
