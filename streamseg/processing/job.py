@@ -319,7 +319,8 @@ class Job:
     def plan_customer_snapshot(self, ownership: Ownership, partition: int) -> PlannedSnapshot:
         """A snapshot of one partition. Its records are made while they are written, so memory stays flat."""
         task = self.tasks[partition]
-        mark = replace(task.mark, seq=task.mark.seq + 1, batches=0, erased=0)
+        # Whoever goes on from it has at least this version: `verify` begins with it, and has none before.
+        mark = replace(task.mark, seq=task.mark.seq + 1, model_version=self.state.version, batches=0, erased=0)
         written: list[int] = []
         clock_us = self.clock.now_us()
         pieces = snapshot_pieces(task, mark, clock_us, self.state.version, written)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamseg.processing.restore import restore
@@ -114,6 +114,7 @@ def test_partitions_without_events_do_not_keep_the_model_log() -> None:
 
 
 @given(st.integers(0, 10_000))
+@example(6045)
 @settings(max_examples=25)
 def test_a_group_is_verified_while_it_runs(seed: int) -> None:
     """Workers step between the batches that `verify` looks at, die, and their commits are seen late."""
