@@ -51,8 +51,9 @@ class Faulty(KafkaTransport):
             if group.strike("abort"):
                 raise kafka_errors.KafkaError("drawn")
             if group.strike("rebalance in mid-commit"):
+                # Nothing else may come between: that this owner is deposed is to be what stops its commit.
                 group.rebalance(self)
-            if group.strike("killed before its offsets"):
+            elif group.strike("killed before its offsets"):
                 self._die()
         elif point == "before_commit":
             if group.strike("killed in a transaction"):
@@ -185,6 +186,10 @@ class KafkaGroup:
         deadline = time.monotonic() + 15
         while struck.member.consumer.group_metadata().generation_id == before and time.monotonic() < deadline:
             struck.member.consumer.poll(timeout_ms=100, max_records=1)
+        if struck.member.consumer.group_metadata().generation_id == before:
+            # The others were busy with their own troubles: another time.
+            with self._lock:
+                self._due.append("rebalance in mid-commit")
 
     def run(self, portions: list[list[Event]]) -> list[Event]:
         """Feed portions until every hazard has struck. Returns all that was produced."""
