@@ -51,9 +51,11 @@ def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Lo
     return load(file, given)
 
 
-def on_kafka(servers: str | None) -> dict[str, str | None]:
-    """Flags of --kafka SERVERS."""
-    return {"input__transport": None if servers is None else "kafka", "kafka__bootstrap_servers": servers}
+def on_kafka(servers: str | None, *files: object) -> dict[str, str | None]:
+    """Flags of --kafka SERVERS. Without it a flag that names a file means files, whatever the environment says."""
+    named = any(file is not None for file in files)
+    transport = "kafka" if servers is not None else "embedded" if named else None
+    return {"input__transport": transport, "kafka__bootstrap_servers": servers}
 
 
 def process_edge(command: Callable[P, R]) -> Callable[P, R]:

@@ -64,7 +64,7 @@ def segments(
     """
     if context.invoked_subcommand is not None:
         return
-    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka)).config
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state)).config
     with _opened(loaded) as job:
         clock_us = SystemClock().now_us()
         found = segment_records(job.state, job.settings.model, clock_us) if job.state.ready else []
@@ -102,7 +102,7 @@ def rename(
     told = name.strip()
     if not 0 < len(told) <= _NAME_LENGTH or not told.isprintable():
         raise ConfigError(f"a name has 1 to {_NAME_LENGTH} printable characters", where="NAME")
-    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka)).config
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state)).config
     before = rename_segment(loaded, segment, told)
     out.print(f"segment {segment} was {escape(before)}, and is {escape(told)} now", soft_wrap=True)
 
@@ -172,11 +172,14 @@ def explain(
 
         streamseg explain 718 --json
     """
-    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka)).config
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state)).config
     with _opened(loaded) as job:
         found = explain_customer(job, customer)
     if found is None:
-        raise ConfigError(f"the state knows no customer {customer!r}", hint="ids are as in the events; erased ones are gone")
+        raise ConfigError(
+            f"the state knows no customer {customer!r}",
+            hint="ids are as in the events; erased ones are gone, and a job that is behind has not seen the newest yet",
+        )
     if as_json:
         print(encode_json(found).decode())
         return
@@ -234,7 +237,7 @@ def verify(
 
         streamseg verify --json && echo every tag re-derived
     """
-    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka)).config
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state)).config
     reader = open_reader(loaded)
     columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} records"), TimeElapsedColumn())
     try:
@@ -264,6 +267,7 @@ def report_lines(report: Report) -> list[str]:
         f"{report.dead_letters:,} dead letters the same, byte for byte"
         if report.batches
         else "[yellow]nothing to verify[/]: no batch lies between the oldest state that is kept and the end",
-        f"horizon: {horizon} (model version {report.model_version}); what is older was truncated behind snapshots",
+        f"horizon: {horizon} (model version {report.model_version})"
+        + ("; what is older was truncated behind snapshots" if report.model_version else ", the beginning"),
     ]
     return lines + [f"[yellow]not compared:[/] {escape(text)}" for text in report.unread]

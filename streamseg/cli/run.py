@@ -53,7 +53,7 @@ def run(
         config,
         sets,
         input__path=input_path,
-        **on_kafka(kafka),
+        **on_kafka(kafka, input_path, output_path, state),
         output__path=output_path,
         embedded__path=state,
         output__emit=emit,

@@ -26,7 +26,7 @@ from streamseg.transports.kafka.client import (
     producer,
 )
 from streamseg.transports.kafka.topics import create_topic, partitions_of, prepare
-from tests.broker import Broker, free_port, needed
+from tests.broker import Broker, free_port, needed, new_name
 from tests.integration.kafka_jobs import Job, OutsideReader, check, expected, stream, until
 from tests.integration.proxy import Proxy
 from tests.stores import create_input
@@ -177,6 +177,21 @@ def test_outputs_with_too_few_partitions_are_refused_at_the_start(job: Job) -> N
     create_input(job.servers, job.names._replace(input=job.names.assignments), 1)
     assert job.start("w0").wait(timeout=60) == 2
     assert "it needs 4" in " ".join(job.text("w0").split())
+
+
+def test_a_new_application_over_another_ones_outputs_is_refused_and_leaves_nothing(job: Job, tmp_path: Path) -> None:
+    job.start("w0")
+    job.until_working("w0")
+    job.produce(stream(500))
+    until(job.done, "all events are committed")
+    assert job.kill("w0", signal.SIGTERM) == 0
+    job.config["application"] = new_name("other")
+    assert job.start("w0", log="other").wait(timeout=60) == 2
+    said = " ".join(job.text("other").split())
+    assert "of another application" in said
+    assert "output.catalog_topic" in said
+    with discarded(admin(Connection(job.servers))) as client:
+        assert partitions_of(client, [f"{job.config['application']}-model"]) == {}
 
 
 def test_internal_topics_that_would_lose_state_are_refused_at_the_start(job: Job) -> None:

@@ -265,7 +265,12 @@ def ours(error: BaseException, where: str) -> StreamsegError:
     refused = _refused(error, where)
     if refused is not None:
         return refused
-    text = f"{name}: {error}" if str(error) else name
+    said = str(error).removeprefix(f"{name}: ")
+    text = f"{name}: {said}" if said else name
+    if "Unable to bootstrap" in said:
+        return RetriableError(
+            said, where=where, hint="is the broker there? Check kafka.bootstrap_servers (flag --kafka) and the network"
+        )
     if isinstance(error, kafka_errors.FencedInstanceIdError):
         return FencedError(
             "another worker runs with the same worker.id", where=where, hint="give each worker an id of its own"

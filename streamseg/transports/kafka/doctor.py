@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from streamseg.errors import StreamsegError
+from streamseg.errors import RetriableError, StreamsegError
 from streamseg.records.events import EventDecoder
 from streamseg.transports.kafka.client import (
     TRANSACTION_TIMEOUT_MS,
@@ -25,6 +26,7 @@ from streamseg.transports.kafka.topics import Names, check, partitions_of
 from streamseg.transports.kafka.transactions import transactional_id
 
 _SAMPLE = 20
+_COORDINATOR_S, _LOOK_S = 10.0, 0.2
 _SKEW_S = 60.0
 
 
@@ -58,7 +60,9 @@ def examine(connection: Connection, names: Names, decoder: EventDecoder, now_us:
 def _topics(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
     there = partitions_of(client, [names.input])
     if names.input not in there:
-        yield Finding("input", False, f"there is no topic {names.input}: create it, streamseg never does")
+        yield Finding(
+            "input", False, f"there is no topic {names.input}: create it, or let `streamseg produce FILE --partitions N`"
+        )
         return
     n = there[names.input]
     yield Finding("input", True, f"{names.input}: {n} partitions, so up to {n} workers")
@@ -66,13 +70,12 @@ def _topics(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
     missing = sorted(names.ours(n).keys() - ours.keys())
     if missing:
         yield Finding("topics", None, f"not there yet, `streamseg run` creates them: {', '.join(missing)}")
-    else:
-        yield _tried("topics", lambda: _checked(client, names, n))
+    yield _tried("topics", lambda: _checked(client, names, n))
 
 
 def _checked(client: KafkaAdminClient, names: Names, n_partitions: int) -> str:
     check(client, names, n_partitions)
-    return "partitions and settings are right"
+    return "partitions and settings of those that are there are right"
 
 
 def _versions(client: KafkaAdminClient, broker_ids: list[int]) -> str:
@@ -114,9 +117,18 @@ def _brokers(client: KafkaAdminClient) -> Iterator[Finding]:
 
 def _group(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
     """Also whether this user may read the group."""
-    with translated(f"group {names.application}"):
-        members = members_of(client, names.application)
-        client.list_group_offsets({names.application: None})
+    deadline = time.monotonic() + _COORDINATOR_S
+    while True:
+        try:
+            with translated(f"group {names.application}"):
+                members = members_of(client, names.application)
+                client.list_group_offsets({names.application: None})
+            break
+        except RetriableError:
+            # A new broker makes its coordinators when it is asked for the first time.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_S)
     workers = ", ".join(sorted(members)) or "nobody works yet"
     yield Finding("group", True, f"{names.application}: {workers}")
 
@@ -159,6 +171,8 @@ def _events(
 ) -> Iterator[Finding]:
     """A sample of the last records of all partitions."""
     count = partitions_of(client, [names.input]).get(names.input, 0)
+    if not count:
+        return
     records: list[Any] = []
     with discarded(consumer(connection)) as reader:
         for partition in range(count):

@@ -46,7 +46,11 @@ class Feeder:
             if n_partitions is not None and topic not in partitions_of(client, [topic]):
                 create_topic(client, topic, n_partitions, {})
             if topic not in partitions_of(client, [topic]):
-                raise ConfigError(f"there is no topic {topic!r}", where="input.topic", hint="create it, or name another one")
+                raise ConfigError(
+                    f"there is no topic {topic!r}",
+                    where="input.topic",
+                    hint="--partitions N creates it; or name another one",
+                )
         self._client, self._topic = producer(connection, None), topic
         self._open: list[Any] = []
 
@@ -110,7 +114,11 @@ class Redrive:
         with discarded(admin(connection)) as client:
             n_partitions = partitions_of(client, [names.dead_letters]).get(names.dead_letters, 0)
         if not n_partitions:
-            raise ConfigError(f"there is no topic {names.dead_letters!r}", where="output.dead_letter_topic")
+            raise ConfigError(
+                f"there is no topic {names.dead_letters!r}",
+                where="output.dead_letter_topic",
+                hint="has `streamseg run` begun? Or name another application (its streamseg.toml)",
+            )
         self._places = [TopicPartition(names.dead_letters, partition) for partition in range(n_partitions)]
 
     def _redriven(self) -> dict[TopicPartition, Redriven]:

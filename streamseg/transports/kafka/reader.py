@@ -68,7 +68,7 @@ class KafkaReader:
         if self.names.model not in there:
             raise ConfigError(
                 f"there is no state of application {self.names.application!r} on this broker",
-                hint="has `streamseg run` begun?",
+                hint="has `streamseg run` begun, and with this streamseg.toml?",
             )
         return there[self.names.input]
 

@@ -56,7 +56,8 @@ class Repartition:
             missing = sorted({source, target} - partitions_of(self._admin, [source, target]).keys())
             if missing:
                 raise ConfigError(
-                    f"there is no topic {missing[0]!r}", hint="create it, or name another one; --partitions creates"
+                    f"there is no topic {missing[0]!r}",
+                    hint="the topic to read is yours to create; --partitions N creates the input that it is sent on to",
                 )
             self._transactions = Transactions(connection, transactional_id(name, worker))
             self._member = Member(connection, source, name, transactional_id(name, worker))

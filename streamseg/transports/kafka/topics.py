@@ -14,6 +14,7 @@ from streamseg.transports.kafka.client import (
     ConfigResource,
     ConfigResourceType,
     KafkaAdminClient,
+    OffsetSpec,
     TopicPartition,
     kafka_errors,
     translated,
@@ -116,9 +117,10 @@ def prepare(admin: KafkaAdminClient, names: Names, *, create: bool, replication_
         raise ConfigError(
             f"topics are missing: {', '.join(missing)}", hint="create them as README says, or set kafka.create_topics = true"
         )
+    # Before anything is made: a start that is refused leaves nothing behind.
+    check(admin, names, n_partitions)
     for topic in missing:
         create_topic(admin, topic, *ours[topic], replication_factor)
-    check(admin, names, n_partitions)
     return n_partitions
 
 
@@ -144,17 +146,34 @@ def _ignoring_existing(admin: KafkaAdminClient, wanted: dict[str, Any]) -> None:
         return
 
 
+def _check_outputs_are_ours(admin: KafkaAdminClient, names: Names, counts: dict[str, int]) -> None:
+    """An application that has no state yet begins with empty outputs: others' would be mixed with its own."""
+    outputs = [topic for topic in (names.assignments, names.catalog, names.dead_letters) if topic in counts]
+    if names.model in counts or not outputs:
+        return
+    places = [TopicPartition(topic, p) for topic in outputs for p in range(counts[topic])]
+    with translated("reading the ends of topics"):
+        ends = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
+    used = sorted({place.topic for place, there in ends.items() if there.offset > 0})
+    if used and names.model not in partitions_of(admin, [names.model]):
+        raise ConfigError(
+            f"application {names.application!r} is new, but {', '.join(used)} holds records already, of another application",
+            hint="name other topics for it (output.topic, output.catalog_topic, output.dead_letter_topic)",
+        )
+
+
 def check(admin: KafkaAdminClient, names: Names, n_partitions: int) -> None:
     """Raises ConfigError where a topic's partitions or settings would lose data."""
     ours = names.ours(n_partitions)
     counts = partitions_of(admin, list(ours))
+    _check_outputs_are_ours(admin, names, counts)
     for topic, (wanted, _) in ours.items():
         if topic in (names.assignments, names.catalog, names.dead_letters):
             if counts.get(topic, wanted) < wanted:
                 raise ConfigError(
                     f"topic {topic} has {counts[topic]} partitions, it needs {wanted}: records go to the partition "
                     "number of their input",
-                    hint="add partitions to it, or name another topic",
+                    hint="name another one (output.topic, output.catalog_topic, output.dead_letter_topic)",
                 )
         elif counts.get(topic, wanted) != wanted:
             raise ConfigError(
@@ -162,7 +181,8 @@ def check(admin: KafkaAdminClient, names: Names, n_partitions: int) -> None:
                 "its customers are now on other partitions than their state",
                 hint="start a new application (another name) from the input's beginning; no state was lost",
             )
-    settings = settings_of_topics(admin, [names.customers, names.model, names.dead_letters])
+    there = [topic for topic in (names.customers, names.model, names.dead_letters) if topic in counts]
+    settings = settings_of_topics(admin, there) if there else {}
     letters = settings.pop(names.dead_letters, {"cleanup.policy": "delete"})
     if "compact" in letters["cleanup.policy"]:
         raise ConfigError(

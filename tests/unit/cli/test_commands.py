@@ -205,6 +205,15 @@ def test_the_state_can_be_read_while_the_job_runs(here: Path) -> None:
         assert running.wait(timeout=60) == 0
 
 
+def test_a_flag_that_names_a_file_means_files_whatever_the_environment_says(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMSEG_INPUT__TRANSPORT", "kafka")
+    monkeypatch.setenv("STREAMSEG_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:9")
+    ran("run", "-i", "events.jsonl", "-o", "tags.jsonl", "--state", "files.db")
+    assert "verified" in ran("verify", "--state", "files.db")
+
+
 def test_fit_does_what_scikit_learn_does(here: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(300, 3)) * [10, 1e4, 3] + [40, 5e4, 9], columns=["age", "income", "purchases"])
