@@ -43,6 +43,7 @@ class Faulty(KafkaTransport):
     def __init__(self, group: KafkaGroup, worker: str) -> None:
         self.group = group
         self._own: int | None = None
+        self._offsets = False
         super().__init__(group.connection, group.job.names, worker, fault=self._strike)
 
     def _strike(self, point: str) -> None:
@@ -50,7 +51,8 @@ class Faulty(KafkaTransport):
         if point == "before_sync":
             if group.strike("abort"):
                 raise kafka_errors.KafkaError("drawn")
-            if group.strike("rebalance in mid-commit"):
+            # A genesis has no offsets yet, and so no owner to depose.
+            if self._offsets and group.strike("rebalance in mid-commit"):
                 # Nothing else may come between: that this owner is deposed is to be what stops its commit.
                 group.rebalance(self)
             elif group.strike("killed before its offsets"):
@@ -81,6 +83,7 @@ class Faulty(KafkaTransport):
         raise Dead(self.worker)
 
     def commit(self, plan: CommitPlan) -> CommitResult:
+        self._offsets = bool(plan.offsets)
         result = super().commit(plan)
         fired, now = self.group.fired, self.member.consumer.group_metadata().generation_id
         fired["deposed owner"] += result.outcome is Outcome.ABORTED and now > plan.ownership.generation
