@@ -14,7 +14,7 @@ import msgspec
 from streamseg import worker_id
 from streamseg.config import Config
 from streamseg.config_sections import WorkerConfig
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, RetriableError
 from streamseg.model.fitted import FittedModel, load_fitted
 from streamseg.model.records import Start
 from streamseg.model.start import start_from_fitted
@@ -23,7 +23,7 @@ from streamseg.processing.job import Job
 from streamseg.processing.observe import Observer
 from streamseg.processing.restore import restore, restore_model, retried
 from streamseg.processing.settings import JobSettings
-from streamseg.processing.transport import LogReader
+from streamseg.processing.transport import LogReader, Outcome
 from streamseg.runtime.loop import Loop, Stop
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source, open_source, standard_output
@@ -181,9 +181,14 @@ def read_fitted(config: Config) -> FittedModel | None:
 def rename_segment(config: Config, segment: int, name: str) -> str:
     """Give a segment a name that stays. Returns the name that it had. Raises ConfigError, RetriableError."""
     reader = open_reader(config)
-    try:
+
+    def model_alone() -> Job:
         job = Job(config.job_settings(), SystemClock(), reader.n_partitions)
-        retried(lambda: restore_model(reader, job))
+        restore_model(reader, job)
+        return job
+
+    try:
+        job = retried(model_alone)
     finally:
         reader.close()
     before = {known.id: known.name for known in job.state.segments}
@@ -198,7 +203,8 @@ def rename_segment(config: Config, segment: int, name: str) -> str:
         append(connection_of(config), names_of(config), "rename", plan)
         return before[segment]
     with closing(EmbeddedTransport(Path(config.embedded.path), wiring=Wiring())) as store:
-        store.commit(dataclasses.replace(plan, ownership=store.ownership()))
+        if store.commit(dataclasses.replace(plan, ownership=store.ownership())).outcome is not Outcome.COMMITTED:
+            raise RetriableError("the name could not be written", where=config.embedded.path, hint="try again")
     return before[segment]
 
 

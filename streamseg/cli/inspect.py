@@ -113,8 +113,8 @@ def model_in_words(job: Job) -> list[str]:
     speed = spec.speeds[state.tagging.speed]
     half_life = "none" if speed.unit == "none" else f"{speed.half_life:,.0f} {'s' if speed.unit == 'time' else 'customers'}"
     number = f"{len(state.segments)} segments"
-    if spec.n_segments is not None or state.natural is None:
-        number += ", as set"
+    if state.natural is None:
+        number += ", as set" if spec.n_segments is not None else ", as the start had"
     elif state.natural:
         number += ": there are natural gaps between them"
     else:

@@ -63,19 +63,22 @@ def _apply_start(state: ModelState, spec: ModelSpec, start: Start) -> bool:
     state.warm_up.rows = {}
     state.search.wait, state.search.due = FIRST_WAIT, state.rows + FIRST_WAIT
     state.epoch += 1
-    _begin_candidates(state, spec, start.centers)
+    _begin_candidates(state, [start.centers] * len(spec.speeds))
+    state.histogram = _no_distances(state)
     # What is longest remembered leads until another one is better.
     state.champion = len(state.candidates) - 1
     return True
 
 
-def _begin_candidates(state: ModelState, spec: ModelSpec, centers: Centers) -> None:
-    """All half-lives go on from the same centers, under ids that no delta on its way knows."""
-    state.candidates = [Candidate(state.next_candidate + i, i, centers.copy()) for i in range(len(spec.speeds))]
-    state.next_candidate += len(spec.speeds)
-    state.histogram = np.zeros((len(state.segments), histogram.N_BINS))
+def _begin_candidates(state: ModelState, centers: list[Centers]) -> None:
+    """The half-lives go on from these centers, unscored and under ids that no delta on its way knows."""
+    state.candidates = [Candidate(state.next_candidate + i, i, each.copy()) for i, each in enumerate(centers)]
+    state.next_candidate += len(centers)
     state.scored_weight, state.scored_rows = 0.0, 0
-    state.trial = None
+
+
+def _no_distances(state: ModelState) -> Array:
+    return np.zeros((len(state.segments), histogram.N_BINS))
 
 
 def _apply_searched(state: ModelState, change: Searched) -> bool:
@@ -111,14 +114,14 @@ def _apply_promoted(state: ModelState, spec: ModelSpec, change: Promoted) -> boo
         return _apply_promoted_half_life(state, spec, change)
     if state.trial is None or state.trial.candidate.id != change.candidate:
         return False
-    centers = state.trial.candidate.centers
-    speed = state.trial.candidate.speed
+    challenger, state.trial = state.trial.candidate, None
     if change.profile is not None:
         state.profile = change.profile.copy()
     _take_segments(state, change.segments, change.retired)
     state.rules = dict(change.rules)
-    _begin_candidates(state, spec, centers)
-    state.champion = speed
+    _begin_candidates(state, [challenger.centers] * len(spec.speeds))
+    state.histogram = _no_distances(state)
+    state.champion = challenger.speed
     state.promotions += 1
     # What is new may have settled in a corner again.
     state.search.wait, state.search.due = FIRST_WAIT, state.rows + FIRST_WAIT
@@ -129,10 +132,7 @@ def _apply_promoted_half_life(state: ModelState, spec: ModelSpec, change: Promot
     found = [i for i, candidate in enumerate(state.candidates) if candidate.id == change.candidate]
     if not found or found == [state.champion]:
         return False
-    kept = state.histogram
-    trial = state.trial
-    _begin_candidates(state, spec, state.candidates[found[0]].centers)
-    state.histogram, state.trial = kept, trial
+    _begin_candidates(state, [state.candidates[found[0]].centers] * len(spec.speeds))
     state.champion = found[0]
     state.epoch += 1
     state.promotions += 1
@@ -153,16 +153,12 @@ def _apply_retired(state: ModelState, change: Retired) -> bool:
     if not gone or len(gone) == len(state.segments):
         return False
     stay = np.array([segment.id not in gone for segment in state.segments])
-    profile, counts, champion = state.profile, state.histogram[stay], state.champion
-    state.profile = Profile(profile.weights[:, stay], profile.means[:, stay])
+    state.profile = Profile(state.profile.weights[:, stay], state.profile.means[:, stay])
+    state.histogram = state.histogram[stay]
     _take_segments(state, [segment for segment in state.segments if segment.id not in gone], change.segments)
     state.rules = {i: rule for i, rule in state.rules.items() if i not in gone}
-    state.candidates = [
-        Candidate(state.next_candidate + i, old.speed, _some(old.centers, stay)) for i, old in enumerate(state.candidates)
-    ]
-    state.next_candidate += len(state.candidates)
-    state.champion, state.histogram = champion, counts
-    state.scored_weight, state.scored_rows, state.trial = 0.0, 0, None
+    _begin_candidates(state, [_some(candidate.centers, stay) for candidate in state.candidates])
+    state.trial = None
     return True
 
 

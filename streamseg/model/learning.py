@@ -131,10 +131,8 @@ class _Local:
         self.bank = Step([candidate.centers for candidate in state.candidates], self.origin)
         self.challenger = Step([self.trial.candidate.centers], self.origin) if self.trial is not None else None
         speeds = [spec.speeds[candidate.speed] for candidate in state.candidates]
-        # What all share fades with the first of these; in most cases it is that of the only candidate.
-        self.speeds = Speeds([spec.forgetting, *speeds] if spec.forgetting not in speeds else speeds)
-        self.shared = speeds.index(spec.forgetting) if spec.forgetting in speeds else 0
-        self.first = int(spec.forgetting not in speeds)
+        # The first is that of what all share.
+        self.speeds = Speeds([spec.forgetting, *speeds])
         self.profile = Profile.empty(len(spec.features) - spec.n_weighted, self.bank.k)
         # Two rows: the running moments, and what the batch adds to them.
         self.moments = stacked([state.moments, Moments.empty(len(spec.features))])
@@ -174,8 +172,8 @@ class _Local:
         aged = self.speeds.age(w, t, self.clock)
         self.clock = aged.clock
         self.age += float(np.add.reduce(w))
-        weights, factors = aged.weights[self.first :], aged.factors[self.first :]
-        shared, factor = aged.weights[self.shared], float(aged.factors[self.shared])
+        weights, factors = aged.weights[1:], aged.factors[1:]
+        shared, factor = aged.weights[0], float(aged.factors[0])
         relative = self._relative(self.bank, rows, labels, squared)
         mine = relative if relative.ndim == 2 else relative[:, c]
         self.bank.decay(factors)

@@ -11,7 +11,7 @@ from streamseg.model.state import Rule
 
 _DEPTH = 3
 _LEAST_ROWS = 40
-# Features that are not there are no number of customers.
+# By place of the feature: above the first, and not above the second.
 Bounds = dict[int, tuple[float, float]]
 
 

@@ -52,21 +52,18 @@ def search(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Searched:
     """What is found, or nothing. IN all; only where the state is ready."""
     n, sample, inverse = spec.n_weighted, state.sample, state.metric.inverse(spec)
     x, champion = sample.x[:n], state.tagging.centers.centers
-    rules, k = {}, champion.shape[1]
-    kind, centers = None, None
-    if sample.n_rows:
-        labels, _ = nearest_label(x, champion, inverse)
-        rules = rules_of(x, labels, state.ids, spec)
-    if sample.n_rows >= 2 * _ROWS_EACH * k:
-        common, coin = np.arange(sample.n_rows) < ROWS, sample.halves
-        data = _Data(x, common & coin, common & ~coin, inverse, champion, labels, spec.seed + state.search.number)
-        found = _born(data) if spec.n_segments is None and k < MAX_SEGMENTS else None
-        kind = "born" if found is not None else None
-        if found is None:
-            found = _refit(data)
-            kind = "refit" if found is not None else None
-        centers = None if found is None else _weighed(data, found)
-    return Searched(state.version, digest, state.search.number, kind, centers, rules)  # type: ignore[arg-type]
+    k = champion.shape[1]
+    labels, _ = nearest_label(x, champion, inverse)
+    out = Searched(state.version, digest, state.search.number, None, None, rules_of(x, labels, state.ids, spec))
+    if sample.n_rows < 2 * _ROWS_EACH * k:
+        return out
+    common, coin = np.arange(sample.n_rows) < ROWS, sample.halves
+    data = _Data(x, common & coin, common & ~coin, inverse, champion, labels, spec.seed + state.search.number)
+    if spec.n_segments is None and k < MAX_SEGMENTS and (found := _born(data)) is not None:
+        out.kind, out.centers = "born", _weighed(data, found)
+    elif (found := _refit(data)) is not None:
+        out.kind, out.centers = "refit", _weighed(data, found)
+    return out
 
 
 def _weighed(data: _Data, centers: Array) -> Centers:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from streamseg.kernel.clusters import nearest_label
 from streamseg.kernel.metric import inverse_of
 from streamseg.kernel.starts import kmeans_labels
-from streamseg.kernel.types import Array, Ints, sums_by_label
+from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
 from streamseg.kernel.valley import dithered, passes, valley_ratios
 
 MAX_NATURAL = 12
@@ -94,8 +95,7 @@ def _agreement(x: Array, inverse: Array, k: int, seed: int) -> float:
     return float(np.mean(found))
 
 
-def _labels_by_half(x: Array, inverse: Array, k: int, seed: int, half: Array) -> Ints:
-    from streamseg.kernel.clusters import nearest_label
-
+def _labels_by_half(x: Array, inverse: Array, k: int, seed: int, half: Flags) -> Ints:
+    """Labels of all rows by a fit of one half."""
     labels = kmeans_labels(x[:, half], inverse, k, seed, _SPLIT_RESTARTS)
     return nearest_label(x, means_by_label(x[:, half], labels, k), inverse)[0]

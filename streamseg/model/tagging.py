@@ -118,12 +118,6 @@ def drivers(state: ModelState, spec: ModelSpec, x: Array, near: Nearest) -> tupl
     return z, driver_shares(x[:n], near, state.tagging.centers.centers, state.metric.inverse(spec))
 
 
-def segment_of(state: ModelState, spec: ModelSpec, x: Array) -> Ints:
-    """Segment ids alone, (n_rows,). IN x as in `tag`."""
-    near = nearest(x[: spec.n_weighted], state.tagging.centers.centers, state.metric.inverse(spec))
-    return np.array(state.ids, dtype=np.int64)[near.labels]
-
-
 def kept_segment_of(state: ModelState, spec: ModelSpec, x: Array, previous: Ints) -> Ints:
     """Segment ids (n_rows,) of customers who are in segments `previous` and stay there if that holds them. IN all."""
     near = nearest(x[: spec.n_weighted], state.tagging.centers.centers, state.metric.inverse(spec))

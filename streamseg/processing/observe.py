@@ -56,7 +56,10 @@ class BatchCommitted:
 
 @dataclass(frozen=True)
 class ModelChanged:
-    """The model was started, or its metric renewed. `what`: "started" or "metric_renewed"."""
+    """The model changed by more than what it learned.
+
+    `what`: "started", "metric_renewed", "promoted" (another half-life, or a refit of the same segments), "segments_changed".
+    """
 
     what: str
     model_version: int

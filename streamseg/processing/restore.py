@@ -15,10 +15,8 @@ from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.logs import (
     CustomerDelta,
-    Genesis,
     OffsetMetadata,
     decode_customer_entry,
-    decode_model_record,
     decode_model_snapshot,
 )
 from streamseg.processing.planned import KeptSnapshot
@@ -106,16 +104,6 @@ def restore_model(reader: LogReader, job: Job, at_most: int | None = None) -> No
         if at_most is not None and job.state.version >= at_most:
             break
         job.apply_model_entry(entry)
-
-
-def find_genesis(reader: LogReader) -> Genesis | None:
-    """What the model log was begun with; None where there is none yet."""
-    for entry in entries(reader.read(Log.MODEL_SNAPSHOTS, 0, 0), "model snapshots"):
-        return decode_model_snapshot(entry.payload).genesis
-    for entry in model_entries(reader, 0):
-        record = decode_model_record(entry.payload)
-        return record if isinstance(record, Genesis) else None
-    return None
 
 
 def model_entries(reader: LogReader, start: int, wait_s: float = 0.0) -> Iterator[Entry]:

@@ -119,10 +119,10 @@ class Verifier:
     def _compare_decision(self, state: ModelState, decision: Searched | Promoted | Dropped | Retired) -> None:
         """Centers that a search found are data; whether it was due, and who won, follows from the log."""
         spec = self.settings.model
-        again = decided(state, spec, decision.base_digest)
         if isinstance(decision, Searched):
             right = due(state, spec) == "search"
         else:
+            again = decided(state, spec, decision.base_digest)
             right = type(again) is type(decision) and getattr(again, "candidate", 0) == getattr(decision, "candidate", 0)
         if not right:
             raise DifferenceError(

@@ -126,13 +126,13 @@ class Loop:
             self._adopt(polled.ownership)
             return False
         self._catch_up()
-        if not self._start(input_ended=False) or not self._snapshots(stopping=False):
+        if not self._decide(input_ended=False) or not self._snapshots(stopping=False):
             return False
         if any(len(records.offsets) for records in polled.partitions.values()) or self.job.sweep_pending():
             self._commit(self.job.plan_batch(polled))
             return False
         was_ready = self.job.state.ready
-        if not self._start(input_ended=polled.ended) or self.job.state.ready != was_ready:
+        if not self._decide(input_ended=polled.ended) or self.job.state.ready != was_ready:
             return False
         if polled.ended:
             self._explain_missing_model()
@@ -164,7 +164,7 @@ class Loop:
         if self.job.replica.genesis is None:
             raise RetriableError("the model log cannot be begun", hint="the next try may find it begun")
 
-    def _start(self, *, input_ended: bool) -> bool:
+    def _decide(self, *, input_ended: bool) -> bool:
         """Commit what is due in the model. Returns False where that came to nothing."""
         planned = self.job.plan_decision(self._ownership, input_ended=input_ended)
         return planned is None or self._commit(planned)

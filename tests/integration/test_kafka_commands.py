@@ -66,6 +66,10 @@ def test_from_a_file_through_two_workers_to_tags_that_are_proved(job: Job) -> No
         until(lambda: len({line["worker"] for line in job.log("run")}) == 2, "both workers have said something")
         assert "age" in streamseg(job, "segments")
         assert "last event" in streamseg(job, "explain", "c7")
+        assert "is Regulars now" in streamseg(job, "segments", "rename", "1", "Regulars")
+        until(lambda: "Regulars" in streamseg(job, "segments"), "the workers' log has the name")
+        assert "there is no segment 99" in streamseg(job, "segments", "rename", "99", "x", code=2)
+        assert "another segment has the name" in streamseg(job, "segments", "rename", "0", "Regulars", code=2)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
