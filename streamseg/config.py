@@ -28,6 +28,7 @@ from streamseg.config_sections import (
 )
 from streamseg.errors import ConfigError
 from streamseg.features.layout import Layout
+from streamseg.model.external import factory, hashes_are_fixed
 from streamseg.model.spec import (
     MAX_FEATURES,
     WARM_UP_SECONDS,
@@ -102,7 +103,7 @@ class Config(Section):
             ),
             None if model.segments == "auto" else model.segments,
             parse_forgetting(model.half_life),
-            parse_speeds(model.half_life),
+            parse_speeds(model.half_life) if model.factory is None else (parse_forgetting(model.half_life),),
             max(model.warm_up, 1),
             model.seed,
             None if model.max_gain == "none" else float(model.max_gain),
@@ -110,10 +111,17 @@ class Config(Section):
             None if model.max_ahead == "none" else parse_duration(model.max_ahead),
             min_warm_up_s=longest / 3,
             max_warm_up_s=max(WARM_UP_SECONDS, longest / 3),
-            refits="auto" in (model.segments, model.half_life) if model.refits == "auto" else model.refits,
+            refits=self._refits(),
             retire_after=None if model.retire_after == "none" else parse_duration(model.retire_after),
-            stickiness=model.stickiness,
+            stickiness=model.stickiness if model.factory is None else 0.0,
+            make=None if model.factory is None else factory(model.factory),
         )
+
+    def _refits(self) -> bool:
+        model = self.model
+        if model.refits != "auto":
+            return model.refits
+        return model.factory is None and "auto" in (model.segments, model.half_life)
 
     def retag_every_s(self) -> float | None:
         if self.model.retag_every == "none":
@@ -124,6 +132,13 @@ class Config(Section):
         return min(half_lives) / _AUTO_RETAG_SHARE if half_lives else None
 
     def job_settings(self) -> JobSettings:
+        """Raises ConfigError where a model of somebody else's would come out differently in every process."""
+        if self.model.factory is not None and not hashes_are_fixed():
+            raise ConfigError(
+                "with model.factory, hashes of texts must be the same in every process",
+                where="model.factory",
+                hint="start Python with PYTHONHASHSEED=0; `streamseg` does so itself",
+            )
         layout, spec = self.layout(), self.model_spec()
         half_life = self.model.customer_half_life
         return JobSettings(

@@ -94,6 +94,9 @@ class ModelConfig(Section):
     retire_after: Literal["none"] | Duration = Field(
         "none", description="event time without an event after which a segment is retired"
     )
+    factory: str | None = Field(
+        None, pattern=r"^[\w.]+:\w+$", description='"package.module:function": makes a river clusterer to use instead'
+    )
     stickiness: float = Field(0.05, ge=0.0, lt=1.0, description="margin by which another segment must be nearer to move")
     seed: int = Field(0, ge=0, lt=2**32, description="of the first centers")
     start: str | None = Field(None, description="a model file to start from, instead of a warm-up")
@@ -102,6 +105,14 @@ class ModelConfig(Section):
     )
     clip_sigmas: float | Literal["none"] = Field(8.0, description="guard: learned values are clipped so many deviations off")
     max_ahead: Duration | Literal["none"] = Field("1h", description="guard: a lone time so far ahead is held back")
+
+    @model_validator(mode="after")
+    def _external(self) -> Self:
+        if self.factory is not None:
+            for key in ("segments", "start", "refits", "retire_after"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} is for the built-in model: factory's decides by itself")
+        return self
 
     @field_validator("half_life", mode="after")
     @classmethod

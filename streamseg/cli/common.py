@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -14,6 +15,7 @@ from rich.markup import escape
 
 from streamseg.config import Loaded, load, parse_assignment
 from streamseg.errors import ConfigError, StreamsegError
+from streamseg.model.external import hashes_are_fixed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +50,13 @@ def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Lo
             where="--set kafka.password",
             hint="use kafka.password_file, or the variable STREAMSEG_KAFKA__PASSWORD",
         )
-    return load(file, given)
+    loaded = load(file, given)
+    if loaded.config.model.factory is not None and not hashes_are_fixed():
+        # Only a process that begins with them fixed has them fixed.
+        sys.stdout.flush()
+        environment = os.environ | {"PYTHONHASHSEED": "0"}
+        os.execve(sys.executable, [sys.executable, "-m", "streamseg", *sys.argv[1:]], environment)
+    return loaded
 
 
 def on_kafka(servers: str | None, *files: object) -> dict[str, str | None]:

@@ -113,15 +113,20 @@ def model_in_words(job: Job) -> list[str]:
     speed = spec.speeds[state.tagging.speed]
     half_life = "none" if speed.unit == "none" else f"{speed.half_life:,.0f} {'s' if speed.unit == 'time' else 'customers'}"
     number = f"{len(state.segments)} segments"
-    if state.natural is None:
+    if state.external is not None:
+        number += ", as the model of model.factory says"
+        if state.external.refused:
+            number += f"; [yellow]{state.external.refused:,} events were left out, as its learn_one failed[/]"
+    elif state.natural is None:
         number += ", as set" if spec.n_segments is not None else ", as the start had"
     elif state.natural:
         number += ": there are natural gaps between them"
     else:
         number += ": no natural gaps, so the number that is most stable between halves of the customers"
+    whose = "half-life" if state.external is None else "centers have half-life"
     lines = [
         f"[dim]{number}",
-        f"[dim]half-life {half_life}{' (of several that compete)' if len(state.candidates) > 1 else ''}; "
+        f"[dim]{whose} {half_life}{' (of several that compete)' if len(state.candidates) > 1 else ''}; "
         f"{state.promotions} promotions; model version {state.version}, metric epoch {state.metric.epoch}",
     ]
     for segment in state.segments:

@@ -125,6 +125,14 @@ class Centers(msgspec.Struct):
         return Centers(self.centers.copy(), self.weights.copy(), self.learned.copy())
 
 
+def means_of(x: Array, labels: Ints, weights: Array, k: int) -> Centers:
+    """Centers of labeled rows. IN x (n_features, n_rows), labels, weights (n_rows,)."""
+    hits = sums_by_label(labels, weights, k)
+    origin = x[:, 0]
+    sums = np.array([sums_by_label(labels, weights * (row - o), k) for row, o in zip(x, origin, strict=True)])
+    return Centers(origin[:, None] + sums / np.where(hits > 0.0, hits, 1.0), hits, hits.copy())
+
+
 class CenterDelta(msgspec.Struct):
     """What rows add to k centers.
 

@@ -16,7 +16,9 @@ from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Flags
-from streamseg.model.records import Delta, Dropped, ModelChange, Promoted, Renamed, Retired, Searched, Start
+from streamseg.model.external import Unnamed
+from streamseg.model.newcomers import with_segments
+from streamseg.model.records import Appeared, Delta, Dropped, ModelChange, Promoted, Renamed, Retired, Searched, Start
 from streamseg.model.sample import merged, trimmed
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import Candidate, Metric, ModelState, Profile, Segment, Trial
@@ -44,6 +46,8 @@ def apply(state: ModelState, spec: ModelSpec, change: ModelChange) -> bool:
             return _apply_dropped(state, change)
         case Retired():
             return _apply_retired(state, change)
+        case Appeared():
+            return _apply_appeared(state, change)
         case Renamed():
             return _apply_renamed(state, change)
 
@@ -162,6 +166,24 @@ def _apply_retired(state: ModelState, change: Retired) -> bool:
     return True
 
 
+def _apply_appeared(state: ModelState, change: Appeared) -> bool:
+    new = [segment for segment in change.segments if segment.id in state.unnamed]
+    if not state.ready or not new:
+        return False
+    found = [state.unnamed[segment.id] for segment in new]
+    rows = np.array([one.rows for one in found])
+    means = np.array([one.mean for one in found]).T.reshape(-1, len(new))
+    more = with_segments(state, new, Centers(means, rows, rows.copy()))
+    state.segments, state.candidates, state.profile, state.histogram = (
+        more.segments, more.candidates, more.profile, more.histogram,
+    )  # fmt: skip
+    state.members |= {segment.id: one.members for segment, one in zip(new, found, strict=True)}
+    state.hit_s |= {segment.id: state.clock for segment in new}
+    state.unnamed = {i: one for i, one in state.unnamed.items() if i not in state.members}
+    state.next_id = max(state.next_id, *(segment.id + 1 for segment in new))
+    return True
+
+
 def _some(centers: Centers, which: Flags) -> Centers:
     return Centers(centers.centers[:, which].copy(), centers.weights[which], centers.learned[which])
 
@@ -186,9 +208,12 @@ def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     state.rows += delta.rows
     state.clipped += delta.clipped
     state.held_back += delta.held_back
+    _apply_external(state, spec, delta)
     for segment_id, change in delta.moved.items():
         if segment_id in state.members:
             state.members[segment_id] += change
+        elif segment_id in state.unnamed:
+            state.unnamed[segment_id].members += change
     for segment_id, at in delta.hit_s.items():
         if segment_id in state.hit_s:
             state.hit_s[segment_id] = max(state.hit_s[segment_id], at)
@@ -201,6 +226,14 @@ def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     state.clock = after
     _apply_sample(state, spec, delta)
     return True
+
+
+def _apply_external(state: ModelState, spec: ModelSpec, delta: Delta) -> None:
+    if state.external is not None and delta.fed is not None:
+        state.external.learn(delta.fed, spec)
+    for label, new in delta.unnamed.items():
+        if label not in state.members:
+            state.unnamed.setdefault(label, Unnamed(0, new.rows, list(new.mean)))
 
 
 def _apply_shared(state: ModelState, spec: ModelSpec, delta: Delta, mine: float, theirs: float) -> None:

@@ -7,7 +7,7 @@ every float is written so that it reads back as the same float.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -15,13 +15,33 @@ import numpy as np
 T = TypeVar("T")
 
 
-def _array_to_bytes(value: Any) -> Any:
+@runtime_checkable
+class Opaque(Protocol):
+    """A value that knows its bytes. They may differ where values do not, so it also has a name, for digests."""
+
+    def to_bytes(self) -> bytes: ...
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self: ...
+
+    def name(self) -> bytes: ...
+
+
+def _to_bytes(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [value.dtype.str, list(value.shape), np.ascontiguousarray(value).tobytes()]
+    if isinstance(value, Opaque):
+        return value.to_bytes()
     raise TypeError(f"cannot encode {type(value).__name__}")
 
 
-def _bytes_to_array(_: type, value: Any) -> Any:
+def _to_name(value: Any) -> Any:
+    return value.name() if isinstance(value, Opaque) else _to_bytes(value)
+
+
+def _from_bytes(kind: type, value: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, Opaque):
+        return kind.from_bytes(value)
     dtype, shape, data = value
     return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
 
@@ -36,7 +56,8 @@ def _json_to_array(_: type, value: Any) -> Any:
     return np.array(value["data"], dtype=value["dtype"]).reshape(value["shape"])
 
 
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_array_to_bytes)
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_bytes)
+_NAMES = msgspec.msgpack.Encoder(enc_hook=_to_name)
 
 
 def pack(value: Any) -> bytes:
@@ -45,7 +66,7 @@ def pack(value: Any) -> bytes:
 
 def unpack(data: bytes | memoryview, kind: type[T]) -> T:
     """Raises msgspec.DecodeError or ValidationError where the bytes are not a `kind`."""
-    return msgspec.msgpack.decode(data, type=kind, dec_hook=_bytes_to_array)
+    return msgspec.msgpack.decode(data, type=kind, dec_hook=_from_bytes)
 
 
 def to_json(value: Any) -> Any:
@@ -59,4 +80,4 @@ def from_json(value: Any, kind: type[T]) -> T:
 
 def digest(value: Any) -> bytes:
     """16 bytes that name a value: the same on every machine."""
-    return hashlib.blake2b(pack(value), digest_size=16).digest()
+    return hashlib.blake2b(_NAMES.encode(value), digest_size=16).digest()

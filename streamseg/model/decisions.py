@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from streamseg.kernel.clusters import nearest_label
 from streamseg.model.identity import lineage
 from streamseg.model.learning import profile_of
-from streamseg.model.records import Decision, Dropped, Promoted, Retired
+from streamseg.model.newcomers import newcomer
+from streamseg.model.records import Appeared, Decision, Dropped, Promoted, Retired
 from streamseg.model.rules import rules_of
 from streamseg.model.spec import ModelSpec
 from streamseg.model.start import z_of
@@ -28,13 +29,15 @@ LEAST_SCORED, TRIAL_ROWS = 1_000, 2_000
 # A loss that has risen so much asks for a search at once, but not sooner after the last one than so many events.
 _RISEN, _APART = 1.15, 500
 
-Due = Literal["half_life", "trial", "search", "retire"]
+Due = Literal["appeared", "half_life", "trial", "search", "retire"]
 
 
 def due(state: ModelState, spec: ModelSpec) -> Due | None:
     """What is to be decided now. A half-life comes first: it is there already."""
     if not state.ready:
         return None
+    if state.unnamed:
+        return "appeared"
     if better_half_life(state) is not None:
         return "half_life"
     if state.trial is not None:
@@ -73,6 +76,8 @@ def _forsaken(state: ModelState, spec: ModelSpec) -> list[int]:
 def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision | None:
     """The record of what is due, but for searches, which take scikit-learn and time. None where nothing is. IN all."""
     what, version = due(state, spec), state.version
+    if what == "appeared":
+        return Appeared(version, digest, [newcomer(label, version + 1) for label in sorted(state.unnamed)])
     if what == "half_life":
         better = better_half_life(state)
         assert better is not None

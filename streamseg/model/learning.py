@@ -20,6 +20,7 @@ from streamseg.kernel.metric import RENEWAL_FACTOR, is_off, leaves
 from streamseg.kernel.moments import Moments, moments_about, moments_of, side_by_side, stacked
 from streamseg.kernel.types import Array, Ints, sums_by_label
 from streamseg.model.apply import FAST_HALF_LIFE, SCORE_HALF_LIFE, unsettled_metric
+from streamseg.model.newcomers import places_of
 from streamseg.model.records import CandidateDelta, Delta, TrialDelta, WarmRows
 from streamseg.model.sample import ROWS, ROWS_EACH, Sample, merged, priorities, trimmed
 from streamseg.model.spec import SETTLING_ROWS, ModelSpec
@@ -51,12 +52,15 @@ def learn(
     edges: Sequence[int],
     digest: bytes = b"",
     sampled: Sampled | None = None,
+    given: Ints | None = None,
 ) -> Delta:
     """The delta of rows. IN all; x (n_features, n_rows) with weighted features complete, w (n_rows,), t in seconds.
 
-    `edges` are the block edges; `digest` is the state's, where a log wants it.
+    `edges` are the block edges; `digest` is the state's, where a log wants it; `given` (n_rows,) the ids of the segments
+    that an external model put the rows in.
     """
     local = _Local(state, spec)
+    places = None if given is None else places_of(state, given)
     if t is not None and len(t):
         last = float(t[-1])
         t, held = guarded_times(t, state.clock, state.last_time, spec.max_ahead)
@@ -67,10 +71,13 @@ def learn(
         last = state.last_time
     for first, end in pairwise(edges):
         if end > first:
-            local.block(x[:, first:end], w[first:end], None if t is None else t[first:end])
+            rows = slice(first, end)
+            local.block(x[:, rows], w[rows], None if t is None else t[rows], None if places is None else places[None, rows])
     delta = local.delta(state, x.shape[1], last, digest)
     if sampled is not None and len(sampled.keys):
         delta.sample = _sample_of(state, spec, x, w, sampled)
+    if given is not None:
+        delta.fed = x[: spec.n_weighted]
     return delta
 
 
@@ -103,8 +110,12 @@ def collect(
     age: float,
     t: Array | None,
     digest: bytes = b"",
+    fed: Array | None = None,
 ) -> Delta:
-    """The delta of a batch of a warm-up. IN all; `events` accepted events of weight `age` at times `t` (seconds)."""
+    """The delta of a batch of a warm-up. IN all; `events` accepted events of weight `age` at times `t` (seconds).
+
+    `fed`: their rows, for an external model.
+    """
     clock, last, first, held = state.clock, state.last_time, None, 0
     if t is not None and len(t):
         first, last = float(t[0]), float(t[-1])
@@ -115,7 +126,7 @@ def collect(
     return Delta(
         state.version, digest, state.metric.epoch, clock, last, age, events, Moments.empty(d), [],
         Profile.empty(d - spec.n_weighted, 0), np.zeros(0, dtype=np.int64), np.zeros(0), None, rows,
-        events=events, first_s=first, held_back=held,
+        events=events, first_s=first, held_back=held, fed=fed,
     )  # fmt: skip
 
 
@@ -162,22 +173,28 @@ class _Local:
             # Nearer than this, no feature can be beyond the clip: most blocks need no more than this look.
             self.clip_above = sigmas * sigmas * float(spec.feature_weight.min())
 
-    def block(self, x: Array, w: Array, t: Array | None) -> None:
-        """Learn one block, having assigned it with what stands now. IN all."""
+    def block(self, x: Array, w: Array, t: Array | None, given: Ints | None = None) -> None:
+        """Learn one block, having assigned it with what stands now. IN all.
+
+        `given` (1, n_rows): places of the centers that the rows belong to; -1 for one that is not there yet.
+        """
         n, c = self.spec.n_weighted, self.champion
         rows = x[:n]
-        labels, squared = self.bank.nearest(rows, self.inverse)
+        labels, squared = self.bank.nearest(rows, self.inverse) if given is None else self._given(rows, given)
         of_challenger = self.challenger.nearest(rows, self.inverse) if self.challenger is not None else None
         self.score.add(squared, w, c, None if of_challenger is None else of_challenger[1])
         aged = self.speeds.age(w, t, self.clock)
         self.clock = aged.clock
         self.age += float(np.add.reduce(w))
         weights, factors = aged.weights[1:], aged.factors[1:]
+        learned = w
+        if given is not None:
+            weights, learned = np.where(given >= 0, weights, 0.0), np.where(given[0] >= 0, w, 0.0)
         shared, factor = aged.weights[0], float(aged.factors[0])
         relative = self._relative(self.bank, rows, labels, squared)
         mine = relative if relative.ndim == 2 else relative[:, c]
         self.bank.decay(factors)
-        self.bank.learn(relative, labels, weights, w, self.spec.max_gains)
+        self.bank.learn(relative, labels, weights, learned, self.spec.max_gains)
         if self.challenger is not None and of_challenger is not None:
             relative = self._relative(self.challenger, rows, *of_challenger)
             self.challenger.decay(factors[c : c + 1])
@@ -195,6 +212,13 @@ class _Local:
             np.maximum.at(self.hit_s, labels[c], t)
         self.rows += x.shape[1]
         self._renew_metric()
+
+    def _given(self, rows: Array, given: Ints) -> tuple[Ints, Array]:
+        """As `Step.nearest`. A row whose center is not there yet is as good as at the first one: it does not count."""
+        labels = np.maximum(given, 0)
+        off = rows - self.bank.centers[:, labels[0]]
+        squared = np.add.reduce(off * off * self.inverse[:, None], axis=0)
+        return labels, np.where(given >= 0, squared[None], 0.0)
 
     def _relative(self, step: Step, rows: Array, labels: Ints, squared: Array) -> Array:
         """Rows relative to the origin, (n_weighted, n_rows), or clipped by candidate: (n_weighted, n_candidates, n_rows)."""

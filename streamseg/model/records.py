@@ -9,6 +9,7 @@ import msgspec
 from streamseg.kernel.clusters import CenterDelta, Centers
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Ints
+from streamseg.model.external import Unnamed
 from streamseg.model.sample import Sample
 from streamseg.model.state import Metric, Profile, Rule, Segment
 
@@ -49,6 +50,7 @@ class Delta(msgspec.Struct, tag="delta"):
         renewal: the last metric that the batch went through, if it had to renew.
         sample: rows for the sample.
         moved: change of the number of customers in each segment, by id; hit_s: last event time of each, by id.
+        fed: rows for the external model in order, (n_weighted, n); unnamed: its labels that are no segments yet.
         erased: keys of customers that were erased, in the warm-up; erased_rows: in the sample.
     """
 
@@ -79,6 +81,8 @@ class Delta(msgspec.Struct, tag="delta"):
     hit_s: dict[int, float] = {}
     erased: list[int] = []
     erased_rows: list[int] = []
+    fed: Array | None = None
+    unnamed: dict[int, Unnamed] = {}
 
 
 class Start(msgspec.Struct, tag="start"):
@@ -140,6 +144,14 @@ class Retired(msgspec.Struct, tag="retired"):
     segments: list[Segment]
 
 
+class Appeared(msgspec.Struct, tag="appeared"):
+    """Labels that the external model gave for the first time are segments from now on."""
+
+    base_version: int
+    base_digest: bytes
+    segments: list[Segment]
+
+
 class Renamed(msgspec.Struct, tag="renamed"):
     """A person gives a segment a name. Passed over where another segment has it."""
 
@@ -148,5 +160,5 @@ class Renamed(msgspec.Struct, tag="renamed"):
     name: str
 
 
-Decision = Start | Searched | Promoted | Dropped | Retired | Renamed
+Decision = Start | Searched | Promoted | Dropped | Retired | Appeared | Renamed
 ModelChange = Delta | Decision

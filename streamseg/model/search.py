@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamseg.kernel.clusters import Centers, nearest_label
+from streamseg.kernel.clusters import Centers, means_of, nearest_label
 from streamseg.kernel.starts import kmeans_labels
 from streamseg.kernel.types import Array, Flags, Ints
 from streamseg.kernel.valley import dithered, passes, valley_ratios
@@ -24,7 +24,6 @@ from streamseg.model.rules import rules_of
 from streamseg.model.sample import ROWS
 from streamseg.model.selection import MIN_ROWS, means_by_label
 from streamseg.model.spec import MAX_SEGMENTS, ModelSpec
-from streamseg.model.start import means_of
 from streamseg.model.state import ModelState
 
 _RESTARTS = 4

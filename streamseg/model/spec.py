@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -88,6 +89,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         min_warm_up_s, max_warm_up_s: event time that a warm-up takes at least, and at most.
         max_gain, clip_sigmas, max_ahead: the guards; None turns one off.
         unit_metric: inputs are scaled already, every variance counts as 1.
+        make: makes the river clusterer that decides on segments; None for the built-in model.
     """
 
     features: tuple[ModelFeature, ...]
@@ -105,6 +107,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     refits: bool = False
     retire_after: float | None = None
     stickiness: float = 0.0
+    make: Callable[[], Any] | None = None
 
     def check(self) -> None:
         """Raises ValueError on nonsense, naming the parameter."""

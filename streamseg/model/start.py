@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from streamseg.kernel.clusters import Centers
+from streamseg.kernel.clusters import Centers, means_of
 from streamseg.kernel.elementary import exp2
 from streamseg.kernel.moments import Moments, moments_of, side_by_side
 from streamseg.kernel.starts import kmeans_labels, trimmed_band
-from streamseg.kernel.types import Array, Ints, sums_by_label
+from streamseg.kernel.types import Array, Ints
 from streamseg.model.apply import unsettled_metric
 from streamseg.model.fitted import FittedModel
 from streamseg.model.learning import profile_of
@@ -57,21 +57,25 @@ def start_from_warm_up(state: ModelState, spec: ModelSpec, digest: bytes = b"") 
     distinct = np.unique(seen, axis=1).shape[1] if len(seen) else 1
     if distinct < min(spec.least_segments, 2 if spec.n_segments is None else MAX_SEGMENTS):
         return None
-    k, labels, natural = _chosen(x[:n], inverse, spec)
-    labels = _by_size(labels, k)
-    centers = means_of(x[:n], labels, weights, k)
-    ids = range(state.next_id, state.next_id + k)
+    ids, labels, natural = _chosen(state, x[:n], inverse, spec)
+    centers = means_of(x[:n], labels, weights, len(ids))
     segments = _named(spec, ids, centers.centers, metric, {}, state.version + 1)
-    profile = profile_of(x[n:], labels, weights, k)
-    rules = rules_of(x[:n], labels, list(ids), spec) if spec.refits else {}
+    profile = profile_of(x[n:], labels, weights, len(ids))
+    rules = rules_of(x[:n], labels, ids, spec) if spec.refits or spec.make else {}
     return Start(state.version, digest, segments, centers, profile, moments, metric, natural, rules)
 
 
-def _chosen(x: Array, inverse: Array, spec: ModelSpec) -> tuple[int, Ints, bool | None]:
-    """Number of segments, labels, and whether there are valleys between them, where that was asked."""
+def _chosen(state: ModelState, x: Array, inverse: Array, spec: ModelSpec) -> tuple[list[int], Ints, bool | None]:
+    """Segment ids, places of rows among them, and whether there are valleys between them, where that was asked."""
+    natural = None
+    if state.external is not None:
+        found, labels = np.unique(state.external.predict(x, spec), return_inverse=True)
+        return found.tolist(), labels, None
     if spec.n_segments is None:
-        return choose(x, inverse, spec.seed)
-    return spec.n_segments, kmeans_labels(x, inverse, spec.n_segments, spec.seed), None
+        k, labels, natural = choose(x, inverse, spec.seed)
+    else:
+        k, labels = spec.n_segments, kmeans_labels(x, inverse, spec.n_segments, spec.seed)
+    return list(range(state.next_id, state.next_id + k)), _by_size(labels, k), natural
 
 
 def start_from_centers(spec: ModelSpec, centers: Mapping[int, Mapping[str, float]]) -> Start:
@@ -155,14 +159,6 @@ def _by_size(labels: Ints, k: int) -> Ints:
     return rank[labels]
 
 
-def means_of(x: Array, labels: Ints, weights: Array, k: int) -> Centers:
-    """Centers of labeled rows. IN x (n_features, n_rows), labels, weights (n_rows,)."""
-    hits = sums_by_label(labels, weights, k)
-    origin = x[:, 0]
-    sums = np.array([sums_by_label(labels, weights * (row - o), k) for row, o in zip(x, origin, strict=True)])
-    return Centers(origin[:, None] + sums / np.where(hits > 0.0, hits, 1.0), hits, hits.copy())
-
-
 def z_of(spec: ModelSpec, centers: Array, metric: Metric) -> Array:
     """Centers in standard deviations from the mean, (n_weighted, k); 0 where a feature does not vary."""
     n = spec.n_weighted
@@ -173,7 +169,7 @@ def z_of(spec: ModelSpec, centers: Array, metric: Metric) -> Array:
 
 
 def _named(
-    spec: ModelSpec, ids: range | list[int], centers: Array, metric: Metric, given: Mapping[int, str], version: int
+    spec: ModelSpec, ids: list[int], centers: Array, metric: Metric, given: Mapping[int, str], version: int
 ) -> list[Segment]:
     names = names_of(z_of(spec, centers, metric), list(spec.names[: spec.n_weighted]))
     return [Segment(i, given.get(i) or name, version) for i, name in zip(ids, names, strict=True)]

@@ -17,6 +17,7 @@ from streamseg.kernel.metric import inverse_of, shared_variance
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array
 from streamseg.model.codec import digest
+from streamseg.model.external import External, Unnamed
 from streamseg.model.sample import Sample
 from streamseg.model.spec import ModelSpec
 
@@ -167,6 +168,7 @@ class ModelState(msgspec.Struct):
         next_id: the next segment id; ids below it were given and are never given again. next_candidate: likewise.
         clipped, held_back: how often the guards clipped a feature, and held back a time.
         promotions: so far.
+        external: what decides on segments in place of the candidates; unnamed: its labels that are no segments yet.
     """
 
     version: int
@@ -198,6 +200,8 @@ class ModelState(msgspec.Struct):
     clipped: int = 0
     held_back: int = 0
     promotions: int = 0
+    external: External | None = None
+    unnamed: dict[int, Unnamed] = {}
 
     @classmethod
     def empty(cls, spec: ModelSpec) -> ModelState:
@@ -207,6 +211,7 @@ class ModelState(msgspec.Struct):
         return cls(
             0, metric, Moments.empty(d), [], [], Profile.empty(n_profile, 0), np.zeros((0, histogram.N_BINS)), [], 0, None,
             Search(0, 0, 0), Sample.empty(d), {}, None, 0, 0, {}, WarmUp(), NEVER, NEVER, 0.0, 0,
+            external=None if spec.make is None else External(spec.make()),
         )  # fmt: skip
 
     @property

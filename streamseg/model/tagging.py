@@ -10,6 +10,7 @@ from streamseg.kernel import histogram
 from streamseg.kernel.clusters import Nearest, driver_shares, margin, nearest
 from streamseg.kernel.metric import squared_distances_between
 from streamseg.kernel.types import Array, Flags, Ints
+from streamseg.model.newcomers import places_of, with_unnamed
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
 
@@ -20,8 +21,12 @@ _OUTLIER_MIN_WEIGHT = 100.0
 
 
 class Tags(NamedTuple):
-    """For each row: places in the champion's centers, and what an assignment says. NaN where there is no runner-up."""
+    """For each row: places in the champion's centers, and what an assignment says. NaN where there is no runner-up.
 
+    `state` is that of the model; where an external one gave new labels, with segments for them.
+    """
+
+    state: ModelState
     near: Nearest
     segment_ids: Ints
     distance: Array
@@ -32,6 +37,7 @@ class Tags(NamedTuple):
     def take(self, places: Ints | slice) -> Tags:
         """Some of the rows, in the order of `places`."""
         return Tags(
+            self.state,
             self.near.take(places),
             self.segment_ids[places],
             self.distance[places],
@@ -43,13 +49,19 @@ class Tags(NamedTuple):
 
 def tag(state: ModelState, spec: ModelSpec, x: Array) -> Tags:
     """Tags of rows. IN x (n_features, n_rows) with weighted features complete. Only where the state is ready."""
-    inverse = state.metric.inverse(spec)
-    return _told(state, inverse, nearest(x[: spec.n_weighted], state.tagging.centers.centers, inverse))
+    n, inverse = spec.n_weighted, state.metric.inverse(spec)
+    if state.external is None:
+        return _told(state, inverse, nearest(x[:n], state.tagging.centers.centers, inverse))
+    ids = state.external.predict(x[:n], spec)
+    state = with_unnamed(state, x[:n], ids)
+    tags = _told(state, inverse, nearest(x[:n], state.tagging.centers.centers, inverse))
+    return Holder(state, spec).tags(x, tags, places_of(state, ids))
 
 
 def _told(state: ModelState, inverse: Array, near: Nearest) -> Tags:
     ids = np.array([*state.ids, -1], dtype=np.int64)
     return Tags(
+        state,
         near,
         ids[near.labels],
         np.sqrt(near.squared),
@@ -120,6 +132,8 @@ def drivers(state: ModelState, spec: ModelSpec, x: Array, near: Nearest) -> tupl
 
 def kept_segment_of(state: ModelState, spec: ModelSpec, x: Array, previous: Ints) -> Ints:
     """Segment ids (n_rows,) of customers who are in segments `previous` and stay there if that holds them. IN all."""
+    if state.external is not None:
+        return state.external.predict(x[: spec.n_weighted], spec)
     near = nearest(x[: spec.n_weighted], state.tagging.centers.centers, state.metric.inverse(spec))
     return np.array(state.ids, dtype=np.int64)[Holder(state, spec).held(x, near, previous)]
 

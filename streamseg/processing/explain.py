@@ -7,10 +7,9 @@ import numpy as np
 
 from streamseg.features.aggregates import NO_TIME
 from streamseg.features.table import NO_SEGMENT
-from streamseg.kernel.clusters import Nearest
 from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array
-from streamseg.model.tagging import tag
+from streamseg.model.tagging import Tags, tag
 from streamseg.processing.job import Job
 from streamseg.processing.partition import boundary_of
 from streamseg.processing.tags import ranked_drivers
@@ -83,8 +82,8 @@ def _explanation(job: Job, task: Task, customer_id: str, row: int) -> Explanatio
     )
     if missing or not state.ready:
         return base
-    titles = {segment.id: segment.name for segment in [*state.retired, *state.segments]}
     tags = tag(state, settings.model, x)
+    titles = {segment.id: segment.name for segment in [*state.retired, *tags.state.segments]}
     segment, runner_up = stored["segment"], int(tags.runner_up_ids[0])
     tagged = segment != NO_SEGMENT
     alone = runner_up == NO_SEGMENT
@@ -104,12 +103,12 @@ def _explanation(job: Job, task: Task, customer_id: str, row: int) -> Explanatio
         runner_up_segment_name=titles.get(runner_up),
         outlier=bool(tags.outlier[0]),
         now_nearest=nearest if nearest != segment else None,
-        drivers=() if alone else _drivers(job, x, tags.near),
+        drivers=() if alone else _drivers(job, x, tags),
     )
 
 
-def _drivers(job: Job, x: Array, near: Nearest) -> tuple[Driver, ...]:
-    order, z, share = ranked_drivers(job.state, job.settings, x, near)
+def _drivers(job: Job, x: Array, tags: Tags) -> tuple[Driver, ...]:
+    order, z, share = ranked_drivers(tags.state, job.settings, x, tags.near)
     names = job.settings.model.names
     return tuple(
         Driver(names[j], round(float(a), 3), round(float(b), 3))

@@ -17,13 +17,13 @@ from streamseg.features.aggregates import NO_TIME
 from streamseg.kernel.types import Array
 from streamseg.model.codec import pack
 from streamseg.model.decisions import decided, due
-from streamseg.model.learning import Sampled, block_edges, collect, learn
-from streamseg.model.records import Decision, Delta, Renamed, Start, WarmRows
+from streamseg.model.records import Decision, Renamed, Start
 from streamseg.model.search import search
 from streamseg.model.start import start_from_warm_up, warm_up_over
 from streamseg.model.state import ModelState
 from streamseg.processing.catalog import catalog_messages, catalog_of
 from streamseg.processing.clock import Clock
+from streamseg.processing.learned import learned
 from streamseg.processing.logs import (
     FORMAT_VERSION,
     BatchRecord,
@@ -31,13 +31,11 @@ from streamseg.processing.logs import (
     Genesis,
     Manifest,
     OffsetMetadata,
-    customer_hash,
     decode_model_record,
     encode_entry,
-    sample_key,
 )
 from streamseg.processing.observe import ModelChanged, Observation, SegmentSummary, SnapshotTaken, Waiting
-from streamseg.processing.partition import PartitionJob, PartitionResult, ToLearn, next_sweep
+from streamseg.processing.partition import PartitionJob, PartitionResult, next_sweep
 from streamseg.processing.planned import (
     KeptSnapshot,
     Planned,
@@ -116,7 +114,8 @@ class Job:
             clock_us,
             [result.manifest for result in results.values()],
         )
-        return BatchRecord(manifest, self._learn(results))
+        blocks = {p: self.tasks[p].mark.block for p in results}
+        return BatchRecord(manifest, learned(self.state, self.settings.model, self.replica.digest, blocks, results))
 
     def _planned(self, ownership: Ownership, results: Mapping[int, PartitionResult], record: BatchRecord) -> Planned:
         internal = []
@@ -142,35 +141,6 @@ class Job:
             {p: (r.manifest.tags_first, r.manifest.letters_first) for p, r in results.items()},
         )
         return Planned(plan, deltas, partial(batch_committed, results, record))
-
-    def _learn(self, results: Mapping[int, PartitionResult]) -> Delta:
-        state, spec, digest = self.state, self.settings.model, self.replica.digest
-        if state.ready:
-            parts = [(self.tasks[p].mark.block, r.learn) for p, r in results.items() if r.learn is not None]
-            edges = [0]
-            for block, part in parts:
-                edges += block_edges(block, part.x.shape[1], edges[-1])[1:]
-            x = _joined([part.x for _, part in parts], len(spec.features))
-            w, t = _flat([part.w for _, part in parts]), _flat([part.t for _, part in parts])
-            delta = learn(
-                state, spec, x, w, t, edges, digest, _sampled([part for _, part in parts]) if spec.refits else None
-            )
-        else:
-            warm = [r.warm_up for r in results.values() if r.warm_up is not None]
-            times, at = _flat([part.times for part in warm]), _flat([part.at for part in warm])
-            n = len(at)
-            before = np.cumsum([0.0, *(part.age for part in warm)]).tolist()
-            if spec.forgetting.unit == "weight":
-                at = _flat([state.age + age + part.ages for age, part in zip(before, warm, strict=False)])
-            keys = [key for part in warm for key in part.keys]
-            rows = WarmRows(keys, np.ones(n), at, _joined([part.x for part in warm], len(spec.features)))
-            delta = collect(state, spec, rows, len(times), before[-1], times, digest)
-        for result in results.values():
-            delta.erased += [customer_hash(name) for name in result.erased_ids]
-            delta.erased_rows += [sample_key(name) for name in result.erased_ids]
-            for segment, change in result.moved.items():
-                delta.moved[segment] = delta.moved.get(segment, 0) + change
-        return delta
 
     def plan_decision(self, ownership: Ownership, *, input_ended: bool) -> Planned | None:
         """What is due in the model (first centers, a promotion, a search), with its catalog records. None where nothing is.
@@ -378,22 +348,3 @@ class Job:
         for task in self.tasks.values():
             if task.state is not TaskState.SUSPENDED:
                 task.transition(TaskState.SUSPENDED)
-
-
-def _joined(parts: list[np.ndarray], n_rows: int) -> np.ndarray:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts, axis=1) if parts else np.empty((n_rows, 0))
-
-
-def _sampled(parts: list[ToLearn]) -> Sampled:
-    """Each customer's latest row among the batch's rows."""
-    before = np.cumsum([0, *(part.x.shape[1] for part in parts)]).tolist()
-    places = [part.latest + first for part, first in zip(parts, before, strict=False)]
-    keys = [key for part in parts for key in part.sample_keys()]
-    joined = np.concatenate(places) if places else np.empty(0, dtype=np.int64)
-    return Sampled(joined, np.array(keys, dtype=np.int64))
-
-
-def _flat(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.empty(0)

@@ -20,7 +20,7 @@ from streamseg.model.records import Decision, Delta
 from streamseg.model.state import ModelState
 from streamseg.records.frames import cut, frames
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 class PartitionManifest(msgspec.Struct):

@@ -17,6 +17,7 @@ from streamseg.features.table import NO_SEGMENT, Retag, Rows, TableChange
 from streamseg.kernel.clusters import BLOCK_ROWS
 from streamseg.kernel.forgetting import NEVER, guarded_times
 from streamseg.kernel.types import Array, Ints
+from streamseg.model.external import Unnamed
 from streamseg.model.state import ModelState
 from streamseg.model.tagging import Tags, kept_segment_of, tag
 from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash, sample_key
@@ -36,7 +37,8 @@ _MAX_LETTER_BYTES = 1_000_000
 class ToLearn(NamedTuple):
     """Rows that the model learns: `x` (n_rows_of_model, n), weights, event times in seconds.
 
-    `latest`: places of each customer's latest row, and `sample_keys` that stand for those customers.
+    `latest`: places of each customer's latest row, and `sample_keys` that stand for those customers. `given`: ids of the
+    segments that they were tagged with.
     """
 
     x: Array
@@ -44,12 +46,13 @@ class ToLearn(NamedTuple):
     t: Array
     latest: Ints
     sample_keys: Callable[[], list[int]]
+    given: Ints
 
 
 class ToWarmUp(NamedTuple):
     """A warm-up's share: times of all complete events, and the latest row of each customer.
 
-    `at` are the rows' event times, `ages` the weight of events up to each, `age` that of all.
+    `at` are the rows' event times, `ages` the weight of events up to each, `age` that of all. `every`: each event's row.
     """
 
     times: Array
@@ -58,6 +61,7 @@ class ToWarmUp(NamedTuple):
     at: Array
     ages: Array
     age: float
+    every: Array
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class PartitionResult:
     erased_ids: list[str] = field(default_factory=list)
     assignments: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     transitions: Counter[tuple[int, int]] = field(default_factory=Counter)
+    unnamed: dict[int, Unnamed] = field(default_factory=dict)
 
 
 class PartitionJob:
@@ -89,6 +94,8 @@ class PartitionJob:
         self.moved: Counter[int] = Counter()
         self.assignments: Counter[tuple[int, str, str]] = Counter()
         self.transitions: Counter[tuple[int, int]] = Counter()
+        self.given = np.empty(0, dtype=np.int64)
+        self.unnamed: dict[int, Unnamed] = {}
 
     def idle(self) -> PartitionResult:
         """A slice of a sweep without records."""
@@ -119,7 +126,7 @@ class PartitionJob:
         result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest)
         return replace(
             result,
-            learn=_to_learn(folded, decoded) if learned else None,
+            learn=_to_learn(folded, decoded, self.given) if learned else None,
             warm_up=_to_warm_up(folded, decoded) if n_complete and not self.state.ready else None,
             erased_ids=[decoded.ids[i] for i in np.flatnonzero(decoded.erase).tolist()],
         )
@@ -166,6 +173,7 @@ class PartitionJob:
         if tags is not None and hold is not None:
             tags = hold.holder.tags(x, tags, hold.places)
         if tags is not None:
+            self.given = tags.segment_ids
             tell_reasons(out, folded, self.task.table, state, spec)
         store_tags(out, folded, decoded.times, decoded.erase, self.sweep.epoch if state.ready else -1)
         self._count_moves(folded.segment, folded.state["segment"].astype(np.int64))
@@ -189,6 +197,7 @@ class PartitionJob:
         """Encode subjects; `events`: (place of each subject, places of erasures, ids) puts tombstones in between."""
         self.assignments += counted(subjects)
         self.transitions += transitions(subjects)
+        self._note_unnamed(subjects.tags)
         if events is not None and self.settings.emit == "changes":
             changed = np.flatnonzero(subjects.changed)
             subjects, events = pick(subjects, changed), (events[0][changed], *events[1:])
@@ -204,6 +213,15 @@ class PartitionJob:
         gone = set(erasures.tolist())
         for place in np.sort(np.concatenate([places, erasures])).tolist():
             self._add([ids[place]], [None if place in gone else next(values)])
+
+    def _note_unnamed(self, tags: Tags | None) -> None:
+        """Segments that only these tags know."""
+        if tags is None or tags.state is self.state:
+            return
+        centers = tags.state.tagging.centers
+        for i in range(len(self.state.segments), len(tags.state.segments)):
+            mean, rows = centers.centers[:, i].tolist(), float(centers.weights[i])
+            self.unnamed.setdefault(tags.state.segments[i].id, Unnamed(0, rows, mean))
 
     def _add(self, ids: Sequence[str], values: Sequence[bytes | None]) -> None:
         self.tags.ids.extend(ids)
@@ -302,6 +320,7 @@ class PartitionJob:
             moved=self.moved,
             assignments=self.assignments,
             transitions=self.transitions,
+            unnamed=self.unnamed,
         )
 
 
@@ -327,7 +346,7 @@ def boundary_of(sweep: Sweep, settings: JobSettings) -> int:
     return NO_TIME if settings.retag_every_s is None else int(sweep.time_epoch * settings.retag_every_s * 1e6)
 
 
-def _to_learn(folded: Fold, decoded: Decoded) -> ToLearn:
+def _to_learn(folded: Fold, decoded: Decoded, given: Ints) -> ToLearn:
     rows = folded.complete
     latest = _latest(folded, np.flatnonzero(rows))
     latest = np.sort(latest[latest > _latest(folded, np.flatnonzero(decoded.erase))])
@@ -336,9 +355,9 @@ def _to_learn(folded: Fold, decoded: Decoded) -> ToLearn:
         return [sample_key(decoded.ids[i]) for i in latest.tolist()]
 
     if rows.all():
-        return ToLearn(folded.x, folded.weight, decoded.times / 1e6, latest, keys)
+        return ToLearn(folded.x, folded.weight, decoded.times / 1e6, latest, keys, given)
     places = np.cumsum(rows)[latest] - 1
-    return ToLearn(folded.x[:, rows], folded.weight[rows], decoded.times[rows] / 1e6, places, keys)
+    return ToLearn(folded.x[:, rows], folded.weight[rows], decoded.times[rows] / 1e6, places, keys, given)
 
 
 def _to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:
@@ -347,7 +366,10 @@ def _to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:
     rows = np.sort(latest[latest > _latest(folded, np.flatnonzero(decoded.erase))])
     keys = [customer_hash(decoded.ids[i]) for i in rows.tolist()]
     ages = np.cumsum(np.where(folded.complete, folded.weight, 0.0))
-    return ToWarmUp(decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6, ages[rows], ages[-1])
+    every = folded.x[:, events]
+    return ToWarmUp(
+        decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6, ages[rows], ages[-1], every
+    )
 
 
 def _latest(folded: Fold, events: Ints) -> Ints:

@@ -79,8 +79,8 @@ def _values(subjects: Subjects, assigned_at: Ints, state: ModelState, settings: 
         "source": _source(subjects, settings),
         "event_id": NULL if subjects.event_ids is None else strings(subjects.event_ids),
     }
-    labels = _WARMING_UP if tags is None else _labels(subjects, tags, state)
-    certainty = dict.fromkeys(_CERTAINTY, NULL) if tags is None else _certainty(subjects, tags, state, settings)
+    labels = _WARMING_UP if tags is None else _labels(subjects, tags)
+    certainty = dict.fromkeys(_CERTAINTY, NULL) if tags is None else _certainty(subjects, tags, settings)
     rest = members_of({"model_version": b"%d" % state.version, **certainty, **tail})
     return rows_of((b"{", head, b",", labels, b",", times, b",", rest, b"}"), len(subjects.ids))
 
@@ -98,9 +98,9 @@ _WARMING_UP = members_of(
 )
 
 
-def _labels(subjects: Subjects, tags: Tags, state: ModelState) -> list[bytes]:
+def _labels(subjects: Subjects, tags: Tags) -> list[bytes]:
     """Which segment, from which, how and why: few combinations, each written once."""
-    segments = state.segments
+    segments = tags.state.segments
     code = (subjects.previous + 1) * len(segments) + tags.near.labels
     code = (code * len(CHANGES) + _kinds(subjects)) * len(REASONS) + subjects.reasons
     found, which = np.unique(code, return_inverse=True)
@@ -118,7 +118,8 @@ def _labels(subjects: Subjects, tags: Tags, state: ModelState) -> list[bytes]:
     return texts
 
 
-def _certainty(subjects: Subjects, tags: Tags, state: ModelState, settings: JobSettings) -> dict[str, Part]:
+def _certainty(subjects: Subjects, tags: Tags, settings: JobSettings) -> dict[str, Part]:
+    state = tags.state
     alone = len(state.segments) == 1
     ids = np.array(scalars(state.ids), dtype=object)
     return {

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from streamseg.errors import CorruptedError, DifferenceError
 from streamseg.model.codec import pack, unpack
 from streamseg.model.decisions import decided, due
-from streamseg.model.records import Dropped, Promoted, Renamed, Retired, Searched, Start
+from streamseg.model.records import Appeared, Dropped, Promoted, Renamed, Retired, Searched, Start
 from streamseg.model.state import ModelState
 from streamseg.processing.catalog import catalog_of
 from streamseg.processing.clock import Clock
@@ -116,7 +116,7 @@ class Verifier:
             self._compare_decision(state, decision)
         self.catalog += catalog_of(state, spec, decision, record.clock_us)
 
-    def _compare_decision(self, state: ModelState, decision: Searched | Promoted | Dropped | Retired) -> None:
+    def _compare_decision(self, state: ModelState, decision: Searched | Promoted | Dropped | Retired | Appeared) -> None:
         """Centers that a search found are data; whether it was due, and who won, follows from the log."""
         spec = self.settings.model
         if isinstance(decision, Searched):
@@ -124,6 +124,7 @@ class Verifier:
         else:
             again = decided(state, spec, decision.base_digest)
             right = type(again) is type(decision) and getattr(again, "candidate", 0) == getattr(decision, "candidate", 0)
+            right &= not isinstance(decision, Appeared) or again == decision
         if not right:
             raise DifferenceError(
                 f"the model was {type(decision).__name__.lower()}, which does not follow from what was learned",

@@ -1,0 +1,129 @@
+"""A river clusterer in place of the built-in model.
+
+It decides which segment a row is in, and nothing else: centers, distances, shares, names are those of the rows that it put
+there, so all that is told of a segment is told of its segments too. What it learns is the rows themselves, which ride in
+the deltas in order: every replica feeds its own copy with the same rows, and so comes to the same model. No sum of two
+such models exists, which is why each worker learns everything.
+
+Its bytes (a pickle) may differ where its answers do not, so a digest names it by what it was fed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import operator
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+
+from streamseg.errors import ConfigError
+from streamseg.kernel.types import Array, Ints
+from streamseg.model.codec import Opaque
+from streamseg.model.spec import ModelSpec
+
+_LARGEST_LABEL = 2**31 - 1
+
+
+class Unnamed(msgspec.Struct):
+    """A label that is no segment yet: customers who came to it, how many rows it was given, and their mean."""
+
+    members: int
+    rows: float
+    mean: list[float]
+
+
+class External(Opaque):
+    """An estimator with `learn_one` and `predict_one`, and what it was fed so far."""
+
+    def __init__(self, estimator: Any, fed: bytes = b"") -> None:
+        self._estimator, self._fed = estimator, fed
+        self._frozen: bytes | None = None
+        self.refused = 0
+
+    def learn(self, x: Array, spec: ModelSpec) -> None:
+        """Feed rows in order. IN x (n_weighted, n_rows). A row that it raises on is left out, here and on every replica."""
+        self._fed = hashlib.blake2b(np.ascontiguousarray(x).tobytes(), key=self._fed, digest_size=16).digest()
+        self._frozen = None
+        for row in _dicts(x, spec):
+            try:
+                self._estimator.learn_one(row)
+            except Exception:  # noqa: BLE001 - it is committed: who stops here stops at every start
+                self.refused += 1
+
+    def predict(self, x: Array, spec: ModelSpec) -> Ints:
+        """Its label of each row, (n_rows,). IN x (n_weighted, n_rows).
+
+        A copy is asked, as some models change with a question. Raises ConfigError where it does not answer with a label.
+        """
+        if self._frozen is None:
+            self._frozen = pickle.dumps(self._estimator)
+        copy = pickle.loads(self._frozen)
+        labels = [_label(copy, row) for row in _dicts(x, spec)]
+        return np.array(labels, dtype=np.int64)
+
+    def to_bytes(self) -> bytes:
+        return pickle.dumps((self._estimator, self._fed, self.refused))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Runs what the bytes say: whoever writes to the model log can run code here."""
+        estimator, fed, refused = pickle.loads(data)
+        made = cls(estimator, fed)
+        made.refused = refused
+        return made
+
+    def name(self) -> bytes:
+        return self._fed
+
+
+def hashes_are_fixed() -> bool:
+    """Whether texts have the same hashes in every process. river adds up features in the order of a set of their names."""
+    return not sys.flags.hash_randomization
+
+
+def factory(path: str) -> Callable[[], Any]:
+    """The function that "package.module:function" names, as seen from the working directory. Raises ValueError.
+
+    What it makes is tried: it learns a row, says its label, and is pickled and read back.
+    """
+    module, _, name = path.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        make: Callable[[], Any] = getattr(importlib.import_module(module), name)
+        estimator = make()
+        estimator.learn_one({"x": 0.0})
+        pickle.loads(pickle.dumps(estimator)).predict_one({"x": 0.0})
+    except Exception as error:
+        raise ValueError(f"model.factory = {path!r} does not work: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    return make
+
+
+def _dicts(x: Array, spec: ModelSpec) -> list[dict[str, float]]:
+    names = spec.names[: spec.n_weighted]
+    return [dict(zip(names, row, strict=True)) for row in x.T.tolist()]
+
+
+def _label(estimator: Any, row: dict[str, float]) -> int:
+    where = "model.factory"
+    try:
+        label = estimator.predict_one(row)
+        number = operator.index(label)
+    except Exception as error:
+        raise ConfigError(
+            f"the model failed in predict_one({row}): {type(error).__name__}: {error}",
+            where=where,
+            hint="mend it and run again: nothing is lost",
+        ) from error
+    if not 0 <= number <= _LARGEST_LABEL:
+        raise ConfigError(
+            f"predict_one({row}) gives {label!r}", where=where, hint=f"labels are integers from 0 to {_LARGEST_LABEL}"
+        )
+    return number

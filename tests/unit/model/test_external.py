@@ -1,0 +1,166 @@
+"""A river clusterer in place of the built-in model: any object with `learn_one` and `predict_one`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+import pytest
+
+from streamseg.errors import ConfigError
+from streamseg.model.codec import pack, unpack
+from streamseg.model.external import External, factory
+from streamseg.model.state import ModelState
+from streamseg.processing.observe import ModelChanged
+from streamseg.processing.settings import JobSettings
+from streamseg.transports.embedded import EmbeddedTransport
+from tests.harness import (
+    Event,
+    Recorder,
+    crash_at,
+    event,
+    everything,
+    loop,
+    produce,
+    restored,
+    run_memory,
+    run_through_crashes,
+    settings_for,
+    shoppers,
+    tags,
+    verified,
+)
+
+
+class Bands:
+    """Tells ages below the mean (1), above it (2) and far above (9); a question changes it, and one age it cannot learn."""
+
+    def __init__(self) -> None:
+        self.n, self.total, self.questions = 0, 0.0, 0
+
+    def learn_one(self, x: dict[str, float]) -> None:
+        if x.get("age") == 66.0:
+            raise ValueError("not this age")
+        self.n += 1
+        self.total += x.get("age", 0.0)
+
+    def predict_one(self, x: dict[str, float]) -> int:
+        self.questions += 1
+        beyond = x.get("age", 0.0) / (self.total / self.n)
+        return 9 if beyond > 3.0 else 2 if beyond > 1.0 else 1
+
+
+class Labels(Bands):
+    """Says what the income is."""
+
+    def predict_one(self, x: dict[str, float]) -> Any:
+        return {0.0: None, 1.0: -1, 2.0: 0.5, 3.0: "a"}.get(x["income"], int(x["income"]))
+
+
+class Mute:
+    """Cannot say a label."""
+
+    def learn_one(self, x: dict[str, float]) -> None:
+        pass
+
+
+def fitted_with(make: Any, snapshot_bytes: int = 16_000_000) -> JobSettings:
+    settings = settings_for(snapshot_bytes, model={"segments": "auto", "half_life": 500, "warm_up": 20, "refits": False})
+    spec = msgspec.structs.replace(settings.model, make=make, stickiness=0.0)
+    return dataclasses.replace(settings, model=spec)
+
+
+def told(store: EmbeddedTransport) -> list[dict[str, Any]]:
+    return [tag for tag in tags(store) if tag is not None]
+
+
+def test_its_labels_are_the_segments_and_verify_derives_them_again() -> None:
+    settings = fitted_with(Bands)
+    store, _ = run_memory(shoppers(1500), settings, batch_records=200)
+    job = restored(store, settings)
+    asked = [tag for tag in told(store) if tag["segment_id"] is not None]
+    assert len(asked) > 1000
+    assert {tag["segment_id"] for tag in asked} == set(job.state.ids) == {1, 2}
+    assert verified(store, settings).tags == 1500 + sum(tag["source"] is None for tag in told(store))
+
+
+def test_what_is_told_of_a_segment_is_that_of_its_rows() -> None:
+    settings = fitted_with(Bands)
+    store, _ = run_memory(shoppers(3000), settings, batch_records=200)
+    state = restored(store, settings).state
+    ages = dict(zip(state.ids, state.tagging.centers.centers[0].tolist(), strict=True))
+    # Groups of 20, 35 and 50, so the mean lies within the second.
+    assert 19 < ages[1] < 35 < ages[2] < 52
+    assert sum(state.members.values()) == 40
+    for tag in told(store)[-50:]:
+        assert tag["runner_up_segment_id"] in state.ids
+        assert tag["runner_up_segment_id"] != tag["segment_id"]
+        assert 0.0 <= tag["margin"] <= 1.0
+
+
+def test_a_new_label_is_a_segment_from_its_first_tag_on() -> None:
+    settings = fitted_with(Bands)
+    events: list[Event] = [*shoppers(1000), event("old", 1e6, age=200.0, income=1.0, purchases=1.0)]
+    store, recorder = run_memory([*events, *shoppers(1000, seed=1)], settings, batch_records=200)
+    state = restored(store, settings).state
+    (found,) = [tag for tag in told(store) if tag["customer_id"] == "old"]
+    assert found["segment_name"] == f"Segment {found['segment_id']}"
+    assert found["segment_id"] in state.ids
+    assert state.members[found["segment_id"]] == 1
+    assert "segments_changed" in [change.what for change in recorder.of(ModelChanged)]
+    report = verified(store, settings)
+    assert report.decisions == 2, "the start, and the new segment"
+
+
+@pytest.mark.parametrize("point", ["before_commit", "after_commit"])
+@pytest.mark.parametrize("call", [3, 6])
+def test_a_crash_leaves_no_trace(point: str, call: int) -> None:
+    settings = fitted_with(Bands, snapshot_bytes=1)
+    events = shoppers(1500)
+    clean, _ = run_memory(events, settings, batch_records=100)
+    crashed, _ = run_through_crashes(events, settings, [crash_at(point, call)], batch_records=100)
+    assert everything(crashed, settings) == everything(clean, settings)
+    assert verified(crashed, settings).batches > 0
+
+
+def test_a_row_that_it_cannot_learn_is_left_out_everywhere() -> None:
+    settings = fitted_with(Bands)
+    bad = [event(f"o{i}", 1e6 + i, age=66.0, income=1.0, purchases=1.0) for i in range(7)]
+    store, _ = run_memory([*shoppers(500), *bad, *shoppers(500, seed=1)], settings, batch_records=100)
+    external = restored(store, settings).state.external
+    assert external is not None
+    assert external.refused == 7
+    assert verified(store, settings).tags >= 1007
+
+
+@pytest.mark.parametrize("income", [0.0, 1.0, 2.0, 3.0])
+def test_an_answer_that_is_no_label_stops_the_job_before_anything_is_written(income: float) -> None:
+    settings = fitted_with(Labels)
+    store, _ = run_memory([event(f"c{i}", i, age=1.0, income=5.0 + i % 3, purchases=1.0) for i in range(100)], settings)
+    before = everything(store, settings)
+    produce(store, [event("x", 200.0, age=1.0, income=income, purchases=1.0)])
+    with pytest.raises(ConfigError, match=r"model.factory"):
+        loop(store, settings, Recorder()).run()
+    assert everything(store, settings) == before
+
+
+def test_too_many_labels_are_an_error_that_says_so() -> None:
+    settings = fitted_with(Labels)
+    events = [event(f"c{i}", i, age=1.0, income=float(5 + i), purchases=1.0) for i in range(200)]
+    with pytest.raises(ConfigError, match="more than 64 labels"):
+        run_memory(events, settings, batch_records=40)
+
+
+def test_a_digest_names_it_by_what_it_was_fed() -> None:
+    spec = fitted_with(Bands).model
+    state = ModelState.empty(spec)
+    again = unpack(pack(state), ModelState)
+    assert isinstance(again.external, External)
+    assert again.digest() == state.digest()
+
+
+@pytest.mark.parametrize("path", ["tests.unit.model.test_external:Nobody", "no.such:thing", f"{__name__}:Mute"])
+def test_a_factory_that_does_not_work_is_told_at_once(path: str) -> None:
+    with pytest.raises(ValueError, match=r"model\.factory"):
+        factory(path)
