@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -21,9 +21,10 @@ from streamseg.model.start import start_from_fitted
 from streamseg.processing.clock import Clock, SystemClock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import Observer
+from streamseg.processing.rehearsal import Rehearsal
 from streamseg.processing.restore import restore, restore_model, retried
 from streamseg.processing.settings import JobSettings
-from streamseg.processing.transport import LogReader, Outcome
+from streamseg.processing.transport import LogReader, Outcome, Records
 from streamseg.runtime.loop import Loop, Stop
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source, open_source, standard_output
@@ -176,6 +177,62 @@ def read_fitted(config: Config) -> FittedModel | None:
         raise ConfigError(
             f"{str(path)!r} is no model file: {error}", where="model.start", hint="`streamseg fit` writes one"
         ) from None
+
+
+class Past(NamedTuple):
+    """Input that is there already: by partition the first offset, and batches up to where it ended when it was asked for."""
+
+    starts: dict[int, int]
+    batches: Iterator[dict[int, Records]]
+
+
+def past(config: Config) -> Past:
+    """The configured file, or topic, read without touching any job's state. Raises ConfigError, RetriableError."""
+    if config.input.transport == "kafka":
+        return _past_of_topic(config)
+    if config.input.path is None or config.input.path == STANDARD:
+        raise ConfigError("a replay needs a file that can be read again", hint="name it with --input FILE")
+    source = _source(config, Path(config.input.path))
+    return Past({0: 0}, _batches_of(source, config.input.batch_records))
+
+
+def _batches_of(source: Source, size: int) -> Iterator[dict[int, Records]]:
+    position, first = 0, 0
+    while True:
+        read = source.read(position, size)
+        n = len(read.values)
+        if n:
+            yield {0: Records(range(first, first + n), [None] * n, read.values, [None] * n, first + n)}
+        if read.ended or not n:
+            return
+        position, first = read.position, first + n
+
+
+def _past_of_topic(config: Config) -> Past:
+    reader = open_reader(config)
+    assert not isinstance(reader, EmbeddedReader)
+    ranges = {partition: reader.input_range(partition) for partition in range(reader.n_partitions)}
+
+    def batches() -> Iterator[dict[int, Records]]:
+        at = {partition: first for partition, (first, _) in ranges.items()}
+        with closing(reader):
+            while any(at[p] < end for p, (_, end) in ranges.items()):
+                batch = {}
+                for partition, (_, end) in ranges.items():
+                    goal = min(at[partition] + config.input.batch_records, end)
+                    records = reader.input_records(partition, at[partition], goal) if goal > at[partition] else None
+                    at[partition] = goal
+                    if records is not None and len(records.offsets):
+                        batch[partition] = records
+                yield batch
+
+    return Past({partition: first for partition, (first, _) in ranges.items()}, batches())
+
+
+def rehearse(config: Config, starts: dict[int, int]) -> Rehearsal:
+    """A configuration's job in memory. Raises ConfigError."""
+    settings = config.job_settings()
+    return Rehearsal(settings, SystemClock(), starts, _warm_start(settings, read_fitted(config), config))
 
 
 def rename_segment(config: Config, segment: int, name: str) -> str:

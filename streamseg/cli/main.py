@@ -12,6 +12,7 @@ from streamseg.cli.demo import demo
 from streamseg.cli.fit import fit
 from streamseg.cli.inspect import explain, segments_app, verify
 from streamseg.cli.kafka import doctor, produce, redrive, repartition
+from streamseg.cli.replay import replay
 from streamseg.cli.run import run
 from streamseg.cli.setup import config_app, init, schema
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (demo, init, run, fit, explain, verify, schema, doctor, produce, repartition, redrive):
+for command in (demo, init, run, fit, explain, verify, schema, doctor, produce, repartition, redrive, replay):
     app.command()(command)
 app.add_typer(segments_app, name="segments")
 app.add_typer(config_app, name="config")

@@ -47,6 +47,37 @@ class Tags(NamedTuple):
         )
 
 
+class Quality(NamedTuple):
+    """Sums over rows that were tagged before they were learned.
+
+    Attributes:
+        rows, outliers: counts.
+        squared: squared distance to the center; silhouette: (d2 - d1) / d2 with the distances to the two nearest centers
+            (the simplified silhouette, Hruschka et al. 2006), 0 where there is one center only.
+    """
+
+    rows: int = 0
+    squared: float = 0.0
+    silhouette: float = 0.0
+    outliers: int = 0
+
+    def plus(self, other: Quality) -> Quality:
+        return Quality(
+            self.rows + other.rows,
+            self.squared + other.squared,
+            self.silhouette + other.silhouette,
+            self.outliers + other.outliers,
+        )
+
+
+def quality_of(tags: Tags) -> Quality:
+    own, other = np.sqrt(tags.near.squared), np.sqrt(tags.near.runner_up_squared)
+    farther = np.maximum(own, other)
+    known = np.isfinite(farther) & (farther > 0.0)
+    share = np.where(known, other - own, 0.0) / np.where(known, farther, 1.0)
+    return Quality(len(own), float(tags.near.squared.sum()), float(share.sum()), int(np.count_nonzero(tags.outlier)))
+
+
 def tag(state: ModelState, spec: ModelSpec, x: Array) -> Tags:
     """Tags of rows. IN x (n_features, n_rows) with weighted features complete. Only where the state is ready."""
     n, inverse = spec.n_weighted, state.metric.inverse(spec)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from streamseg.model.tagging import Quality
+
 
 @dataclass(frozen=True)
 class SegmentSummary:
@@ -39,6 +41,7 @@ class BatchCommitted:
         dead_letters: by code; assignments: by (segment, change, reason); transitions: by (from, to), -1 for none before.
         segments: as of after the batch.
         clock_us: the batch's clock reading; watermark_us: event time that the batch has reached.
+        quality: of the events' tags.
     """
 
     outcomes: Mapping[str, int]
@@ -52,6 +55,7 @@ class BatchCommitted:
     watermark_us: int | None
     clipped: int
     held_back: int
+    quality: Quality = field(default_factory=Quality)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from streamseg.kernel.forgetting import NEVER, guarded_times
 from streamseg.kernel.types import Array, Ints
 from streamseg.model.external import Unnamed
 from streamseg.model.state import ModelState
-from streamseg.model.tagging import Tags, kept_segment_of, tag
+from streamseg.model.tagging import Quality, Tags, kept_segment_of, quality_of, tag
 from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash, sample_key
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
@@ -79,6 +79,7 @@ class PartitionResult:
     assignments: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     transitions: Counter[tuple[int, int]] = field(default_factory=Counter)
     unnamed: dict[int, Unnamed] = field(default_factory=dict)
+    quality: Quality = field(default_factory=Quality)
 
 
 class PartitionJob:
@@ -96,6 +97,7 @@ class PartitionJob:
         self.transitions: Counter[tuple[int, int]] = Counter()
         self.given = np.empty(0, dtype=np.int64)
         self.unnamed: dict[int, Unnamed] = {}
+        self.quality = Quality()
 
     def idle(self) -> PartitionResult:
         """A slice of a sweep without records."""
@@ -173,7 +175,7 @@ class PartitionJob:
         if tags is not None and hold is not None:
             tags = hold.holder.tags(x, tags, hold.places)
         if tags is not None:
-            self.given = tags.segment_ids
+            self.given, self.quality = tags.segment_ids, quality_of(tags)
             tell_reasons(out, folded, self.task.table, state, spec)
         store_tags(out, folded, decoded.times, decoded.erase, self.sweep.epoch if state.ready else -1)
         self._count_moves(folded.segment, folded.state["segment"].astype(np.int64))
@@ -321,6 +323,7 @@ class PartitionJob:
             assignments=self.assignments,
             transitions=self.transitions,
             unnamed=self.unnamed,
+            quality=self.quality,
         )
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamseg.model.codec import pack
+from streamseg.model.tagging import Quality
 from streamseg.processing.logs import BatchRecord, CustomerDelta, Mark, SnapshotHead, SnapshotRows
 from streamseg.processing.observe import BatchCommitted, Observation, SegmentSummary
 from streamseg.processing.partition import PartitionResult
@@ -84,6 +85,7 @@ def batch_committed(
     results: Mapping[int, PartitionResult], record: BatchRecord, segments: tuple[SegmentSummary, ...]
 ) -> BatchCommitted:
     transitions: Counter[tuple[int, int]] = Counter()
+    quality = Quality()
     outcomes: Counter[str] = Counter()
     codes: Counter[str] = Counter()
     assignments: Counter[tuple[int, str, str]] = Counter()
@@ -99,6 +101,7 @@ def batch_committed(
         codes.update(letter.code for letter in result.dead_letters)
         assignments.update(result.assignments)
         transitions.update(result.transitions)
+        quality = quality.plus(result.quality)
     marks = {p: result.delta.mark for p, result in results.items()}
     watermarks = [mark.clock_us for mark in marks.values() if mark.clock_us is not None]
     return BatchCommitted(
@@ -113,4 +116,5 @@ def batch_committed(
         max(watermarks, default=None),
         record.delta.clipped,
         record.delta.held_back,
+        quality,
     )

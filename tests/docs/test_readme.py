@@ -117,7 +117,7 @@ def test_every_dead_letter_code_is_told() -> None:
 
 COMMANDS = [
     "demo", "init", "run", "fit", "segments", "explain", "verify", "schema", "config show", "doctor", "produce", "redrive",
-    "repartition",
+    "repartition", "replay",
 ]  # fmt: skip
 
 

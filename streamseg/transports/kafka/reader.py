@@ -172,6 +172,14 @@ class KafkaReader:
 
     # -- Input and outputs --------------------------------------------------------------------------------------------
 
+    def input_range(self, partition: int) -> tuple[int, int]:
+        """Offsets of the first input record that is there, and behind the last that is committed."""
+        place = TopicPartition(self.names.input, partition)
+        with self._consumer(place) as stream:
+            with translated(f"reading {place.topic}-{place.partition}"):
+                begin = stream.beginning_offsets([place])[place]
+            return int(begin), end_of(stream, place)
+
     def input_records(self, partition: int, first: int, next_offset: int) -> Records | None:
         place = TopicPartition(self.names.input, partition)
         with self._consumer(place) as stream:

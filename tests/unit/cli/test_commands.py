@@ -270,3 +270,36 @@ def test_readers_take_the_number_of_segments_from_the_state(here: Path) -> None:
     assert len(json.loads(ran("segments", "--json"))) == 4
     ran("run", "-i", "events.jsonl", "-o", "t.jsonl")
     ran("verify")
+
+
+def test_a_replay_prints_both_and_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "events.jsonl", shoppers(800))
+    command = ["replay", "-i", "events.jsonl", "--set", "model.segments=2"]
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["figures"]["events"] == {"now": 800, "tried": 800}
+    assert said["figures"]["segments"]["tried"] == len(said["segments"]["tried"]) == 2
+    assert sum(move["customers"] for move in said["moves"]) == 40
+    assert "loss" in CliRunner().invoke(app, command).stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["events.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["-i", "events.jsonl"], "say what to try"),
+        (["-i", "events.jsonl", "--set", "model.seed=0"], "the current ones"),
+        (["-i", "-", "--set", "model.seed=1"], "read again"),
+        (["--set", "model.seed=1"], "--input FILE"),
+    ],
+)
+def test_a_replay_of_nothing_says_what_it_needs(
+    flags: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "events.jsonl", shoppers(10))
+    done = CliRunner().invoke(app, ["replay", *flags])
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())

@@ -1,0 +1,57 @@
+"""A rehearsal comes to what the job itself comes to, and to nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from streamseg.processing.rehearsal import Rehearsal, compared, segments_of
+from streamseg.processing.settings import JobSettings
+from streamseg.processing.transport import Records
+from tests.harness import BAD, Event, FixedClock, restored, run_memory, settings_for, shoppers, tags
+
+
+def rehearsed(events: list[Event], settings: JobSettings, batch: int) -> Rehearsal:
+    rehearsal = Rehearsal(settings, FixedClock(), {0: 0})
+    for first in range(0, len(events), batch):
+        part = events[first : first + batch]
+        keys, values, times = (list(column) for column in zip(*part, strict=True))
+        end = first + len(part)
+        rehearsal.feed({0: Records(range(first, end), keys, values, times, end)})
+    rehearsal.feed({}, ended=True)
+    return rehearsal
+
+
+@pytest.mark.parametrize("model", [{"segments": 3, "warm_up": 20}, {"warm_up": 200, "retag_every": "10m"}])
+def test_it_ends_where_the_job_over_the_same_batches_ends(model: dict[str, object]) -> None:
+    settings = settings_for(model=model)
+    events = [*shoppers(2500, customers=300), *BAD, *shoppers(500, customers=300, seed=1)]
+    store, _ = run_memory(events, settings, batch_records=250)
+    job, rehearsal = restored(store, settings), rehearsed(events, settings, 250)
+    assert rehearsal.job.state.digest() == job.state.digest()
+    assert segments_of(rehearsal.job) == segments_of(job)
+    moved = Counter(tag["reason"] for tag in tags(store) if tag is not None and tag["change"] == "moved")
+    assert rehearsal.outcome.moves == moved
+    assert sum(rehearsal.outcome.outcomes.values()) == len(events)
+    assert rehearsal.outcome.outcomes["dead_letter"] == len(BAD)
+
+
+def test_its_loss_is_the_mean_of_the_squared_distances_that_the_tags_tell() -> None:
+    settings = settings_for(model={"segments": 3, "warm_up": 20})
+    store, _ = run_memory(shoppers(1000), settings, batch_records=250)
+    told = [tag["distance"] ** 2 for tag in tags(store) if tag is not None and tag["source"] and tag["distance"] is not None]
+    quality = rehearsed(shoppers(1000), settings, 250).outcome.quality
+    assert quality.rows == len(told)
+    assert quality.squared / quality.rows == pytest.approx(sum(told) / len(told), rel=1e-2)
+
+
+def test_the_same_settings_agree_and_others_are_told_apart() -> None:
+    events = shoppers(1500)
+    three = rehearsed(events, settings_for(model={"segments": 3, "warm_up": 20}), 250)
+    again = rehearsed(events, settings_for(model={"segments": 3, "warm_up": 20}), 250)
+    one = rehearsed(events, settings_for(model={"segments": 1, "warm_up": 20}), 250)
+    assert compared(three.job, again.job).agreement == 1.0
+    apart = compared(three.job, one.job)
+    assert apart.agreement == 0.0
+    assert sum(apart.moves.values()) == 40
