@@ -27,6 +27,8 @@ from streamseg.model.state import Candidate, Metric, ModelState, Profile, Segmen
 SCORE_HALF_LIFE, FAST_HALF_LIFE = 4_000.0, 250.0
 # A search that found nothing doubles the wait for the next one, in events.
 FIRST_WAIT, LONGEST_WAIT = 2_000, 64_000
+# After a refit, or when the loss has risen: customers are not what they were, and may go on changing.
+_SOON = 500
 _REMEMBERED_RETIRED = 256
 
 
@@ -90,6 +92,9 @@ def _apply_searched(state: ModelState, change: Searched) -> bool:
     if not state.ready or change.number != search.number:
         return False
     search.number += 1
+    if state.rows < search.due:
+        # It was not due yet, so the loss had risen.
+        search.wait = min(search.wait, _SOON)
     search.last, search.level = state.rows, state.mean_loss
     state.rules = {i: rule for i, rule in change.rules.items() if i in state.members}
     if change.kind is not None and change.centers is not None:
@@ -127,8 +132,8 @@ def _apply_promoted(state: ModelState, spec: ModelSpec, change: Promoted) -> boo
     state.histogram = _no_distances(state)
     state.champion = challenger.speed
     state.promotions += 1
-    # What is new may have settled in a corner again.
-    state.search.wait, state.search.due = FIRST_WAIT, state.rows + FIRST_WAIT
+    # What is new may have settled in a corner again, or have kept a segment that nobody comes to any more.
+    state.search.wait, state.search.due = _SOON, state.rows + _SOON
     return True
 
 

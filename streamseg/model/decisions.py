@@ -20,12 +20,13 @@ from streamseg.model.records import Appeared, Decision, Dropped, Promoted, Retir
 from streamseg.model.rules import rules_of
 from streamseg.model.spec import ModelSpec
 from streamseg.model.start import z_of
-from streamseg.model.state import ModelState
+from streamseg.model.state import ModelState, Trial
 
 # A candidate has to lose so much less.
 ADVANTAGE = 0.98
-# Events before candidates are compared, and on which a challenger is tried.
+# Events before candidates are compared, and on which a challenger is tried. One that is far ahead, or behind, is told sooner.
 LEAST_SCORED, TRIAL_ROWS = 1_000, 2_000
+EARLY_ROWS, FAR_AHEAD, BEHIND = 500, 0.9, 1.02
 # A loss that has risen so much asks for a search at once, but not sooner after the last one than so many events.
 _RISEN, _APART = 1.15, 500
 
@@ -41,12 +42,20 @@ def due(state: ModelState, spec: ModelSpec) -> Due | None:
     if better_half_life(state) is not None:
         return "half_life"
     if state.trial is not None:
-        return "trial" if state.trial.rows >= TRIAL_ROWS else None
+        return "trial" if _tried(state.trial) else None
     if _forsaken(state, spec):
         return "retire"
     if spec.refits and (state.rows >= state.search.due or _loss_has_risen(state)):
         return "search"
     return None
+
+
+def _tried(trial: Trial) -> bool:
+    """Whether it is clear what becomes of a challenger. After a jump every event counts."""
+    if trial.rows < EARLY_ROWS:
+        return False
+    clear = trial.loss < FAR_AHEAD * trial.champion_loss or trial.loss > BEHIND * trial.champion_loss
+    return clear or trial.rows >= TRIAL_ROWS
 
 
 def better_half_life(state: ModelState) -> int | None:

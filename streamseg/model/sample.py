@@ -17,7 +17,7 @@ from streamseg.kernel.types import Array, Flags, Ints
 
 ROWS, ROWS_EACH = 2_000, 100
 # Learned weight after which a customer stays in the sample half as likely.
-HALF_LIFE = 1_000.0
+HALF_LIFE = 500.0
 _LN2 = 0.6931471805599453
 
 
@@ -41,6 +41,11 @@ class Sample(msgspec.Struct):
     @property
     def n_rows(self) -> int:
         return len(self.keys)
+
+    @property
+    def positions(self) -> Array:
+        """Learned weight at each customer's last event, (n,): the priority without its random part."""
+        return self.priority - priorities(self.keys, np.zeros(len(self.keys)))
 
     @property
     def halves(self) -> Flags:

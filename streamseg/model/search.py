@@ -30,17 +30,22 @@ _RESTARTS = 4
 # Fewer customers than this for each segment say nothing of better centers.
 _ROWS_EACH = 20
 _NEW_TRIES = 4
-# A rare segment is protected by the few of its customers that a sample has.
-_LEAST_PROTECTED = 3
+# A rare segment is protected by the few of its customers that a sample has, if some of them were here within so much learned
+# weight: where nobody comes to any more, a center is better used elsewhere.
+_LEAST_PROTECTED, _LEAST_RECENT, _RECENT = 3, 2, 2_000.0
 _CLIPPED_AT = 10.0
 
 
 class _Data(NamedTuple):
-    """`x` (n_weighted, n_rows) of the sample, `half` one half of those that stand for all customers, `rest` the other."""
+    """`x` (n_weighted, n_rows) of the sample, `half` one half of those that stand for all customers, `rest` the other.
+
+    `recent`: rows of customers who were here lately.
+    """
 
     x: Array
     half: Flags
     rest: Flags
+    recent: Flags
     inverse: Array
     champion: Array
     labels: Ints
@@ -57,7 +62,8 @@ def search(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Searched:
     if sample.n_rows < 2 * _ROWS_EACH * k:
         return out
     common, coin = np.arange(sample.n_rows) < ROWS, sample.halves
-    data = _Data(x, common & coin, common & ~coin, inverse, champion, labels, spec.seed + state.search.number)
+    recent = sample.positions > state.age - _RECENT
+    data = _Data(x, common & coin, common & ~coin, recent, inverse, champion, labels, spec.seed + state.search.number)
     if spec.n_segments is None and k < MAX_SEGMENTS and (found := _born(data)) is not None:
         out.kind, out.centers = "born", _weighed(data, found)
     elif (found := _refit(data)) is not None:
@@ -114,6 +120,7 @@ def _with_valleys(data: _Data) -> Flags:
     """Segments of the champion that still have a valley around them, (k,)."""
     k = data.champion.shape[1]
     enough = np.bincount(data.labels, minlength=k) >= _LEAST_PROTECTED
+    enough &= np.bincount(data.labels[data.recent], minlength=k) >= _LEAST_RECENT
     centers = means_by_label(data.x, data.labels, k)
     ratios = valley_ratios(dithered(data.x, data.seed), data.labels, centers, data.inverse, least_at_an_end=2)
     flags: Flags = enough & passes(ratios)
