@@ -77,6 +77,10 @@ def segments(
         out.print(f"no segments yet: warming up, {len(warm_up.rows):,} customers of {job.settings.model.warm_up:,} seen")
         return
     out.print(segment_table(found), soft_wrap=True)
+    for segment in found:
+        if segment.suggested_name is not None:
+            out.print(f"[dim]{segment.segment_id}: its customers are rather [/]{escape(segment.suggested_name)}[dim] now; "
+                      f"`streamseg segments rename {segment.segment_id} NAME` gives it another name")  # fmt: skip
     for line in model_in_words(job):
         out.print(line, soft_wrap=True)
 

@@ -24,7 +24,7 @@ from streamseg.model.state import ModelState, Trial
 
 # A candidate has to lose so much less.
 ADVANTAGE = 0.98
-# Events before candidates are compared, and on which a challenger is tried. One that is far ahead, or behind, is told sooner.
+# Events before candidates are compared, and on which a challenger is tried; far ahead, or behind, it is told sooner.
 LEAST_SCORED, TRIAL_ROWS = 1_000, 2_000
 EARLY_ROWS, FAR_AHEAD, BEHIND = 500, 0.9, 1.02
 # A loss that has risen so much asks for a search at once, but not sooner after the last one than so many events.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from streamseg.kernel.types import Array
@@ -24,6 +26,16 @@ def names_of(z: Array, features: list[str]) -> list[str]:
             break
     names = [_sentence(told) for told in words]
     return [name if names.index(name) == i else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
+
+
+def says_the_same(one: str, other: str) -> bool:
+    """Whether two names tell the same features as high or low, however strongly and in whatever order."""
+    return _told(one) == _told(other)
+
+
+def _told(name: str) -> set[str]:
+    bare = re.sub(r"\b(very|slightly) |\s*\(\d+\)$", "", name.lower())
+    return {part.strip() for part in bare.split(",")}
 
 
 def name_beside(z: Array, i: int, features: list[str], taken: list[str]) -> str:

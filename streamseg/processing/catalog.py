@@ -8,12 +8,13 @@ from streamseg.kernel import histogram
 from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
-from streamseg.model.naming import names_of
+from streamseg.model.naming import names_of, says_the_same
 from streamseg.model.records import Decision, Start
 from streamseg.model.spec import ModelSpec
-from streamseg.model.start import z_of
 from streamseg.model.state import ModelState, Rule, Segment
-from streamseg.records.outputs import SegmentRecord, SegmentRule, encode_json, iso_time
+from streamseg.records.outputs import Driver, SegmentRecord, SegmentRule, encode_json, iso_time
+
+_TOP_DRIVERS = 3
 
 
 def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[SegmentRecord]:
@@ -23,7 +24,7 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
     z = (centers - state.moments.mean[:, None]) / np.where(deviation > 0.0, deviation, np.inf)[:, None]
     p50, p95 = histogram.quantile(state.histogram, 0.5), histogram.quantile(state.histogram, 0.95)
     total = sum(state.members.get(i, 0) for i in state.ids)
-    names = names_of(z_of(spec, state.tagging.centers.centers, state.metric), list(spec.names[: spec.n_weighted]))
+    names = names_of(z[: spec.n_weighted], list(spec.names[: spec.n_weighted]))
     records = []
     for i, segment in enumerate(state.segments):
         size = state.members.get(segment.id, 0)
@@ -35,10 +36,11 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
                 predecessors=segment.predecessors,
                 successors=segment.successors,
                 why=segment.why,
-                suggested_name=None if names[i] == segment.name or segment.given else names[i],
+                suggested_name=None if segment.given or says_the_same(names[i], segment.name) else names[i],
                 rule=_rule(state.rules.get(segment.id)),
                 center=dict(zip(spec.names, _in_users_units(centers[:, i], spec), strict=True)),
                 z={name: round(float(value), 6) for name, value in zip(spec.names, z[:, i], strict=True) if value == value},
+                drivers=_drivers(z[: spec.n_weighted, i], spec),
                 size=size,
                 share=round(size / total, 6) if total else 0.0,
                 radius_p50=_radius(p50[i]),
@@ -65,6 +67,7 @@ def retired_records(retired: list[Segment], version: int, clock_us: int) -> list
             rule=None,
             center={},
             z={},
+            drivers=(),
             size=0,
             share=0.0,
             radius_p50=None,
@@ -93,6 +96,13 @@ def catalog_of(state: ModelState, spec: ModelSpec, decision: Decision, clock_us:
 def catalog_messages(state: ModelState, spec: ModelSpec, clock_us: int) -> list[tuple[bytes, bytes]]:
     """(key, value) for the catalog topic, keyed by segment id."""
     return [(str(r.segment_id).encode(), encode_json(r)) for r in segment_records(state, spec, clock_us)]
+
+
+def _drivers(z: Array, spec: ModelSpec) -> tuple[Driver, ...]:
+    squared = spec.feature_weight * np.nan_to_num(z) * np.nan_to_num(z)
+    total = float(squared.sum()) or 1.0
+    order = np.argsort(-squared, kind="stable")[:_TOP_DRIVERS].tolist()
+    return tuple(Driver(spec.names[j], round(float(z[j]), 3), round(float(squared[j]) / total, 3)) for j in order)
 
 
 def _rule(rule: Rule | None) -> SegmentRule | None:

@@ -59,7 +59,10 @@ class SegmentRule(msgspec.Struct, frozen=True):
 
 
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The catalog record of a segment. `center` is in the user's units, `z` in standard deviations of all customers."""
+    """The catalog record of a segment. `center` is in the user's units, `z` in standard deviations of all customers.
+
+    `drivers`: the three features that set it most apart from all customers; `share` of its center's squared distance.
+    """
 
     schema_version: int = SCHEMA_VERSION
     segment_id: int
@@ -72,6 +75,7 @@ class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     rule: SegmentRule | None
     center: dict[str, float | None]
     z: dict[str, float]
+    drivers: tuple[Driver, ...]
     size: int
     share: float
     radius_p50: float | None
