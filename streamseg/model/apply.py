@@ -26,7 +26,7 @@ from streamseg.model.state import Candidate, Metric, ModelState, Profile, Segmen
 # Events after which a loss counts half: of the candidates', and of the one that tells whether it rises.
 SCORE_HALF_LIFE, FAST_HALF_LIFE = 4_000.0, 250.0
 # A search that found nothing doubles the wait for the next one, in events.
-FIRST_WAIT, LONGEST_WAIT = 2_000, 64_000
+FIRST_WAIT, LONGEST_WAIT = 2_000, 8_000
 # After a refit, or when the loss has risen: customers are not what they were, and may go on changing.
 _SOON = 500
 _REMEMBERED_RETIRED = 256

@@ -29,7 +29,7 @@ from streamseg.model.state import ModelState
 _RESTARTS = 4
 # Fewer customers than this for each segment say nothing of better centers.
 _ROWS_EACH = 20
-_NEW_TRIES = 4
+_NEW_TRIES = 8
 # A rare segment is protected by the few of its customers that a sample has, if some of them were here within so much learned
 # weight: where nobody comes to any more, a center is better used elsewhere.
 _LEAST_PROTECTED, _LEAST_RECENT, _RECENT = 3, 2, 2_000.0
