@@ -64,30 +64,38 @@ def loss(n: int, seeds: int) -> None:
 
 def compared(name: str, n: int, seed: int) -> list[float]:
     """Ratios, and the events after which the loss is back; NaN where there is nothing to say."""
-    x, k = rows_of(name, n, seed), 3 if name == "rare" else 5
+    (x, w), k = rows_of(name, n, seed), 3 if name == "rare" else 5
     scale = 1.0 / x[:WARM_UP].std(axis=0)
     counted = slice(WARM_UP + CHUNK, None)
 
-    def mean(series: CenterSeries) -> float:
-        return float(np.nanmean(np.minimum(losses(x, scale, series)[counted], _MOST)))
+    def average(each: Array) -> float:
+        known = ~np.isnan(each[counted])
+        return float(np.average(np.minimum(each[counted][known], _MOST), weights=w[counted][known]))
 
-    each = losses(x, scale, of_segmenter(x, n_segments=k, half_life="auto"))
+    def mean(series: CenterSeries) -> float:
+        return average(losses(x, scale, series))
+
+    each = losses(x, scale, of_segmenter(x, w, n_segments=k, half_life="auto"))
     window = losses(x, scale, of_window(x, k, scale))
-    ours = float(np.minimum(each[counted], _MOST).mean())
+    ours = average(each)
     return [
-        ours / min(mean(of_segmenter(x, n_segments=k, half_life=half_life)) for half_life in HALF_LIVES),
+        ours / min(mean(of_segmenter(x, w, n_segments=k, half_life=half_life)) for half_life in HALF_LIVES),
         ours / min(mean(of_river(x, river_kmeans(k, half_life))) for half_life in RIVER_HALF_LIVES),
         ours / mean(of_river(x, river_clustream(k))),
         ours / mean(of_river(x, river_streamkmeans(k))),
         ours / mean(of_minibatch(x, k)),
         np.nan if spark() is None else ours / min(mean(of_spark(x, k, scale, decay)) for decay in SPARK_DECAYS),
-        ours / float(np.minimum(window[counted], _MOST).mean()),
+        ours / average(window),
         back(each, window, int(JUMP * n)) if name == "jump" else np.nan,
     ]
 
 
-def rows_of(name: str, n: int, seed: int) -> Array:
-    return baskets().x[:, :2][: 2 * n] if name == "baskets" else stream(name, n, seed)
+def rows_of(name: str, n: int, seed: int) -> tuple[Array, Array]:
+    """Rows, and how much each counts: a basket by the time since its customer's last one."""
+    if name == "baskets":
+        found = baskets()
+        return found.x[: 2 * n, :2], found.weights[: 2 * n]
+    return stream(name, n, seed), np.ones(n)
 
 
 def back(each: Array, window: Array, jump: int) -> float:

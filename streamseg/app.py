@@ -17,6 +17,7 @@ from streamseg.config_sections import WorkerConfig
 from streamseg.errors import ConfigError, RetriableError
 from streamseg.model.fitted import FittedModel, load_fitted
 from streamseg.model.records import Start
+from streamseg.model.spec import parse_duration
 from streamseg.model.start import start_from_fitted
 from streamseg.processing.clock import Clock, SystemClock
 from streamseg.processing.job import Job
@@ -26,6 +27,7 @@ from streamseg.processing.restore import restore, restore_model, retried
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import LogReader, Outcome, Records
 from streamseg.runtime.loop import Loop, Stop
+from streamseg.runtime.stages import Tracer
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source, open_source, standard_output
 from streamseg.transports.reader import EmbeddedReader
@@ -52,8 +54,10 @@ class App:
         clock: Clock | None = None,
         stop: Stop | None = None,
         fault: Callable[[str], None] = lambda point: None,
+        tracer: Tracer | None = None,
     ) -> None:
         """Raises StreamsegError where it cannot start."""
+        self._tracer = tracer
         self.config = config
         fitted = read_fitted(config)
         _warm_start(config.job_settings(), fitted, config)
@@ -83,6 +87,8 @@ class App:
             batch_records=config.input.batch_records,
             warm_start=warm_start,
             max_attempts=_ATTEMPTS[config.input.transport],
+            tracer=self._tracer,
+            drift_every_s=parse_duration(config.metrics.drift_every),
         )
 
     def run(self) -> None:

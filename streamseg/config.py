@@ -21,6 +21,7 @@ from streamseg.config_sections import (
     FeatureConfig,
     InputConfig,
     KafkaConfig,
+    MetricsConfig,
     ModelConfig,
     OutputConfig,
     Section,
@@ -62,6 +63,7 @@ class Config(Section):
     embedded: EmbeddedConfig = EmbeddedConfig()
     worker: WorkerConfig = WorkerConfig()
     kafka: KafkaConfig = KafkaConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -114,6 +116,7 @@ class Config(Section):
             refits=self._refits(),
             retire_after=None if model.retire_after == "none" else parse_duration(model.retire_after),
             stickiness=model.stickiness if model.factory is None else 0.0,
+            watched=True,
             make=None if model.factory is None else factory(model.factory),
         )
 
@@ -243,6 +246,7 @@ class _Environment(BaseSettings):
     embedded: dict[str, Any] = {}
     worker: dict[str, Any] = {}
     kafka: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -133,6 +133,12 @@ class WorkerConfig(Section):
     )
 
 
+class MetricsConfig(Section):
+    port: int = Field(9108, ge=0, le=65535, description="of /metrics, /livez, /readyz and /status; 0: none")
+    address: str = Field("127.0.0.1", min_length=1, description="to serve them on; 0.0.0.0: all of this machine's")
+    drift_every: Duration = Field("5s", description="how often drift is measured")
+
+
 class KafkaConfig(Section):
     bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, several with commas")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="how")

@@ -193,6 +193,12 @@ class HostileTransport:
 
     # -- Reading ------------------------------------------------------------------------------------------------------
 
+    def end(self, log: Log, partition: int) -> int:
+        return sum(1 for _ in self.read(log, partition, 0))
+
+    def lags(self) -> dict[int, int]:
+        return {}
+
     def committed(self) -> dict[int, Committed]:
         """Waits for transactions in flight: those of the dead it ends, others end when their time is up."""
         if any(self.broker.pending(partition) for partition in range(self.n_partitions)):

@@ -16,6 +16,7 @@ from streamseg.app import open_reader, rename_segment, restored
 from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, State, configuration, err, on_kafka, out, process_edge
 from streamseg.config import Config
 from streamseg.errors import ConfigError, DifferenceError
+from streamseg.model.spec import in_words as of_half_life
 from streamseg.processing.catalog import segment_records
 from streamseg.processing.clock import SystemClock
 from streamseg.processing.explain import Explanation, FeatureValue
@@ -114,8 +115,7 @@ def rename(
 def model_in_words(job: Job) -> list[str]:
     """How many segments, why so many, how fast the champion forgets, what became of others."""
     state, spec = job.state, job.settings.model
-    speed = spec.speeds[state.tagging.speed]
-    half_life = "none" if speed.unit == "none" else f"{speed.half_life:,.0f} {'s' if speed.unit == 'time' else 'customers'}"
+    half_life = of_half_life(spec.speeds[state.tagging.speed])
     number = f"{len(state.segments)} segments"
     if state.external is not None:
         number += ", as the model of model.factory says"
@@ -133,6 +133,7 @@ def model_in_words(job: Job) -> list[str]:
         f"[dim]{whose} {half_life}{' (of several that compete)' if len(state.candidates) > 1 else ''}; "
         f"{state.promotions} promotions; model version {state.version}, metric epoch {state.metric.epoch}",
     ]
+    lines += drift_in_words(job)
     for segment in state.segments:
         rule = state.rules.get(segment.id)
         if rule is not None:
@@ -143,6 +144,26 @@ def model_in_words(job: Job) -> list[str]:
         for one in state.retired[-10:]
     ]
     return lines
+
+
+def drift_in_words(job: Job) -> list[str]:
+    """Whether recent customers are others than those that the model began with."""
+    watch, drift = job.replica.watch, job.drift()
+    lines = []
+    if watch.detections:
+        lines.append(f"[dim]the loss rose {watch.detections} times, last at model version {watch.last_version}")
+    if drift is None:
+        return lines
+    told = [
+        f"{name} (PSI {one.psi.value:.2g}, by chance {one.psi.critical:.2g}; {one.distance.value:.2g}σ apart)"
+        for name, one in drift.features.items()
+        if one.drifted
+    ]
+    if drift.shares_drifted:
+        told.append(f"sizes of segments (up to {drift.share_off:.0%} off)")
+    said = f"[yellow]drift[/] against the first {drift.m:,} customers: {escape('; '.join(told))}" if told else (
+        f"[dim]no drift: the last {drift.n:,} customers are like the first {drift.m:,}")  # fmt: skip
+    return [*lines, said]
 
 
 def segment_table(found: list[SegmentRecord]) -> Table:

@@ -14,8 +14,10 @@ from streamseg.app import App, with_worker_id
 from streamseg.cli.common import ConfigFile, Kafka, Set, State, configuration, err, on_kafka, process_edge
 from streamseg.cli.workers import Supervisor, command_of_one
 from streamseg.config import Config
-from streamseg.processing.observe import Observer
+from streamseg.errors import ConfigError
+from streamseg.processing.observe import Observer, Observers, Waiting
 from streamseg.telemetry.logs import JsonLog
+from streamseg.telemetry.serving import Serving, serving
 from streamseg.telemetry.status import StatusLine
 from streamseg.transports.embedded import EmbeddedTransport
 from streamseg.transports.files import LineStream
@@ -33,6 +35,7 @@ def run(
     start: Annotated[str | None, typer.Option(help="Model file to start from (model.start).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Kafka: so many processes that share the input.")] = 1,
     log: Annotated[Literal["auto", "json", "status"], typer.Option(help="Log lines, or a status line.")] = "auto",
+    metrics_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     sets: Set = None,
 ) -> None:
     """Read events, tag customers, until the input ends.
@@ -68,34 +71,59 @@ def run(
     if workers > 1:
         if loaded.input.transport != "kafka" or loaded.worker.id:
             raise typer.BadParameter("--workers takes the events from Kafka, and gives each worker an id of its own")
-        raise typer.Exit(Supervisor(command_of_one(), workers, stop).run())
+        raise typer.Exit(Supervisor(command_of_one(), workers, stop, loaded.metrics).run())
     status = log == "status" or (log == "auto" and err.is_terminal)
-    run_app(loaded, stop, status=status)
+    run_app(loaded, stop, status=status, metrics_fd=metrics_fd)
     if stop.is_set() and status:
         err.print("stopped; run the same command again to go on")
 
 
-def run_app(config: Config, stop: threading.Event, *, status: bool, table: bool = False) -> Observer:
-    """Run the job; returns its observer. Raises StreamsegError."""
+def run_app(
+    config: Config, stop: threading.Event, *, status: bool, table: bool = False, metrics_fd: int | None = None
+) -> None:
+    """Run the job. Raises StreamsegError."""
     config = with_worker_id(config)
-    observers: list[App] = []
-    observer: Observer = (
-        StatusLine(err, lambda: remaining(observers[0]), table=table)
+    running: list[App] = []
+    told: Observer = (
+        StatusLine(err, lambda: remaining(running[0]), table=table)
         if status
         else JsonLog(sys.stderr, config.application, config.worker.id)
     )
-    application = App(config, observer, stop=stop)
-    observers.append(application)
-    application.run()
-    return observer
+    endpoint = served(config, told, metrics_fd)
+    try:
+        application = App(config, Observers(told, *([endpoint] if endpoint else [])), stop=stop)
+        running.append(application)
+        application.run()
+    finally:
+        if endpoint is not None:
+            endpoint.close()
+
+
+def served(config: Config, told: Observer, inherited: int | None) -> Serving | None:
+    """The endpoint, if there is to be one. Raises ConfigError where its port is taken.
+
+    A job on files that names no port does without: several may run beside each other.
+    """
+    metrics = config.metrics
+    if metrics.port == 0 and inherited is None:
+        return None
+    names = config.model_spec().names
+    topic, worker = config.input.topic, config.worker.id
+    try:
+        return serving(config.application, worker, topic, names, metrics.address, metrics.port, inherited)
+    except ConfigError as error:
+        if config.input.transport == "kafka" or "port" in metrics.model_fields_set:
+            raise
+        told.observe(Waiting("no_metrics", error.message, {"port": metrics.port}))
+        return None
 
 
 def remaining(application: App) -> str:
     """How much of the input is left, in words."""
     transport = application.transport
     if not isinstance(transport, EmbeddedTransport):
-        lag = transport.lag()
-        return "unknown" if lag is None else f"{lag:,}"
+        lags = transport.lags()
+        return f"{sum(lags.values()):,}" if lags else "unknown"
     source = transport.wiring.source
     if source is None or isinstance(source, LineStream):
         return "none" if source is None or source.ended else "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -9,7 +10,10 @@ import time
 from collections.abc import Sequence
 
 from streamseg.cli.common import err
+from streamseg.config_sections import MetricsConfig
 from streamseg.errors import ConfigError, CorruptedError, FencedError
+from streamseg.telemetry.endpoint import Endpoint
+from streamseg.telemetry.merged import Workers
 
 # What starting again does not mend.
 _FINAL = {error.exit_code for error in (ConfigError, CorruptedError, FencedError)}
@@ -23,8 +27,15 @@ _STOP_S = 30.0
 class Supervisor:
     """Keeps N workers running until it is told to stop, or one cannot go on."""
 
-    def __init__(self, command: Sequence[str], n_workers: int, stop: threading.Event) -> None:
+    def __init__(self, command: Sequence[str], n_workers: int, stop: threading.Event, metrics: MetricsConfig) -> None:
+        """Raises ConfigError where the port of the metrics is taken."""
         self._command, self._stop = list(command), stop
+        # Each worker's stays the same when it is started again.
+        self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n_workers)] if metrics.port else []
+        self._endpoint: Endpoint | None = None
+        if metrics.port:
+            ports = [listening.getsockname()[1] for listening in self._sockets]
+            self._endpoint = Endpoint(Workers(ports), metrics.address, metrics.port)
         self._workers: list[subprocess.Popen[bytes] | None] = [None] * n_workers
         self._pauses = [_FIRST_PAUSE_S] * n_workers
         self._due = [0.0] * n_workers
@@ -56,10 +67,18 @@ class Supervisor:
             err.print(f"worker {i} ended with exit code {ended}; it is started again in {self._pauses[i]:.1f} s")
             self._pauses[i] = min(self._pauses[i] * 2, _LONGEST_PAUSE_S)
         if time.monotonic() >= self._due[i]:
-            self._workers[i] = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+            self._workers[i] = self._started(i)
         return 0
 
+    def _started(self, i: int) -> subprocess.Popen[bytes]:
+        if not self._sockets:
+            return subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        fd = self._sockets[i].fileno()
+        return subprocess.Popen([*self._command, "--metrics-fd", str(fd)], stdin=subprocess.DEVNULL, pass_fds=[fd])
+
     def _end(self) -> None:
+        if self._endpoint is not None:
+            self._endpoint.close()
         running = [worker for worker in self._workers if worker is not None]
         for worker in running:
             worker.terminate()

@@ -18,7 +18,9 @@ from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Flags
 from streamseg.model.external import Unnamed
 from streamseg.model.newcomers import with_segments
-from streamseg.model.records import Appeared, Delta, Dropped, ModelChange, Promoted, Renamed, Retired, Searched, Start
+from streamseg.model.records import Appeared, Asked, Delta, Dropped, ModelChange, Promoted, Renamed, Retired, Searched, Start
+from streamseg.model.reference import ROWS as REFERENCE_ROWS
+from streamseg.model.reference import Reference
 from streamseg.model.sample import merged, trimmed
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import Candidate, Metric, ModelState, Profile, Segment, Trial
@@ -50,6 +52,9 @@ def apply(state: ModelState, spec: ModelSpec, change: ModelChange) -> bool:
             return _apply_retired(state, change)
         case Appeared():
             return _apply_appeared(state, change)
+        case Asked():
+            state.search.due, state.search.wait = state.rows, min(state.search.wait, _SOON)
+            return state.ready
         case Renamed():
             return _apply_renamed(state, change)
 
@@ -66,14 +71,21 @@ def _apply_start(state: ModelState, spec: ModelSpec, start: Start) -> bool:
     state.next_id = max(segment.id for segment in start.segments) + 1
     state.members = {segment.id: 0 for segment in start.segments}
     state.hit_s = {segment.id: state.clock for segment in start.segments}
-    state.warm_up.rows = {}
+    _take_reference(state, spec)
     state.search.wait, state.search.due = FIRST_WAIT, state.rows + FIRST_WAIT
     state.epoch += 1
     _begin_candidates(state, [start.centers] * len(spec.speeds))
     state.histogram = _no_distances(state)
     # What is longest remembered leads until another one is better.
     state.champion = len(state.candidates) - 1
+    _note_births(state)
     return True
+
+
+def _note_births(state: ModelState) -> None:
+    """Where each segment's center was at first. Segments that are no more are forgotten."""
+    centers = state.tagging.centers.centers
+    state.births = {i: state.births.get(i) or centers[:, place].tolist() for place, i in enumerate(state.ids)}
 
 
 def _begin_candidates(state: ModelState, centers: list[Centers]) -> None:
@@ -131,6 +143,7 @@ def _apply_promoted(state: ModelState, spec: ModelSpec, change: Promoted) -> boo
     _begin_candidates(state, [challenger.centers] * len(spec.speeds))
     state.histogram = _no_distances(state)
     state.champion = challenger.speed
+    _note_births(state)
     state.promotions += 1
     # What is new may have settled in a corner again, or have kept a segment that nobody comes to any more.
     state.search.wait, state.search.due = _SOON, state.rows + _SOON
@@ -167,6 +180,7 @@ def _apply_retired(state: ModelState, change: Retired) -> bool:
     _take_segments(state, [segment for segment in state.segments if segment.id not in gone], change.segments)
     state.rules = {i: rule for i, rule in state.rules.items() if i not in gone}
     _begin_candidates(state, [_some(candidate.centers, stay) for candidate in state.candidates])
+    _note_births(state)
     state.trial = None
     return True
 
@@ -186,6 +200,7 @@ def _apply_appeared(state: ModelState, change: Appeared) -> bool:
     state.hit_s |= {segment.id: state.clock for segment in new}
     state.unnamed = {i: one for i, one in state.unnamed.items() if i not in state.members}
     state.next_id = max(state.next_id, *(segment.id + 1 for segment in new))
+    _note_births(state)
     return True
 
 
@@ -222,7 +237,7 @@ def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     for segment_id, at in delta.hit_s.items():
         if segment_id in state.hit_s:
             state.hit_s[segment_id] = max(state.hit_s[segment_id], at)
-    _apply_warm_up(state, delta)
+    _apply_warm_up(state, spec, delta)
     if state.ready and delta.candidates:
         _apply_shared(state, spec, delta, mine, theirs)
         _apply_candidates(state, spec, delta, began)
@@ -300,18 +315,32 @@ def _apply_sample(state: ModelState, spec: ModelSpec, delta: Delta) -> None:
     state.sample = sample
 
 
-def _apply_warm_up(state: ModelState, delta: Delta) -> None:
+def _take_reference(state: ModelState, spec: ModelSpec) -> None:
+    """The customers that came until now are those to compare with."""
+    kept = list(state.warm_up.rows.items())[:REFERENCE_ROWS]
+    if spec.watched and kept:
+        x = np.array([row for _, (_, _, row) in kept], dtype=np.float64).T
+        state.reference = Reference([key for key, _ in kept], np.ascontiguousarray(x))
+    state.warm_up.rows = {}
+
+
+def _apply_warm_up(state: ModelState, spec: ModelSpec, delta: Delta) -> None:
     warm_up = state.warm_up
     for key in delta.erased:
         warm_up.rows.pop(key, None)
-    if state.ready or delta.warm_up is None:
+    if state.reference is not None and delta.erased:
+        state.reference = state.reference.without(delta.erased)
+    if delta.warm_up is None or (state.ready and state.reference is not None):
         return
-    warm_up.events += delta.events
+    if not state.ready:
+        warm_up.events += delta.events
     if warm_up.first_s is None:
         warm_up.first_s = delta.first_s
     rows = delta.warm_up
     for key, w, at, row in zip(rows.keys, rows.weights.tolist(), rows.at.tolist(), rows.x.T.tolist(), strict=True):
         warm_up.rows[key] = (w, at, row)
+    if state.ready and len(warm_up.rows) >= min(spec.warm_up, REFERENCE_ROWS):
+        _take_reference(state, spec)
 
 
 def unsettled_metric(moments: Moments, centers: Array, epoch: int) -> Metric:

@@ -280,7 +280,7 @@ class _Local:
             base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, added, parts,
             self.profile, cells, counts[cells], self.renewal, None, trial, score.added_weight, score.fast_loss,
             score.fast_weight, events=n_rows, first_s=self.first_s, clipped=self.clipped, held_back=self.held_back,
-            hit_s=hit_s,
+            hit_s=hit_s, losses=np.array(score.parts).reshape(-1, 2).T.copy(),
         )  # fmt: skip
 
 
@@ -292,11 +292,17 @@ class _Score:
         self.added = np.zeros(len(state.candidates))
         self.added_weight = self.fast_loss = self.fast_weight = 0.0
         self.of_challenger = self.beside_it = 0.0
+        # Events and sums of their losses, by halves of blocks.
+        self.parts: list[tuple[int, float]] = []
 
     def add(self, squared: Array, w: Array, champion: int, of_challenger: Array | None) -> None:
         """One block's squared distances, (n_candidates, n_rows). IN all."""
         most = _CLIPPED_AT * self._loss / self._weight if self._weight > 0.0 else np.inf
-        losses = np.add.reduce(np.minimum(squared, most) * w, axis=1)
+        clipped = np.minimum(squared, most)
+        losses = np.add.reduce(clipped * w, axis=1)
+        middle = len(w) // 2
+        for half in (clipped[champion, :middle], clipped[champion, middle:]):
+            self.parts.append((len(half), float(np.add.reduce(half))))
         weight, loss = float(np.add.reduce(w)), float(losses[champion])
         slow, fast = exp2_scalar(-len(w) / SCORE_HALF_LIFE), exp2_scalar(-len(w) / FAST_HALF_LIFE)
         self._loss, self._weight = self._loss * slow + loss, self._weight * slow + weight

@@ -51,6 +51,7 @@ class Delta(msgspec.Struct, tag="delta"):
         sample: rows for the sample.
         moved: change of the number of customers in each segment, by id; hit_s: last event time of each, by id.
         fed: rows for the external model in order, (n_weighted, n); unnamed: its labels that are no segments yet.
+        losses: (2, n), events and sums of their clipped losses, in order.
         erased: keys of customers that were erased, in the warm-up; erased_rows: in the sample.
     """
 
@@ -81,6 +82,7 @@ class Delta(msgspec.Struct, tag="delta"):
     hit_s: dict[int, float] = {}
     erased: list[int] = []
     erased_rows: list[int] = []
+    losses: Array | None = None
     fed: Array | None = None
     unnamed: dict[int, Unnamed] = {}
 
@@ -152,6 +154,13 @@ class Appeared(msgspec.Struct, tag="appeared"):
     segments: list[Segment]
 
 
+class Asked(msgspec.Struct, tag="asked"):
+    """Somebody asks for a search: drift was detected."""
+
+    base_version: int
+    base_digest: bytes
+
+
 class Renamed(msgspec.Struct, tag="renamed"):
     """A person gives a segment a name. Passed over where another segment has it."""
 
@@ -160,5 +169,5 @@ class Renamed(msgspec.Struct, tag="renamed"):
     name: str
 
 
-Decision = Start | Searched | Promoted | Dropped | Retired | Appeared | Renamed
+Decision = Start | Searched | Promoted | Dropped | Retired | Appeared | Asked | Renamed
 ModelChange = Delta | Decision

@@ -54,6 +54,13 @@ def parse_forgetting(half_life: float | str | None) -> Forgetting:
     return Forgetting("weight", float(half_life))
 
 
+def in_words(forgetting: Forgetting) -> str:
+    """The half-life for people: "none", "2,000 customers", "90 d"."""
+    if forgetting.unit == "none":
+        return "none"
+    return f"{forgetting.half_life:,.0f} customers" if forgetting.unit == "weight" else f"{forgetting.half_life / 86400:g} d"
+
+
 def parse_speeds(half_life: float | str | None) -> tuple[Forgetting, ...]:
     """The speeds of forgetting that compete. Raises ValueError."""
     if half_life == "auto":
@@ -89,6 +96,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         min_warm_up_s, max_warm_up_s: event time that a warm-up takes at least, and at most.
         max_gain, clip_sigmas, max_ahead: the guards; None turns one off.
         unit_metric: inputs are scaled already, every variance counts as 1.
+        watched: whether reference customers are kept, for drift.
         make: makes the river clusterer that decides on segments; None for the built-in model.
     """
 
@@ -107,6 +115,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     refits: bool = False
     retire_after: float | None = None
     stickiness: float = 0.0
+    watched: bool = False
     make: Callable[[], Any] | None = None
 
     def check(self) -> None:

@@ -18,6 +18,7 @@ from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array
 from streamseg.model.codec import digest
 from streamseg.model.external import External, Unnamed
+from streamseg.model.reference import Reference
 from streamseg.model.sample import Sample
 from streamseg.model.spec import ModelSpec
 
@@ -168,6 +169,8 @@ class ModelState(msgspec.Struct):
         next_id: the next segment id; ids below it were given and are never given again. next_candidate: likewise.
         clipped, held_back: how often the guards clipped a feature, and held back a time.
         promotions: so far.
+        reference: customers that drift is measured against; None while there are none yet, and where nobody watches.
+        births: the center of each segment when it was born, by id.
         external: what decides on segments in place of the candidates; unnamed: its labels that are no segments yet.
     """
 
@@ -200,6 +203,8 @@ class ModelState(msgspec.Struct):
     clipped: int = 0
     held_back: int = 0
     promotions: int = 0
+    reference: Reference | None = None
+    births: dict[int, list[float]] = {}
     external: External | None = None
     unnamed: dict[int, Unnamed] = {}
 

@@ -17,7 +17,9 @@ from streamseg.features.aggregates import NO_TIME
 from streamseg.kernel.types import Array
 from streamseg.model.codec import pack
 from streamseg.model.decisions import decided, due
-from streamseg.model.records import Decision, Renamed, Start
+from streamseg.model.drift import Drift, Yardstick
+from streamseg.model.records import Asked, Decision, Renamed, Start
+from streamseg.model.reference import Reference
 from streamseg.model.search import search
 from streamseg.model.start import start_from_warm_up, warm_up_over
 from streamseg.model.state import ModelState
@@ -34,7 +36,7 @@ from streamseg.processing.logs import (
     decode_model_record,
     encode_entry,
 )
-from streamseg.processing.observe import ModelChanged, Observation, SegmentSummary, SnapshotTaken, Waiting
+from streamseg.processing.observe import Detected, ModelChanged, Observation, SegmentSummary, SnapshotTaken, Waiting
 from streamseg.processing.partition import PartitionJob, PartitionResult, next_sweep
 from streamseg.processing.planned import (
     KeptSnapshot,
@@ -48,6 +50,7 @@ from streamseg.processing.replica import Replica
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Committed, Log, Ownership, Polled
+from streamseg.processing.window import WINDOW, latest_customers
 from streamseg.records.events import EventDecoder
 from streamseg.records.frames import Entry, cut, frames
 
@@ -67,7 +70,10 @@ class Job:
         self.decoder = EventDecoder(settings.fields, settings.max_record_bytes)
         self.model_snapshots: list[KeptSnapshot] = []
         self._failed_start_at = 0
+        # A detection asks for a search.
+        self._ask = False
         self._baseline: tuple[list[int], int, Array] = ([], 0, np.empty((0, 0)))
+        self._yardstick: tuple[Reference, Yardstick] | None = None
 
     @property
     def state(self) -> ModelState:
@@ -175,6 +181,9 @@ class Job:
         state, spec, digest = self.state, self.settings.model, self.replica.digest
         if due(state, spec) == "search":
             return search(state, spec, digest)
+        if self._ask and state.trial is None:
+            self._ask = False
+            return Asked(state.version, digest)
         if state.ready:
             return decided(state, spec, digest)
         if not warm_up_over(state, spec, input_ended=input_ended) or self._failed_start_at == state.version:
@@ -205,6 +214,7 @@ class Job:
     def apply_model_entry(self, entry: Entry) -> Observation | None:
         """Apply an entry of the model log. Returns what observers should know. Raises as `Replica.apply`."""
         was_ready, epoch, twice = self.state.ready, self.state.metric.epoch, self.replica.on_two_partitions
+        detections = self.replica.watch.detections
         promotions, segments = self.state.promotions, self.state.ids
         record = decode_model_record(entry.payload)
         if isinstance(record, Genesis) and record.n_partitions != self.n_partitions:
@@ -219,6 +229,9 @@ class Job:
         if self.state.ids != segments or self.state.promotions != promotions:
             what = "segments_changed" if self.state.ids != segments else "promoted"
             return ModelChanged(what, self.state.version, self.segments())
+        if self.replica.watch.detections > detections:
+            self._ask = self.settings.model.refits
+            return Detected("loss", "customers lie farther from the centers than they did", {"version": self.state.version})
         if not twice < self.replica.on_two_partitions:
             return None
         return Waiting(
@@ -234,8 +247,8 @@ class Job:
         members = self.state.members
         total = sum(members.values()) or 1
         found = [
-            SegmentSummary(s.id, s.name, members.get(s.id, 0), members.get(s.id, 0) / total, shift)
-            for s, shift in zip(self.state.segments, self._shifts(), strict=True)
+            SegmentSummary(s.id, s.name, members.get(s.id, 0), members.get(s.id, 0) / total, shift, since_birth)
+            for s, shift, since_birth in zip(self.state.segments, *self._shifts(), strict=True)
         ]
         return tuple(sorted(found, key=lambda segment: -segment.customers))
 
@@ -254,16 +267,29 @@ class Job:
             known |= (~np.isnan(task.table.vectors(rows, NO_TIME)[: len(names)])).any(axis=1)
         return customers, [name for name, there in zip(names, known.tolist(), strict=True) if not there]
 
-    def _shifts(self) -> list[float]:
+    def drift(self) -> Drift | None:
+        """This worker's customers of late against the reference; None where there are too few of either."""
+        reference = self.state.reference
+        if reference is None or not self.state.ready:
+            return None
+        if self._yardstick is None or self._yardstick[0] is not reference:
+            self._yardstick = reference, Yardstick(reference, self.settings.model)
+        window = latest_customers(self.tasks.values(), self.settings.layout.n_weighted, WINDOW)
+        return self._yardstick[1].measured(self.state, *window)
+
+    def _shifts(self) -> tuple[list[float], list[float]]:
+        """By segment, how far its center is from where it was when the metric was set, and when it was born."""
         champion, metric = self.state.tagging, self.state.metric
         ids, epoch, centers = self._baseline
         if (ids, epoch) != (self.state.ids, metric.epoch):
             centers = champion.centers.centers.copy()
             self._baseline = (self.state.ids, metric.epoch, centers)
-        moved = champion.centers.centers - centers
-        squared = np.add.reduce(moved * moved * metric.inverse(self.settings.model)[:, None], axis=0)
-        shifts: list[float] = np.sqrt(squared).tolist()
-        return shifts
+        births = np.array([self.state.births[i] for i in self.state.ids]).T
+        since_metric, since_birth = (
+            np.sqrt(np.add.reduce((now - then) ** 2 * metric.inverse(self.settings.model)[:, None], axis=0)).tolist()
+            for now, then in ((champion.centers.centers, centers), (champion.centers.centers, births))
+        )
+        return since_metric, since_birth
 
     # -- Snapshots ----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from streamseg.model.records import Delta, WarmRows
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
 from streamseg.processing.logs import customer_hash, sample_key
-from streamseg.processing.partition import PartitionResult, ToLearn
+from streamseg.processing.partition import PartitionResult
+from streamseg.processing.rows_to_learn import ToLearn
 
 
 def learned(
@@ -22,6 +23,8 @@ def learned(
     """The delta of a batch. IN all; `blocks`: rows in each partition's open learning block."""
     if state.ready:
         delta = _of_rows(state, spec, digest, [(blocks[p], r.learn) for p, r in results.items() if r.learn is not None])
+        if any(result.warm_up is not None for result in results.values()):
+            delta.warm_up = _of_warm_up(state, spec, digest, results).warm_up
     else:
         delta = _of_warm_up(state, spec, digest, results)
     for result in results.values():

@@ -18,6 +18,7 @@ from streamseg.features.table import Rows, TableChange
 from streamseg.model.codec import pack, unpack
 from streamseg.model.records import Decision, Delta
 from streamseg.model.state import ModelState
+from streamseg.model.watch import LossWatch
 from streamseg.records.frames import cut, frames
 
 FORMAT_VERSION = 4
@@ -103,6 +104,7 @@ class ModelSnapshot(msgspec.Struct):
 
     Attributes:
         positions: by partition, where its last manifest ended; homes: partitions of sampled customers, by hash.
+        watch: of the loss.
     """
 
     format_version: int
@@ -112,6 +114,7 @@ class ModelSnapshot(msgspec.Struct):
     state: ModelState
     positions: dict[int, int]
     homes: dict[int, int]
+    watch: LossWatch
 
 
 class Sweep(msgspec.Struct, frozen=True):

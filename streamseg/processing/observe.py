@@ -6,18 +6,72 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from streamseg.kernel.types import Array
+from streamseg.model.drift import Drift
 from streamseg.model.tagging import Quality
 
 
 @dataclass(frozen=True)
 class SegmentSummary:
-    """A segment in short. `shift`: how far its center moved since the metric was set, in standard deviations."""
+    """A segment in short.
+
+    `shift`, `since_birth`: how far its center moved since the metric was set, and since it was born, in standard deviations.
+    """
 
     id: int
     name: str
     customers: int
     share: float
     shift: float
+    since_birth: float = 0.0
+
+
+@dataclass(frozen=True)
+class Polling:
+    """The loop goes round: told at every poll, also of an empty one.
+
+    Attributes:
+        generation: of the group; 0 or less while this worker is no member yet. partitions: that it owns.
+        lags: records of each that were not polled yet, as far as is known; first_ms: when the first record that was
+            polled was made; drained: there were no more.
+    """
+
+    generation: int
+    partitions: tuple[int, ...]
+    lags: Mapping[int, int]
+    first_ms: Mapping[int, int]
+    drained: bool
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """A partition's customers are read back; about so many records of its log are left."""
+
+    partition: int
+    remaining: int
+
+
+@dataclass(frozen=True)
+class CommitFailed:
+    """A commit came to nothing, as far as is known: "aborted", "unknown" or "fenced"."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class DriftMeasured:
+    """Customers of late against those of the reference."""
+
+    drift: Drift
+
+
+@dataclass(frozen=True)
+class Detected:
+    """Drift is told, for the first time since it was not. `detector`: "loss" (ADWIN), "feature", "shares"."""
+
+    detector: str
+    message: str
+    details: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,6 +96,8 @@ class BatchCommitted:
         segments: as of after the batch.
         clock_us: the batch's clock reading; watermark_us: event time that the batch has reached.
         quality: of the events' tags.
+        committed_us: when it was committed; produced_ms: by partition, when records were made, (n,).
+        stages: seconds of each; half_life: of the champion, in words; promotions: so far; epoch: of the tags.
     """
 
     outcomes: Mapping[str, int]
@@ -56,6 +112,12 @@ class BatchCommitted:
     clipped: int
     held_back: int
     quality: Quality = field(default_factory=Quality)
+    committed_us: int = 0
+    produced_ms: Mapping[int, Array] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
+    half_life: str = ""
+    promotions: int = 0
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,8 +166,32 @@ class Stopped:
     positions: Mapping[int, int]
 
 
-Observation = Started | BatchCommitted | ModelChanged | SnapshotTaken | PartitionsMoved | Waiting | Stopped
+Observation = (
+    Started
+    | Polling
+    | Restoring
+    | BatchCommitted
+    | CommitFailed
+    | ModelChanged
+    | DriftMeasured
+    | Detected
+    | SnapshotTaken
+    | PartitionsMoved
+    | Waiting
+    | Stopped
+)
 
 
 class Observer(Protocol):
     def observe(self, event: Observation) -> None: ...
+
+
+class Observers:
+    """Several as one."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def observe(self, event: Observation) -> None:
+        for observer in self._observers:
+            observer.observe(event)

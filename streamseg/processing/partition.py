@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -16,11 +15,12 @@ from streamseg.features.fold import Events, Fold, fold
 from streamseg.features.table import NO_SEGMENT, Retag, Rows, TableChange
 from streamseg.kernel.clusters import BLOCK_ROWS
 from streamseg.kernel.forgetting import NEVER, guarded_times
-from streamseg.kernel.types import Array, Ints
+from streamseg.kernel.types import Ints
 from streamseg.model.external import Unnamed
 from streamseg.model.state import ModelState
 from streamseg.model.tagging import Quality, Tags, kept_segment_of, quality_of, tag
-from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash, sample_key
+from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash
+from streamseg.processing.rows_to_learn import ToLearn, ToWarmUp, to_learn, to_warm_up
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
 from streamseg.processing.task import Task
@@ -32,36 +32,6 @@ from streamseg.records.outputs import DeadLetter
 SWEEP_ROWS = 10_000
 _NEWCOMER_SAMPLE = 16
 _MAX_LETTER_BYTES = 1_000_000
-
-
-class ToLearn(NamedTuple):
-    """Rows that the model learns: `x` (n_rows_of_model, n), weights, event times in seconds.
-
-    `latest`: places of each customer's latest row, and `sample_keys` that stand for those customers. `given`: ids of the
-    segments that they were tagged with.
-    """
-
-    x: Array
-    w: Array
-    t: Array
-    latest: Ints
-    sample_keys: Callable[[], list[int]]
-    given: Ints
-
-
-class ToWarmUp(NamedTuple):
-    """A warm-up's share: times of all complete events, and the latest row of each customer.
-
-    `at` are the rows' event times, `ages` the weight of events up to each, `age` that of all. `every`: each event's row.
-    """
-
-    times: Array
-    keys: list[int]
-    x: Array
-    at: Array
-    ages: Array
-    age: float
-    every: Array
 
 
 @dataclass(frozen=True)
@@ -91,7 +61,8 @@ class PartitionJob:
         self.sweep = next_sweep(self.mark, state, settings, len(task.table))
         self.boundary = boundary_of(self.sweep, settings)
         self.assigned_at = max(clock_us, self.mark.assigned_at + 1)
-        self.tags = Tagged([], [])
+        self.traces: dict[int, bytes] = {}
+        self.tags = Tagged([], [], self.traces)
         self.moved: Counter[int] = Counter()
         self.assignments: Counter[tuple[int, str, str]] = Counter()
         self.transitions: Counter[tuple[int, int]] = Counter()
@@ -115,7 +86,7 @@ class PartitionJob:
         events = Events(decoded.ids, decoded.times, decoded.erase, decoded.numbers, decoded.texts)
         folded = fold(self.task.table, events, self.settings.customer_half_life_s, self.boundary)
         retag = self._slice(folded)
-        self._tag_events(folded, decoded, _offsets(records)[decoded.at])
+        self._tag_events(folded, decoded, _offsets(records)[decoded.at], records.traces)
         letters = [self._letter(records, reject) for reject in rejected]
         clock, last = self._watermark(decoded.times[~decoded.erase])
         n_complete, n_erased = int(np.count_nonzero(folded.complete)), int(np.count_nonzero(decoded.erase))
@@ -128,10 +99,14 @@ class PartitionJob:
         result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest)
         return replace(
             result,
-            learn=_to_learn(folded, decoded, self.given) if learned else None,
-            warm_up=_to_warm_up(folded, decoded) if n_complete and not self.state.ready else None,
+            learn=to_learn(folded, decoded, self.given) if learned else None,
+            warm_up=to_warm_up(folded, decoded) if n_complete and self._still_counts_customers() else None,
             erased_ids=[decoded.ids[i] for i in np.flatnonzero(decoded.erase).tolist()],
         )
+
+    def _still_counts_customers(self) -> bool:
+        """Whether rows of customers are wanted: for first centers, or to compare with later ones."""
+        return not self.state.ready or (self.settings.model.watched and self.state.reference is None)
 
     def _slice(self, folded: Fold | None) -> Retag | None:
         """Re-tag a slice of stored customers with the batch's model, but those that have events in the batch."""
@@ -160,7 +135,7 @@ class PartitionJob:
             self._publish(sweep_subjects(self.state, self.settings, ids, x, previous, times, watermark, retag.reason), None)
         return retag
 
-    def _tag_events(self, folded: Fold, decoded: Decoded, offsets: Ints) -> None:
+    def _tag_events(self, folded: Fold, decoded: Decoded, offsets: Ints, traces: Sequence[bytes | None] | None) -> None:
         state, spec = self.state, self.settings.model
         complete = np.flatnonzero(folded.complete)
         tags: Tags | None = None
@@ -192,6 +167,7 @@ class PartitionJob:
             self.task.partition,
             offsets[complete],
             decoded.event_ids if everyone or decoded.event_ids is None else [decoded.event_ids[i] for i in at],
+            None if traces is None else [traces[i] for i in decoded.at[complete].tolist()],
         )
         self._publish(subjects, (complete, np.flatnonzero(decoded.erase), decoded.ids))
 
@@ -207,14 +183,16 @@ class PartitionJob:
         assigned_at = self.assigned_at + np.arange(len(subjects.ids) + n_erased)
         self.assigned_at += len(assigned_at)
         if not n_erased or events is None:
-            self._add(subjects.ids, assignments(subjects, assigned_at, self.state, self.settings))
+            self._add(subjects.ids, assignments(subjects, assigned_at, self.state, self.settings), subjects.traces)
             return
         places, erasures, ids = events
         position = np.searchsorted(np.sort(np.concatenate([places, erasures])), places)
         values = iter(assignments(subjects, assigned_at[position], self.state, self.settings))
+        traces = iter(subjects.traces or [None] * len(subjects.ids))
         gone = set(erasures.tolist())
         for place in np.sort(np.concatenate([places, erasures])).tolist():
-            self._add([ids[place]], [None if place in gone else next(values)])
+            erased = place in gone
+            self._add([ids[place]], [None if erased else next(values)], [None if erased else next(traces)])
 
     def _note_unnamed(self, tags: Tags | None) -> None:
         """Segments that only these tags know."""
@@ -225,7 +203,9 @@ class PartitionJob:
             mean, rows = centers.centers[:, i].tolist(), float(centers.weights[i])
             self.unnamed.setdefault(tags.state.segments[i].id, Unnamed(0, rows, mean))
 
-    def _add(self, ids: Sequence[str], values: Sequence[bytes | None]) -> None:
+    def _add(self, ids: Sequence[str], values: Sequence[bytes | None], traces: Sequence[bytes | None] | None = None) -> None:
+        first = len(self.tags.ids)
+        self.traces |= {first + i: trace for i, trace in enumerate(traces or ()) if trace is not None}
         self.tags.ids.extend(ids)
         self.tags.values.extend(values)
 
@@ -347,39 +327,6 @@ def next_sweep(mark: Mark, state: ModelState, settings: JobSettings, n_rows: int
 def boundary_of(sweep: Sweep, settings: JobSettings) -> int:
     """The time (microseconds) that silent customers are seen at."""
     return NO_TIME if settings.retag_every_s is None else int(sweep.time_epoch * settings.retag_every_s * 1e6)
-
-
-def _to_learn(folded: Fold, decoded: Decoded, given: Ints) -> ToLearn:
-    rows = folded.complete
-    latest = _latest(folded, np.flatnonzero(rows))
-    latest = np.sort(latest[latest > _latest(folded, np.flatnonzero(decoded.erase))])
-
-    def keys() -> list[int]:
-        return [sample_key(decoded.ids[i]) for i in latest.tolist()]
-
-    if rows.all():
-        return ToLearn(folded.x, folded.weight, decoded.times / 1e6, latest, keys, given)
-    places = np.cumsum(rows)[latest] - 1
-    return ToLearn(folded.x[:, rows], folded.weight[rows], decoded.times[rows] / 1e6, places, keys, given)
-
-
-def _to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:
-    events = np.flatnonzero(folded.complete)
-    latest = _latest(folded, events)
-    rows = np.sort(latest[latest > _latest(folded, np.flatnonzero(decoded.erase))])
-    keys = [customer_hash(decoded.ids[i]) for i in rows.tolist()]
-    ages = np.cumsum(np.where(folded.complete, folded.weight, 0.0))
-    every = folded.x[:, events]
-    return ToWarmUp(
-        decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6, ages[rows], ages[-1], every
-    )
-
-
-def _latest(folded: Fold, events: Ints) -> Ints:
-    """The last of some events of each customer, (u,); -1 where there is none."""
-    latest = np.full(len(folded.rows), -1)
-    np.maximum.at(latest, folded.place[events], events)
-    return latest
 
 
 def _offsets(records: Records) -> Ints:

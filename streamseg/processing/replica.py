@@ -10,6 +10,7 @@ from streamseg.model.apply import apply
 from streamseg.model.codec import pack, unpack
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
+from streamseg.model.watch import LossWatch
 from streamseg.processing.logs import (
     FORMAT_VERSION,
     BatchRecord,
@@ -42,6 +43,7 @@ class Replica:
         self.positions: dict[int, int] = {}
         self.homes: dict[int, int] = {}
         self.on_two_partitions = 0
+        self.watch = LossWatch()
         self._digests: dict[int, bytes] = {}
         self._remember()
 
@@ -74,6 +76,9 @@ class Replica:
         else:
             self._check_batch(record)
             apply(self.state, self.spec, record.delta)
+            if record.delta.losses is not None:
+                events, losses = record.delta.losses
+                self.watch.feed(events, losses, self.state.epoch, self.state.version)
         self.next_offset = end
         self._remember()
 
@@ -140,6 +145,7 @@ class Replica:
             self.copy_of_state(),
             dict(self.positions),
             dict(self.homes),
+            unpack(pack(self.watch), LossWatch),
         )
 
     def copy_of_state(self) -> ModelState:
@@ -152,5 +158,6 @@ class Replica:
         self.next_offset = snapshot.next_offset
         self.positions = dict(snapshot.positions)
         self.homes = dict(snapshot.homes)
+        self.watch = snapshot.watch
         self._digests = {}
         self._remember()

@@ -53,7 +53,15 @@ def restore(reader: LogReader, settings: JobSettings, clock: Clock, partitions: 
     return job
 
 
-def restore_tasks(reader: LogReader, job: Job, partitions: Iterable[int]) -> None:
+# Told of a partition how many records of its log are left, about.
+Progress = Callable[[int, int], None]
+
+
+def _quiet(partition: int, remaining: int) -> None:
+    pass
+
+
+def restore_tasks(reader: LogReader, job: Job, partitions: Iterable[int], progress: Progress = _quiet) -> None:
     """Partitions' customers, and the model up to the versions of their tags. INOUT job. Raises as `restore`.
 
     A task that stands where the partition was committed is kept; one that does not has been elsewhere meanwhile.
@@ -63,7 +71,7 @@ def restore_tasks(reader: LogReader, job: Job, partitions: Iterable[int]) -> Non
     for partition in sorted(partitions):
         task, there = job.tasks.get(partition), committed.get(partition)
         if task is None or there is None or OffsetMetadata.decode(there.metadata).seq != task.mark.seq:
-            tasks[partition] = restore_task(reader, job, partition, there)
+            tasks[partition] = restore_task(reader, job, partition, there, progress)
     for partition, task in tasks.items():
         if job.replica.positions.get(partition, 0) > task.mark.next:
             raise CorruptedError(
@@ -110,7 +118,9 @@ def model_entries(reader: LogReader, start: int, wait_s: float = 0.0) -> Iterato
     return entries(reader.read(Log.MODEL, 0, start, wait_s), "model")
 
 
-def restore_task(reader: LogReader, job: Job, partition: int, committed: Committed | None) -> Task:
+def restore_task(
+    reader: LogReader, job: Job, partition: int, committed: Committed | None, progress: Progress = _quiet
+) -> Task:
     """A partition's customers, up to what is committed and no further.
 
     The log decides where the committed offset has expired; where both are there and differ, something is wrong.
@@ -129,9 +139,12 @@ def restore_task(reader: LogReader, job: Job, partition: int, committed: Committ
         )
     task.snapshots = task.announced = metadata.snapshots
     position = metadata.snapshots[-1].offset if metadata.snapshots else 0
+    end = reader.end(Log.CUSTOMERS, partition)
+    progress(partition, end - position)
     for i in range(_WAITS):
         log = reader.read(Log.CUSTOMERS, partition, position, _WAIT_S if i else 0.0)
-        position = replay_customers(task, entries(log, f"customers-{partition}"), metadata.seq or None) or position
+        found = _told(entries(log, f"customers-{partition}"), lambda at: progress(partition, max(0, end - at)))
+        position = replay_customers(task, found, metadata.seq or None) or position
         if task.mark.seq >= metadata.seq:
             break
     if metadata.seq and task.mark.seq > metadata.seq:
@@ -145,7 +158,14 @@ def restore_task(reader: LogReader, job: Job, partition: int, committed: Committ
             hint="restore the state from a backup",
         )
     task.transition(TaskState.RUNNING)
+    progress(partition, 0)
     return task
+
+
+def _told(log: Iterable[Entry], passed: Callable[[int], None]) -> Iterator[Entry]:
+    for entry in log:
+        yield entry
+        passed(entry.end)
 
 
 def replay_customers(task: Task, log: Iterable[Entry], last_seq: int | None) -> int:

@@ -44,7 +44,8 @@ class Subjects(NamedTuple):
     Attributes:
         tags, x: of the places; None while there is no model.
         previous, changed, entered_at, reasons: as in `Walk`.
-        times: event times in microseconds; offsets: of the events, None for a sweep; event_ids: None where none has one.
+        times: event times in microseconds; offsets: of the events, None for a sweep; event_ids, traces: None where none has
+            one.
     """
 
     ids: Sequence[str]
@@ -58,6 +59,7 @@ class Subjects(NamedTuple):
     partition: int = 0
     offsets: Ints | None = None
     event_ids: Sequence[str | None] | None = None
+    traces: Sequence[bytes | None] | None = None
 
 
 def assignments(subjects: Subjects, assigned_at: Ints, state: ModelState, settings: JobSettings) -> list[bytes]:
@@ -179,6 +181,7 @@ def pick(subjects: Subjects, places: Ints | slice) -> Subjects:
         subjects.partition,
         None if subjects.offsets is None else subjects.offsets[places],
         None if subjects.event_ids is None else _listed(subjects.event_ids, places),
+        None if subjects.traces is None else _listed(subjects.traces, places),
     )
 
 

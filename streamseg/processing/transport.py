@@ -33,13 +33,17 @@ class Topic(StrEnum):
 
 
 class Records(NamedTuple):
-    """Input records of one partition in offset order, as columns. `next_offset` is where the next poll goes on."""
+    """Input records of one partition in offset order, as columns. `next_offset` is where the next poll goes on.
+
+    `traces`: the W3C `traceparent` of each, where any has one.
+    """
 
     offsets: Sequence[int]
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     timestamps_ms: Sequence[int | None]
     next_offset: int
+    traces: Sequence[bytes | None] | None = None
 
 
 class Ownership(NamedTuple):
@@ -76,10 +80,14 @@ class Published(NamedTuple):
 
 
 class Tagged(NamedTuple):
-    """Assignments of a partition in order: the customers' ids, which are the keys, and the records; None erases."""
+    """Assignments of a partition in order: the customers' ids, which are the keys, and the records; None erases.
+
+    `traces`: by place, the `traceparent` of the event that a record is about.
+    """
 
     ids: list[str]
     values: list[bytes | None]
+    traces: Mapping[int, bytes] = {}
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,10 @@ class LogReader(Protocol):
         """
         ...
 
+    def end(self, log: Log, partition: int) -> int:
+        """The offset behind the last record of an internal log that can be read now; 0 where there is none."""
+        ...
+
     def input_records(self, partition: int, first: int, next_offset: int) -> Records | None:
         """Input records again, for `verify`; None where they are gone."""
         ...
@@ -178,6 +190,10 @@ class Transport(LogReader, Protocol):
 
         Ownership may change here and nowhere else. A partition that was gained gives records only after a `seek`.
         """
+        ...
+
+    def lags(self) -> Mapping[int, int]:
+        """Records of owned partitions that were not polled yet, as far as is known without asking."""
         ...
 
     def seek(self, positions: Mapping[int, int]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from streamseg.errors import CorruptedError, DifferenceError
 from streamseg.model.codec import pack, unpack
 from streamseg.model.decisions import decided, due
-from streamseg.model.records import Appeared, Dropped, Promoted, Renamed, Retired, Searched, Start
+from streamseg.model.records import Appeared, Asked, Dropped, Promoted, Renamed, Retired, Searched, Start
 from streamseg.model.state import ModelState
 from streamseg.processing.catalog import catalog_of
 from streamseg.processing.clock import Clock
@@ -35,6 +35,8 @@ from streamseg.records.outputs import decode_segment
 # Models that a customers' snapshot may have been taken at, counted back from where it is met. What batches were computed
 # from is looked up beforehand, however far back.
 _HISTORY = 64
+# Decisions that follow from the state.
+Decided = Searched | Promoted | Dropped | Retired | Appeared
 
 
 class Verifier:
@@ -112,11 +114,11 @@ class Verifier:
             # It was computed before the horizon, and came to stand behind it.
             return
         state = base.replica.copy_of_state()
-        if not isinstance(decision, Renamed):
+        if not isinstance(decision, Renamed | Asked):
             self._compare_decision(state, decision)
         self.catalog += catalog_of(state, spec, decision, record.clock_us)
 
-    def _compare_decision(self, state: ModelState, decision: Searched | Promoted | Dropped | Retired | Appeared) -> None:
+    def _compare_decision(self, state: ModelState, decision: Decided) -> None:
         """Centers that a search found are data; whether it was due, and who won, follows from the log."""
         spec = self.settings.model
         if isinstance(decision, Searched):

@@ -10,19 +10,32 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Protocol
 
 from streamseg.errors import RetriableError, TruncatedError
 from streamseg.model.records import Start
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
-from streamseg.processing.observe import Observation, Observer, PartitionsMoved, Started, Stopped, Waiting
+from streamseg.processing.observe import (
+    CommitFailed,
+    DriftMeasured,
+    Observation,
+    Observer,
+    PartitionsMoved,
+    Restoring,
+    Started,
+    Stopped,
+    Waiting,
+)
 from streamseg.processing.planned import Planned
 from streamseg.processing.restore import model_entries, restore_model, restore_tasks
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import TaskState
-from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Transport
+from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled, Transport
 from streamseg.records.frames import entries
+from streamseg.runtime.stages import NoTracer, Stages, Tracer
+from streamseg.runtime.told import completed, detections_of, polling, traces_of
 
 _POLL_TIMEOUT_S = 0.5
 _FIRST_PAUSE_S = 0.1
@@ -30,6 +43,8 @@ _LONGEST_PAUSE_S = 5.0
 # How long a worker waits for its own delta to come back through the log.
 _OWN_DELTA_S = 0.2
 _LAST_TRIES = 3
+# Between two looks at drift: one takes milliseconds.
+DRIFT_EVERY_S = 5.0
 # A log that is held up for longer is freed, if its holder is dead.
 _BLOCKED_S = 1.0
 # What others put into the model log is on its way to us already; a look at it takes no time.
@@ -58,6 +73,8 @@ class Loop:
         batch_records: int,
         warm_start: Start | None = None,
         max_attempts: int = 5,
+        tracer: Tracer | None = None,
+        drift_every_s: float = DRIFT_EVERY_S,
     ) -> None:
         """`max_attempts`: failures in a row after which the error is raised."""
         self.transport, self.settings, self.clock = transport, settings, clock
@@ -66,6 +83,9 @@ class Loop:
         self.warm_start = warm_start
         self.max_attempts = max_attempts
         self._failures = 0
+        self._stages = Stages(tracer or NoTracer())
+        self._drift_every_s, self._drift_at = drift_every_s, -inf
+        self._told_of: set[str] = set()
         self._ownership = transport.ownership()
         self._restored = False
         # The last own record of the model log that did not come back yet, and since when.
@@ -121,7 +141,9 @@ class Loop:
 
         A poll comes before everything: only it tells whether partitions are still this worker's.
         """
-        polled = self.transport.poll(self.batch_records, _POLL_TIMEOUT_S)
+        with self._stages.stage("poll"):
+            polled = self.transport.poll(self.batch_records, _POLL_TIMEOUT_S)
+        self._observe(polling(polled, self.transport.lags(), self.batch_records))
         if polled.ownership != self._ownership:
             self._adopt(polled.ownership)
             return False
@@ -129,12 +151,17 @@ class Loop:
         if not self._decide(input_ended=False) or not self._snapshots(stopping=False):
             return False
         if any(len(records.offsets) for records in polled.partitions.values()) or self.job.sweep_pending():
-            self._commit(self.job.plan_batch(polled))
+            with self._stages.stage("process", traces_of(polled)):
+                planned = self.job.plan_batch(polled)
+            self._commit(planned, polled)
+            self._measure_drift()
             return False
+        self._stages.taken()
         was_ready = self.job.state.ready
         if not self._decide(input_ended=polled.ended) or self.job.state.ready != was_ready:
             return False
         if polled.ended:
+            self._measure_drift(now=True)
             self._explain_missing_model()
         return polled.ended
 
@@ -149,7 +176,7 @@ class Loop:
             self.transport.end_dead_transactions()
         for partition in lost:
             self.job.tasks.pop(partition).transition(TaskState.CLOSED)
-        restore_tasks(self.transport, self.job, ownership.partitions)
+        restore_tasks(self.transport, self.job, ownership.partitions, self._restoring)
         self.transport.seek({p: task.mark.next for p, task in self.job.tasks.items()})
         seconds = time.monotonic() - began
         self._observe(PartitionsMoved(tuple(sorted(gained)), tuple(sorted(lost)), self.job.n_customers, seconds))
@@ -169,15 +196,18 @@ class Loop:
         planned = self.job.plan_decision(self._ownership, input_ended=input_ended)
         return planned is None or self._commit(planned)
 
-    def _commit(self, planned: Planned) -> bool:
+    def _commit(self, planned: Planned, polled: Polled | None = None) -> bool:
         """Commit and apply. Where it is not known to be committed, state is restored, and what is not there comes again.
 
         Returns whether the state went on without that.
         """
         for task in self.job.tasks.values():
             task.transition(TaskState.COMMITTING)
-        result = self.transport.commit(planned.plan)
+        with self._stages.stage("commit", () if polled is None else traces_of(polled)):
+            result = self.transport.commit(planned.plan)
+        committed_us = self.clock.now_us()
         if result.outcome is not Outcome.COMMITTED:
+            self._observe(CommitFailed(result.outcome.value))
             self._suspend()
             self._restore()
             if not self._landed(planned):
@@ -187,9 +217,11 @@ class Loop:
             for task in self.job.tasks.values():
                 task.transition(TaskState.RUNNING)
             self.job.committed(planned)
-            self._catch_up(result.first_offsets[-1])
-        if planned.observation is not None:
-            self._observe(planned.observation(self.job.segments()))
+            with self._stages.stage("catch_up"):
+                self._catch_up(result.first_offsets[-1])
+        if planned.observation is not None and polled is not None:
+            event = planned.observation(self.job.segments())
+            self._observe(completed(event, polled, committed_us, self._stages.taken(), self.job))
         return result.outcome is Outcome.COMMITTED
 
     def _landed(self, planned: Planned) -> bool:
@@ -201,6 +233,7 @@ class Loop:
         """Commit a plan that no customer depends on. None where it is not known to be committed."""
         result = self.transport.commit(plan)
         if result.outcome is not Outcome.COMMITTED:
+            self._observe(CommitFailed(result.outcome.value))
             self._suspend()
             self._count_failure()
             return None
@@ -275,7 +308,7 @@ class Loop:
         self.job = Job(self.settings, self.clock, self.transport.n_partitions)
         restore_model(self.transport, self.job)
         self._begin_log()
-        restore_tasks(self.transport, self.job, self._ownership.partitions)
+        restore_tasks(self.transport, self.job, self._ownership.partitions, self._restoring)
         self._restored = True
         positions = {p: task.mark.next for p, task in self.job.tasks.items()}
         self.transport.seek(positions)
@@ -291,6 +324,21 @@ class Loop:
         self._observe(Waiting("retrying", error.message, {"attempt": self._failures, "where": error.where}))
         self._suspend()
         self.stop.wait(min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S))
+
+    def _measure_drift(self, *, now: bool = False) -> None:
+        """Look at drift every few seconds, and tell of it when it begins."""
+        if not now and time.monotonic() - self._drift_at < self._drift_every_s:
+            return
+        drift = self.job.drift()
+        if drift is None:
+            return
+        self._drift_at = time.monotonic()
+        self._observe(DriftMeasured(drift))
+        told = detections_of(drift)
+        for name, event in told.items():
+            if name not in self._told_of:
+                self._observe(event)
+        self._told_of = set(told)
 
     def _suspend(self) -> None:
         """The state is not to be trusted any more: the next step restores it."""
@@ -309,6 +357,9 @@ class Loop:
         if unknown:
             message += f"; no event had: {', '.join(unknown)}"
         self._observe(Waiting("no_model", message, {"customers": complete, "segments": needed, "unknown": unknown}))
+
+    def _restoring(self, partition: int, remaining: int) -> None:
+        self._observe(Restoring(partition, remaining))
 
     def _observe(self, event: Observation) -> None:
         self.observer.observe(event)

@@ -11,9 +11,12 @@ import msgspec
 
 from streamseg.processing.observe import (
     BatchCommitted,
+    CommitFailed,
+    Detected,
     ModelChanged,
     Observation,
     PartitionsMoved,
+    Restoring,
     SnapshotTaken,
     Started,
     Stopped,
@@ -31,6 +34,7 @@ class JsonLog:
         self._stream, self._now = stream, now
         self._who = {"application": application} | ({"worker": worker} if worker else {})
         self._last = 0.0
+        self._last_restoring = 0.0
         self._events = 0
         self._dead_letters = 0
 
@@ -50,7 +54,18 @@ class JsonLog:
                 names = {segment.id: segment.name for segment in event.segments}
                 self._write(f"model_{event.what}", model_version=event.model_version, segments=names)
             case SnapshotTaken():
-                self._write("snapshot_taken", partition=event.partition, customers=event.customers)
+                self._write(
+                    "snapshot_taken",
+                    partition=event.partition,
+                    customers=event.customers,
+                    model_version=event.model_version,
+                )
+            case CommitFailed():
+                self._write("commit_failed", cause=event.cause)
+            case Detected():
+                self._write("drift_detected", detector=event.detector, message=event.message, **event.details)
+            case Restoring():
+                self._restoring(event)
             case PartitionsMoved():
                 self._write(
                     "partitions_moved",
@@ -69,6 +84,13 @@ class JsonLog:
                     events=self._events,
                     dead_letters=self._dead_letters,
                 )
+
+    def _restoring(self, event: Restoring) -> None:
+        """A long restore tells how far it is."""
+        if event.remaining and self._now() - self._last_restoring >= _INTERVAL_S:
+            if self._last_restoring:
+                self._write("restoring", partition=event.partition, remaining_records=event.remaining)
+            self._last_restoring = self._now()
 
     def _batch(self, event: BatchCommitted) -> None:
         self._events += sum(event.outcomes.values())

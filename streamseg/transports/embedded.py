@@ -161,6 +161,13 @@ class EmbeddedTransport(EmbeddedReader):
         partitions = self._poll_stored(max_records)
         return Polled(partitions, self.ownership(), source.ended and not partitions)
 
+    def lags(self) -> dict[int, int]:
+        """Of a file nobody knows how many records it holds."""
+        if self.wiring.source is not None and not isinstance(self.wiring.source, LineStream):
+            return {}
+        ends = {partition: self._end(log_name(INPUT, partition)) for partition in self._polled}
+        return {partition: max(0, ends[partition] - position) for partition, position in self._polled.items()}
+
     def _poll_stored(self, max_records: int) -> dict[int, Records]:
         partitions = {}
         for partition, position in self._polled.items():

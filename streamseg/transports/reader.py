@@ -61,6 +61,14 @@ class EmbeddedReader:
             for offset, record in self._db.execute(query, (start,)):
                 yield offset, record
 
+    def end(self, log: Log, partition: int) -> int:
+        return self._end(log_name(log, partition))
+
+    def _end(self, name: str) -> int:
+        with translated(self.path):
+            row = self._db.execute("SELECT next_offset FROM logs WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
     def input_records(self, partition: int, first: int, next_offset: int) -> Records | None:
         with translated(self.path):
             row = self._db.execute("SELECT * FROM read_from WHERE first_offset = ?", (first,)).fetchone()

@@ -149,15 +149,14 @@ class Member:
         if (proof.generation_id, partitions) != (self.ownership.generation, self.ownership.partitions):
             self.ownership = Ownership(proof.generation_id, partitions, proof)
 
-    def lag(self) -> int | None:
+    def lags(self) -> dict[int, int]:
         """Records of owned partitions that were not polled yet, as far as is known without asking."""
-        behind = 0
+        lags = {}
         for place in self.consumer.assignment():
             high, position = self.consumer.highwater(place), self._positions.get(place.partition)
-            if high is None or position is None:
-                return None
-            behind += max(0, int(high) - position)
-        return behind
+            if high is not None and position is not None:
+                lags[place.partition] = max(0, int(high) - position)
+        return lags
 
     def leave(self, admin: KafkaAdminClient) -> None:
         """Leave the group, so that others take over at once; but never for another process that has the same name."""

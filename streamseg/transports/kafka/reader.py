@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,8 @@ from streamseg.transports.kafka.topics import Names, partitions_of, settings_of_
 
 # Header of the first record of each commit in an output partition: how many the partition had before.
 FIRST_HEADER = "streamseg.first"
+# Header of an event, and of the tag that it leads to: W3C Trace Context.
+TRACE_HEADER = "traceparent"
 _POLL_MS = 200
 # Header of a dead letter that has neither key nor value, which the client cannot send: it has an empty value instead.
 EMPTY_HEADER = "streamseg.error.empty"
@@ -122,6 +124,11 @@ class KafkaReader:
             end = end_of(stream, place)
         for record in self._records(place, max(start, first), end):
             yield record.offset, record.value
+
+    def end(self, log: Log, partition: int) -> int:
+        place = self.names.log(log, partition)
+        with self._consumer(place) as stream:
+            return end_of(stream, place)
 
     def _records(self, place: TopicPartition, start: int, end: int) -> Iterator[Any]:
         """Records from `start` to before `end`."""
@@ -301,7 +308,12 @@ def columns(found: list[Any], next_offset: int) -> Records:
         [record.value for record in found],
         [record.timestamp if record.timestamp is not None and record.timestamp >= 0 else None for record in found],
         next_offset,
+        [_trace(record.headers) for record in found] if any(record.headers for record in found) else None,
     )
+
+
+def _trace(headers: Iterable[tuple[str, bytes]]) -> bytes | None:
+    return next((value for name, value in headers if name == TRACE_HEADER), None)
 
 
 def value_of_letter(value: bytes | None, headers: Mapping[str, bytes]) -> bytes | None:

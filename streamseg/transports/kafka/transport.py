@@ -32,7 +32,7 @@ from streamseg.transports.kafka.client import (
     translated,
 )
 from streamseg.transports.kafka.membership import Member, members_of
-from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, KafkaReader, columns
+from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, TRACE_HEADER, KafkaReader, columns
 from streamseg.transports.kafka.topics import Names, prepare
 from streamseg.transports.kafka.transactions import Transactions, arrived, transactional_id
 
@@ -103,9 +103,8 @@ class KafkaTransport(KafkaReader):
         partitions = {p: columns(records, records[-1].offset + 1) for p, records in polled.items()}
         return Polled(partitions, self.member.ownership, False)
 
-    def lag(self) -> int | None:
-        """Records of owned partitions that were not polled yet, as far as is known without asking."""
-        return self.member.lag()
+    def lags(self) -> dict[int, int]:
+        return self.member.lags()
 
     # -- Commit -------------------------------------------------------------------------------------------------------
 
@@ -147,10 +146,10 @@ class KafkaTransport(KafkaReader):
         for partition, tags in plan.assignments.items():
             topic = self.names.assignments
             first_header = [(FIRST_HEADER, b"%d" % plan.published.get(partition, (0, 0))[0])]
+            traced = {i: [(TRACE_HEADER, trace)] for i, trace in tags.traces.items()}
+            traced[0] = first_header + traced.get(0, [])
             for i, (customer, value) in enumerate(zip(tags.ids, tags.values, strict=True)):
-                futures.append(
-                    send(topic, value, customer.encode(), headers=None if i else first_header, partition=partition)
-                )
+                futures.append(send(topic, value, customer.encode(), headers=traced.get(i), partition=partition))
         return futures
 
     # -- The rest -----------------------------------------------------------------------------------------------------

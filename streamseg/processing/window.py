@@ -1,0 +1,36 @@
+"""The window that drift is measured on: the latest distinct customers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from streamseg.features.aggregates import NO_TIME
+from streamseg.kernel.types import Array, Ints
+from streamseg.processing.task import Task
+
+WINDOW = 2_000
+
+
+def latest_customers(tasks: Iterable[Task], n_weighted: int, most: int) -> tuple[Array, Ints]:
+    """Vectors (n_features, n) and segments (n,) of the customers who were there last, up to `most` in all.
+
+    Customers who lack a weighted feature are left out. Of several partitions each gives its latest ones. IN all.
+    """
+    parts = list(tasks)
+    share = -(-most // max(1, len(parts)))
+    found = [_latest(task, n_weighted, share) for task in parts]
+    if not found:
+        return np.empty((0, 0)), np.empty(0, dtype=np.int64)
+    return np.concatenate([x for x, _ in found], axis=1), np.concatenate([segments for _, segments in found])
+
+
+def _latest(task: Task, n_weighted: int, most: int) -> tuple[Array, Ints]:
+    times: Ints = task.table.column("time").astype(np.int64)
+    rows = np.flatnonzero(times > NO_TIME)
+    if len(rows) > most:
+        rows = rows[np.argpartition(times[rows], len(rows) - most)[-most:]]
+    x = task.table.vectors(rows, NO_TIME)
+    known = ~np.isnan(x[:n_weighted]).any(axis=0)
+    return x[:, known], task.table.column("segment")[rows[known]].astype(np.int64)

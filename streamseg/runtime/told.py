@@ -1,0 +1,70 @@
+"""What observers are told of a turn of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+
+from streamseg.model.drift import Drift
+from streamseg.model.spec import in_words
+from streamseg.processing.job import Job
+from streamseg.processing.observe import BatchCommitted, Detected, Observation, Polling
+from streamseg.processing.transport import Polled
+
+# Events whose traces a span is linked to.
+_MOST_LINKS = 100
+
+
+def polling(polled: Polled, lags: Mapping[int, int], most: int) -> Polling:
+    counts = [len(records.offsets) for records in polled.partitions.values()]
+    first_ms = {
+        p: records.timestamps_ms[0]
+        for p, records in polled.partitions.items()
+        if len(records.offsets) and records.timestamps_ms[0] is not None
+    }
+    generation, owned = polled.ownership.generation, polled.ownership.partitions
+    return Polling(generation, owned, dict(lags), first_ms, sum(counts) < most)
+
+
+def traces_of(polled: Polled) -> list[bytes]:
+    """The first different traces of a batch's events."""
+    every = chain.from_iterable(records.traces or () for records in polled.partitions.values())
+    found: dict[bytes, None] = {}
+    for trace in every:
+        if trace is not None:
+            found[trace] = None
+            if len(found) == _MOST_LINKS:
+                break
+    return list(found)
+
+
+def completed(event: Observation, polled: Polled, committed_us: int, stages: Mapping[str, float], job: Job) -> Observation:
+    """The event of a committed batch, with what only the loop knows."""
+    assert isinstance(event, BatchCommitted)
+    produced = {
+        p: np.array(records.timestamps_ms, dtype=np.float64)
+        for p, records in polled.partitions.items()
+        if len(records.offsets) and records.timestamps_ms[0] is not None
+    }
+    state, speeds = job.state, job.settings.model.speeds
+    half_life = in_words(speeds[state.tagging.speed]) if state.ready else ""
+    return replace(
+        event, committed_us=committed_us, produced_ms=produced, stages=stages, half_life=half_life,
+        promotions=state.promotions, epoch=state.epoch,
+    )  # fmt: skip
+
+
+def detections_of(drift: Drift) -> dict[str, Detected]:
+    """What drifts, by a name that lasts as long as it does."""
+    found = {}
+    for name in drift.drifted:
+        psi, distance = (round(measure.value, 4) for measure in drift.features[name])
+        details = {"feature": name, "psi": psi, "distance": distance, "customers": drift.n}
+        found[f"feature:{name}"] = Detected("feature", f"{name} is not what it was", details)
+    if drift.shares_drifted:
+        details = {"psi": round(drift.shares.value, 4), "off": round(drift.share_off, 4), "customers": drift.n}
+        found["shares"] = Detected("shares", "the segments' sizes are not what they were", details)
+    return found

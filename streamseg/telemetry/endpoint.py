@@ -1,0 +1,111 @@
+"""One port for /metrics, /livez, /readyz and /status. It serves beside the job, and what goes wrong here stays here."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from streamseg.errors import ConfigError
+
+_TEXT, _JSON = "text/plain; charset=utf-8", "application/json"
+# A client that says nothing for so long is let go.
+_CLIENT_S = 10.0
+
+
+class Answers(Protocol):
+    """What an endpoint asks. All of it is asked from threads of its own."""
+
+    registry: CollectorRegistry
+
+    def live(self) -> bool: ...
+
+    def ready(self) -> bool: ...
+
+    def status(self) -> Any: ...
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
+
+
+class Endpoint:
+    """Serves until it is closed."""
+
+    def __init__(self, answers: Answers, address: str, port: int, inherited: socket.socket | None = None) -> None:
+        """`inherited`: a socket that listens already. Raises ConfigError where the port is taken."""
+        handler = _handler(answers)
+        try:
+            self._server = _Server((address, port), handler, bind_and_activate=inherited is None)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot serve metrics on {address}:{port}: {error.strerror or error}",
+                where="metrics.port",
+                hint="is another job on it? Give this one another port with --set metrics.port=N, or none with 0",
+            ) from None
+        if inherited is not None:
+            self._server.socket.close()
+            self._server.socket = inherited
+        self.port = int(self._server.socket.getsockname()[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _CLIENT_S
+        server_version = "streamseg"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            pages: dict[str, Callable[[], tuple[HTTPStatus, str, bytes]]] = {
+                "/metrics": self._metrics,
+                "/livez": lambda: _probe(answers.live()),
+                "/readyz": lambda: _probe(answers.ready()),
+                "/status": self._status,
+            }
+            page = pages.get(urlsplit(self.path).path)
+            if page is None:
+                self._send(HTTPStatus.NOT_FOUND, _TEXT, f"there are: {', '.join(pages)}\n".encode())
+            else:
+                self._send(*page())
+
+        def _status(self) -> tuple[HTTPStatus, str, bytes]:
+            return HTTPStatus.OK, _JSON, msgspec.json.format(msgspec.json.encode(answers.status()), indent=2)
+
+        def _metrics(self) -> tuple[HTTPStatus, str, bytes]:
+            encode, kind = choose_encoder(self.headers.get("Accept", ""))
+            return HTTPStatus.OK, kind, encode(answers.registry)
+
+        def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Scrapes are no news."""
+
+    return Handler
+
+
+def _probe(well: bool) -> tuple[HTTPStatus, str, bytes]:
+    return (HTTPStatus.OK, _TEXT, b"ok\n") if well else (HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"no\n")

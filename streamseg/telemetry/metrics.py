@@ -1,0 +1,354 @@
+"""Prometheus metrics, from what observers are told after a commit: an aborted batch counts nothing but the abort.
+
+Every series is there from the start, and their number is bounded: at most 64 segments and 64 features, never a customer.
+Where lag is asked for between two polls it is answered at the time of the question, so a loop that hangs does not look well.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from math import nan
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from streamseg import __version__
+from streamseg.errors import DeadLetterCode
+from streamseg.kernel.types import Array
+from streamseg.model.tagging import Quality
+from streamseg.processing.observe import (
+    BatchCommitted,
+    CommitFailed,
+    Detected,
+    DriftMeasured,
+    ModelChanged,
+    Observation,
+    PartitionsMoved,
+    Polling,
+    Restoring,
+    SegmentSummary,
+    SnapshotTaken,
+    Started,
+    Stopped,
+)
+
+# Half of all series otherwise, and nobody asks for them.
+_quiet: Any = disable_created_metrics
+_quiet()
+
+OUTCOMES = ("assigned", "waiting", "warming_up", "erased", "dead_letter")
+CHANGES = ("new", "moved", "unchanged")
+REASONS = ("event", "model_update", "time")
+STAGES = ("poll", "process", "commit", "catch_up")
+CAUSES = ("aborted", "unknown")
+DETECTORS = ("loss", "feature", "shares")
+STATES = ("restoring", "running", "suspended")
+# Beyond so many segments pairs of them are too many series.
+_MOST_PAIRED = 16
+# Tags that silhouette, inertia and outliers are means over, at least.
+_QUALITY_ROWS = 10_000
+_LATENCY_BUCKETS_S = tuple(round(0.005 * 2 ** (i / 2), 4) for i in range(33))
+_STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """All metrics of one worker, in a registry of their own."""
+
+    def __init__(self, topic: str, features: Iterable[str] = (), now: Callable[[], float] = time.time) -> None:
+        self.registry = CollectorRegistry()
+        self._topic, self._now = topic, now
+        self._segments: dict[int, str] = {}
+        self._quality: deque[Quality] = deque()
+        self._define()
+        self._lag = LagClock(now)
+        self._latency = BulkHistogram(
+            "streamseg_end_to_end_latency_seconds",
+            "From a record's making to its tag's commit.",
+            _LATENCY_BUCKETS_S,
+        )
+        self.registry.register(self._latency)
+        self._begin(features)
+
+    def _define(self) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"streamseg_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"streamseg_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"streamseg_{name}", text, labels, registry=self.registry, buckets=_STAGE_BUCKETS_S)
+
+        self.events = counter("events_total", "Input records by what became of them.", "outcome")
+        self.dead_letters = counter("dead_letters_total", "Records that could not be used, by reason.", "code")
+        self.assignments = counter("assignments_total", "Tags, also those of sweeps.", "segment", "change", "reason")
+        self.transitions = counter("transitions_total", "Moves between segments (up to 16 segments).", "from", "to")
+        self.customers = gauge("customers", "Customers in each segment, of all workers.", "segment")
+        self.segment_info = gauge("segment_info", "1; the name of each segment.", "segment", "name")
+        self.stage = histogram("stage_seconds", "Time of a batch by stage.", "stage")
+        self.commit = histogram("commit_seconds", "Time of the commit of a batch.")
+        self.lag_records = gauge("consumer_lag_records", "Records not read yet.", "topic", "partition")
+        self.lag_seconds = gauge("consumer_lag_seconds", "Age of the oldest record without a tag.", "topic", "partition")
+        self.drift = gauge("feature_drift", "Distance of recent customers from the reference.", "feature", "measure")
+        self.drift_critical = gauge(
+            "feature_drift_critical", "What chance exceeds in 1 % of windows of this size.", "feature", "measure"
+        )
+        self.share_drift = gauge("share_drift", "PSI of the segments' shares against the reference.")
+        self.share_drift_critical = gauge("share_drift_critical", "What chance exceeds in 1 % of windows of this size.")
+        self.share_off = gauge("share_change_ratio", "Largest change of a segment's share, as a share of what it was.")
+        self.drift_customers = gauge("drift_window_customers", "Customers that drift was measured on.")
+        self.shift = gauge("center_shift_sigmas", "How far a center moved.", "segment", "baseline")
+        self.inertia = gauge("inertia", "Mean squared distance of recent events to their center.")
+        self.silhouette = gauge("silhouette", "Mean simplified silhouette of recent events.")
+        self.outliers = gauge("outlier_ratio", "Share of recent events that are outliers of their segment.")
+        self.detections = counter("drift_detections_total", "How often drift was told.", "detector")
+        self.model_info = gauge("model_info", "1; what the model is.", "version", "half_life", "segments", "epoch")
+        self.model_version = gauge("model_version", "Records of the model log that were applied.")
+        self.model_updated = gauge("model_updated_timestamp_seconds", "When the model last learned.")
+        self.model_changes = counter("model_changes_total", "Starts, renewals, promotions, changes of segments.", "what")
+        self.snapshot = gauge("snapshot_timestamp_seconds", "When the state was last written whole; the start counts.")
+        self.restore_remaining = gauge("restore_remaining_records", "Records of state still to read back.", "partition")
+        self.task_state = gauge("task_state", "1 for the state that a partition is in.", "partition", "state")
+        self.aborts = counter("transaction_aborts_total", "Commits that came to nothing.", "cause")
+        self.fenced = counter("fenced_total", "How often another worker had taken this one's place.")
+        self.guarded = counter("guarded_total", "Features that were clipped, times that were held back.", "guard")
+        self.worker_customers = gauge("worker_customers", "Customers in this worker's state.")
+
+    def _begin(self, features: Iterable[str]) -> None:
+        """Series that are known beforehand, so that no panel is empty."""
+        for metric, values in (
+            (self.events, OUTCOMES), (self.dead_letters, [code.value for code in DeadLetterCode]), (self.stage, STAGES),
+            (self.aborts, CAUSES), (self.detections, DETECTORS), (self.guarded, ("clip_sigmas", "max_ahead")),
+            (self.model_changes, ("started", "metric_renewed", "promoted", "segments_changed")),
+        ):  # fmt: skip
+            for value in values:
+                metric.labels(value)
+        for feature in features:
+            for measure in ("psi", "wasserstein"):
+                self.drift.labels(feature, measure).set(nan)
+                self.drift_critical.labels(feature, measure).set(nan)
+        self.model_info.labels(__version__, "", "0", "0").set(1)
+        self.snapshot.set(self._now())
+
+    def observe(self, event: Observation) -> None:
+        react = self._reactions.get(type(event))
+        if react is not None:
+            react(event)
+
+    @cached_property
+    def _reactions(self) -> dict[type[Observation], Callable[[Any], None]]:
+        return {
+            Polling: self._polling,
+            BatchCommitted: self._batch,
+            CommitFailed: self._failed,
+            Started: self._started,
+            PartitionsMoved: self._moved,
+            Restoring: self._restoring,
+            ModelChanged: self._changed,
+            DriftMeasured: self._drift,
+            Detected: lambda event: self.detections.labels(event.detector).inc(),
+            SnapshotTaken: lambda event: self.snapshot.set(self._now()),
+            Stopped: lambda event: self.fenced.inc(event.reason == "FencedError"),
+        }
+
+    def _failed(self, event: CommitFailed) -> None:
+        self.aborts.labels(event.cause).inc()
+        for partition in self._lag.partitions:
+            self._task(partition, "suspended")
+
+    def _restoring(self, event: Restoring) -> None:
+        self.restore_remaining.labels(event.partition).set(event.remaining)
+        self._task(event.partition, "running" if event.remaining == 0 else "restoring")
+
+    def _changed(self, event: ModelChanged) -> None:
+        self.model_changes.labels(event.what).inc()
+        self._set_segments(event.segments)
+        self.model_version.set(event.model_version)
+
+    def _started(self, event: Started) -> None:
+        self.model_version.set(event.model_version)
+        self.worker_customers.set(event.customers)
+        self._set_segments(event.segments)
+        for partition in event.positions:
+            self._own(partition)
+
+    def _moved(self, event: PartitionsMoved) -> None:
+        self.worker_customers.set(event.customers)
+        for partition in event.gained:
+            self._own(partition)
+        for partition in event.lost:
+            self._lag.drop(partition)
+            for metric in (self.lag_records, self.lag_seconds):
+                metric.remove(self._topic, partition)
+            self.restore_remaining.remove(partition)
+            for state in STATES:
+                self.task_state.remove(partition, state)
+
+    def _own(self, partition: int) -> None:
+        self.lag_records.labels(self._topic, partition)
+        self.lag_seconds.labels(self._topic, partition).set_function(lambda: self._lag.seconds(partition))
+        self.restore_remaining.labels(partition)
+        self._task(partition, "running")
+
+    def _task(self, partition: int, state: str) -> None:
+        for name in STATES:
+            self.task_state.labels(partition, name).set(name == state)
+
+    def _polling(self, event: Polling) -> None:
+        self._lag.polled(event)
+        for partition, records in event.lags.items():
+            self.lag_records.labels(self._topic, partition).set(records)
+
+    def _batch(self, event: BatchCommitted) -> None:
+        for outcome, n in event.outcomes.items():
+            self.events.labels(outcome).inc(n)
+        for code, n in event.dead_letters.items():
+            self.dead_letters.labels(code).inc(n)
+        for (segment, change, reason), n in event.assignments.items():
+            self.assignments.labels(segment, change, reason).inc(n)
+        if len(event.segments) <= _MOST_PAIRED:
+            for (before, after), n in event.transitions.items():
+                if before in self._segments and after in self._segments:
+                    self.transitions.labels(before, after).inc(n)
+        for stage, seconds in event.stages.items():
+            self.stage.labels(stage).observe(seconds)
+        self.commit.observe(event.stages.get("commit", 0.0))
+        self._latency.observe(self._latencies(event))
+        self._lag.committed(event)
+        for partition in event.positions:
+            self._task(partition, "running")
+        self.guarded.labels("clip_sigmas").inc(event.clipped)
+        self.guarded.labels("max_ahead").inc(event.held_back)
+        self._set_segments(event.segments)
+        self._model(event)
+        self._note_quality(event.quality)
+
+    def _latencies(self, event: BatchCommitted) -> Array:
+        made = np.concatenate([np.empty(0), *event.produced_ms.values()])
+        seconds: Array = np.maximum(event.committed_us / 1e6 - made[~np.isnan(made)] / 1e3, 0.0)
+        return seconds
+
+    def _model(self, event: BatchCommitted) -> None:
+        self.model_version.set(event.model_version)
+        self.model_updated.set(event.committed_us / 1e6)
+        self.model_info.clear()
+        self.model_info.labels(__version__, event.half_life, len(event.segments), event.epoch).set(1)
+
+    def _note_quality(self, quality: Quality) -> None:
+        self._quality.append(quality)
+        rows = sum(one.rows for one in self._quality)
+        while rows - self._quality[0].rows >= _QUALITY_ROWS:
+            rows -= self._quality.popleft().rows
+        if rows:
+            self.inertia.set(sum(one.squared for one in self._quality) / rows)
+            self.silhouette.set(sum(one.silhouette for one in self._quality) / rows)
+            self.outliers.set(sum(one.outliers for one in self._quality) / rows)
+
+    def _set_segments(self, segments: tuple[SegmentSummary, ...]) -> None:
+        names = {segment.id: segment.name for segment in segments}
+        if names != self._segments:
+            self._rename(names)
+        for segment in segments:
+            self.customers.labels(segment.id).set(segment.customers)
+            self.shift.labels(segment.id, "metric").set(segment.shift)
+            self.shift.labels(segment.id, "birth").set(segment.since_birth)
+
+    def _rename(self, names: Mapping[int, str]) -> None:
+        for gone in self._segments.keys() - names.keys():
+            self.customers.remove(gone)
+            for baseline in ("metric", "birth"):
+                self.shift.remove(gone, baseline)
+        self._segments = dict(names)
+        self.segment_info.clear()
+        for segment, name in names.items():
+            self.segment_info.labels(segment, name).set(1)
+            for change in CHANGES:
+                for reason in REASONS:
+                    self.assignments.labels(segment, change, reason)
+            if len(names) <= _MOST_PAIRED:
+                for other in names:
+                    if other != segment:
+                        self.transitions.labels(segment, other)
+
+    def _drift(self, event: DriftMeasured) -> None:
+        drift = event.drift
+        for name, one in drift.features.items():
+            for measure, value in (("psi", one.psi), ("wasserstein", one.distance)):
+                self.drift.labels(name, measure).set(value.value)
+                self.drift_critical.labels(name, measure).set(value.critical)
+        self.share_drift.set(drift.shares.value)
+        self.share_drift_critical.set(drift.shares.critical)
+        self.share_off.set(drift.share_off)
+        self.drift_customers.set(drift.n)
+
+
+class LagClock:
+    """How old the oldest record is that is not tagged, at any time."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        # Records behind the last poll; when the open batch's first record was made; the last committed one's; when a poll
+        # last came back with less than it might have: what is not read yet came later.
+        self._behind: dict[int, int] = {}
+        self._open_ms: dict[int, float] = {}
+        self._last_ms: dict[int, float] = {}
+        self._drained_at = -np.inf
+
+    @property
+    def partitions(self) -> list[int]:
+        return list(self._behind)
+
+    def polled(self, event: Polling) -> None:
+        self._behind = {p: event.lags.get(p, 0) for p in event.partitions}
+        self._open_ms.update(event.first_ms)
+        if event.drained:
+            self._drained_at = self._now()
+
+    def committed(self, event: BatchCommitted) -> None:
+        for partition, made in event.produced_ms.items():
+            self._open_ms.pop(partition, None)
+            self._last_ms[partition] = float(made[-1])
+
+    def drop(self, partition: int) -> None:
+        for known in (self._behind, self._open_ms, self._last_ms):
+            known.pop(partition, None)
+
+    def seconds(self, partition: int) -> float:
+        now = self._now()
+        if partition in self._open_ms:
+            return max(0.0, now - self._open_ms[partition] / 1e3)
+        if not self._behind.get(partition):
+            return 0.0
+        return max(0.0, now - max(self._last_ms.get(partition, -np.inf) / 1e3, self._drained_at))
+
+
+class BulkHistogram(Collector):
+    """A histogram that takes a batch's values at once."""
+
+    def __init__(self, name: str, text: str, buckets: tuple[float, ...]) -> None:
+        self._name, self._text = name, text
+        self._edges = np.array(buckets)
+        self._counts = np.zeros(len(buckets) + 1, dtype=np.int64)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, values: Array) -> None:
+        counts = np.bincount(np.searchsorted(self._edges, values), minlength=len(self._counts))
+        with self._lock:
+            self._counts += counts
+            self._sum += float(values.sum())
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        with self._lock:
+            running, total = np.cumsum(self._counts).tolist(), self._sum
+        names = [*map(str, self._edges.tolist()), "+Inf"]
+        family = HistogramMetricFamily(self._name, self._text)
+        family.add_metric([], list(zip(names, running, strict=True)), total)
+        yield family

@@ -1,0 +1,54 @@
+"""What a worker tells the outside: its metrics and health, behind an endpoint, as one observer."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from streamseg.processing.observe import Observation
+from streamseg.telemetry.endpoint import Endpoint
+from streamseg.telemetry.health import Health
+from streamseg.telemetry.metrics import Metrics
+
+
+class Serving:
+    """Observer and answers. Raises ConfigError where the port is taken."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        health: Health,
+        address: str,
+        port: int,
+        inherited: int | None = None,
+    ) -> None:
+        """`inherited`: the file descriptor of a socket that listens already."""
+        self._metrics, self._health = metrics, health
+        self.registry = metrics.registry
+        listening = None if inherited is None else socket.socket(fileno=os.dup(inherited))
+        self._endpoint = Endpoint(self, address, port, listening)
+        self.port = self._endpoint.port
+
+    def observe(self, event: Observation) -> None:
+        self._health.observe(event)
+        self._metrics.observe(event)
+
+    def live(self) -> bool:
+        return self._health.live
+
+    def ready(self) -> bool:
+        return self._health.ready
+
+    def status(self) -> dict[str, Any]:
+        return self._health.status()
+
+    def close(self) -> None:
+        self._endpoint.close()
+
+
+def serving(
+    application: str, worker: str, topic: str, features: Iterable[str], address: str, port: int, inherited: int | None = None
+) -> Serving:
+    return Serving(Metrics(topic, features), Health(application, worker), address, port, inherited)
