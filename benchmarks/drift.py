@@ -28,7 +28,7 @@ STEP = 100
 SPEC = ModelSpec((ModelFeature("x"),))
 DRAWS: dict[str, Callable[[np.random.Generator, int], Array]] = {
     "normal": lambda rng, n: rng.normal(size=n),
-    "log-normal": lambda rng, n: np.exp(rng.normal(size=n)),
+    "log-normal": lambda rng, n: np.exp(1.2 * rng.normal(size=n)),
     "t (3)": lambda rng, n: rng.standard_t(3, size=n),
     "count": lambda rng, n: rng.poisson(2.0, size=n).astype(float),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import numpy as np
 
 from streamseg import worker_id
 from streamseg.config import Config
@@ -17,6 +18,7 @@ from streamseg.config_sections import WorkerConfig
 from streamseg.errors import ConfigError, RetriableError
 from streamseg.model.fitted import FittedModel, load_fitted
 from streamseg.model.records import Start
+from streamseg.model.reference import Reference
 from streamseg.model.spec import parse_duration
 from streamseg.model.start import start_from_fitted
 from streamseg.processing.clock import Clock, SystemClock
@@ -76,7 +78,7 @@ class App:
         return open_kafka(config, config.worker.id, fault)
 
     def _prepare(self, config: Config, fitted: FittedModel | None, clock: Clock, observer: Observer, stop: Stop) -> None:
-        self.settings = config.job_settings()
+        self.settings = dataclasses.replace(config.job_settings(), reference=reference_of(config))
         warm_start = _warm_start(self.settings, fitted, config)
         self.loop = Loop(
             self.transport,
@@ -167,7 +169,8 @@ def names_of(config: Config) -> Names:
 
 def restored(config: Config, reader: LogReader) -> Job:
     """The job as of its last commit, for `explain` and `segments`."""
-    return retried(lambda: restore(reader, config.job_settings(), SystemClock(), range(reader.n_partitions)))
+    settings = dataclasses.replace(config.job_settings(), reference=reference_of(config))
+    return retried(lambda: restore(reader, settings, SystemClock(), range(reader.n_partitions)))
 
 
 def read_fitted(config: Config) -> FittedModel | None:
@@ -239,6 +242,22 @@ def rehearse(config: Config, starts: dict[int, int]) -> Rehearsal:
     """A configuration's job in memory. Raises ConfigError."""
     settings = config.job_settings()
     return Rehearsal(settings, SystemClock(), starts, _warm_start(settings, read_fitted(config), config))
+
+
+def reference_of(config: Config) -> Reference | None:
+    """The customers of `metrics.reference`; None where there is none. Raises ConfigError."""
+    path = config.metrics.reference
+    if path is None:
+        return None
+    # Only here: pandas takes a second to import.
+    from streamseg.batch import read_table, transformed
+
+    frame, _ = read_table(Path(path), config)
+    weighted = transformed(frame, config).T
+    names = config.model_spec().names
+    x = np.full((len(names), weighted.shape[1]), np.nan)
+    x[[names.index(name) for name in frame.columns]] = weighted
+    return Reference(list(range(weighted.shape[1])), x)
 
 
 def rename_segment(config: Config, segment: int, name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import StandardScaler
 
@@ -52,13 +53,20 @@ def _read_json_lines(file: Path) -> pd.DataFrame:
     return pd.read_json(file, lines=True)
 
 
-def fit_table(frame: pd.DataFrame, config: Config, n_segments: int, seed: int) -> FittedModel:
-    """scikit-learn's StandardScaler and KMeans, with its defaults. Raises ConfigError where rows are too few."""
+def transformed(frame: pd.DataFrame, config: Config) -> NDArray[np.float64]:
+    """Rows (n, n_features) as the model sees them. IN frame."""
     transforms = {feature.name: feature.transform for feature in config.features}
     x = frame.to_numpy(dtype=np.float64).copy()
     for j, name in enumerate(frame.columns):
         if transforms[name] == "log1p":
             x[:, j] = signed_log1p(x[:, j])
+    return x
+
+
+def fit_table(frame: pd.DataFrame, config: Config, n_segments: int, seed: int) -> FittedModel:
+    """scikit-learn's StandardScaler and KMeans, with its defaults. Raises ConfigError where rows are too few."""
+    transforms = {feature.name: feature.transform for feature in config.features}
+    x = transformed(frame, config)
     if len(np.unique(x, axis=0)) < n_segments or n_segments < 1:
         raise ConfigError(f"{n_segments} segments need as many different customers, there are {len(np.unique(x, axis=0))}")
     scaler = StandardScaler()

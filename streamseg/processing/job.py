@@ -23,7 +23,7 @@ from streamseg.model.reference import Reference
 from streamseg.model.search import search
 from streamseg.model.start import start_from_warm_up, warm_up_over
 from streamseg.model.state import ModelState
-from streamseg.processing.catalog import catalog_messages, catalog_of
+from streamseg.processing.catalog import catalog_messages, catalog_of, segment_records
 from streamseg.processing.clock import Clock
 from streamseg.processing.learned import learned
 from streamseg.processing.logs import (
@@ -53,6 +53,7 @@ from streamseg.processing.transport import CommitPlan, CommitResult, Committed, 
 from streamseg.processing.window import WINDOW, latest_customers
 from streamseg.records.events import EventDecoder
 from streamseg.records.frames import Entry, cut, frames
+from streamseg.records.outputs import SegmentRecord
 
 # Erased customers leave the log by the next snapshot, which comes at the latest after so many batches.
 _ERASURE_BATCHES = 20
@@ -269,7 +270,7 @@ class Job:
 
     def drift(self) -> Drift | None:
         """This worker's customers of late against the reference; None where there are too few of either."""
-        reference = self.state.reference
+        reference = self.settings.reference or self.state.reference
         if reference is None or not self.state.ready:
             return None
         if self._yardstick is None or self._yardstick[0] is not reference:
@@ -302,6 +303,15 @@ class Job:
             or self.state.version - task.metadata.newest > self.settings.snapshot_versions
             or (task.mark.erased and (stopping or task.mark.batches >= _ERASURE_BATCHES))
         ]
+
+    def snapshot_due(self) -> float:
+        """What was written since the last snapshots, as a share of what makes one due: the largest of all partitions."""
+        least = self.settings.snapshot_bytes
+        return max((task.delta_bytes / max(task.snapshot_bytes, least, 1) for task in self.tasks.values()), default=0.0)
+
+    def profiles(self) -> list[SegmentRecord]:
+        """What each segment is like now."""
+        return segment_records(self.state, self.settings.model, self.clock.now_us()) if self.state.ready else []
 
     def plan_model_snapshot(self, ownership: Ownership) -> PlannedModelSnapshot:
         """A snapshot of the model. It names the version that it covers, and may come to stand behind newer deltas."""

@@ -9,6 +9,7 @@ from typing import Protocol
 from streamseg.kernel.types import Array
 from streamseg.model.drift import Drift
 from streamseg.model.tagging import Quality
+from streamseg.records.outputs import SegmentRecord
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,13 @@ class DriftMeasured:
 
 
 @dataclass(frozen=True)
+class Profiled:
+    """What each segment is like, in the user's units and in standard deviations, from time to time."""
+
+    profiles: tuple[SegmentRecord, ...]
+
+
+@dataclass(frozen=True)
 class Detected:
     """Drift is told, for the first time since it was not. `detector`: "loss" (ADWIN), "feature", "shares"."""
 
@@ -97,6 +105,7 @@ class BatchCommitted:
         clock_us: the batch's clock reading; watermark_us: event time that the batch has reached.
         quality: of the events' tags.
         committed_us: when it was committed; produced_ms: by partition, when records were made, (n,).
+        snapshot_due: what was written since the last snapshots, as a share of what makes one due; the largest.
         stages: seconds of each; half_life: of the champion, in words; promotions: so far; epoch: of the tags.
     """
 
@@ -118,6 +127,7 @@ class BatchCommitted:
     half_life: str = ""
     promotions: int = 0
     epoch: int = 0
+    snapshot_due: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,7 @@ Observation = (
     | CommitFailed
     | ModelChanged
     | DriftMeasured
+    | Profiled
     | Detected
     | SnapshotTaken
     | PartitionsMoved

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamseg.features.layout import Layout
+from streamseg.model.reference import Reference
 from streamseg.model.spec import ModelSpec
 from streamseg.records.events import EventFields
 
@@ -19,6 +20,7 @@ class JobSettings:
         customer_half_life_s: None: every event weighs 1.
         retag_every_s: None: customers who fall silent are not re-tagged.
         topic: the name of the input in `source`.
+        reference: customers that drift is measured against, in place of the model's own.
         snapshot_bytes: a snapshot is due when the deltas behind the last one are larger than it, and than this.
         snapshot_versions: or when the model has gone so far since the last one, whose version the model log must reach.
     """
@@ -33,5 +35,6 @@ class JobSettings:
     retag_every_s: float | None
     emit: Literal["every", "changes"]
     max_record_bytes: int
+    reference: Reference | None = None
     snapshot_bytes: int = 16_000_000
     snapshot_versions: int = 10_000

@@ -23,6 +23,7 @@ from streamseg.processing.observe import (
     Observation,
     Observer,
     PartitionsMoved,
+    Profiled,
     Restoring,
     Started,
     Stopped,
@@ -326,18 +327,18 @@ class Loop:
         self.stop.wait(min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S))
 
     def _measure_drift(self, *, now: bool = False) -> None:
-        """Look at drift every few seconds, and tell of it when it begins."""
-        if not now and time.monotonic() - self._drift_at < self._drift_every_s:
+        """Look at segments and drift every few seconds, and tell of drift when it begins."""
+        if not self.job.state.ready or (not now and time.monotonic() - self._drift_at < self._drift_every_s):
             return
+        self._drift_at = time.monotonic()
+        self._observe(Profiled(tuple(self.job.profiles())))
         drift = self.job.drift()
         if drift is None:
             return
-        self._drift_at = time.monotonic()
         self._observe(DriftMeasured(drift))
         told = detections_of(drift)
-        for name, event in told.items():
-            if name not in self._told_of:
-                self._observe(event)
+        for name in sorted(told.keys() - self._told_of):
+            self._observe(told[name])
         self._told_of = set(told)
 
     def _suspend(self) -> None:

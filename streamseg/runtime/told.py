@@ -53,7 +53,7 @@ def completed(event: Observation, polled: Polled, committed_us: int, stages: Map
     half_life = in_words(speeds[state.tagging.speed]) if state.ready else ""
     return replace(
         event, committed_us=committed_us, produced_ms=produced, stages=stages, half_life=half_life,
-        promotions=state.promotions, epoch=state.epoch,
+        promotions=state.promotions, epoch=state.epoch, snapshot_due=job.snapshot_due(),
     )  # fmt: skip
 
 

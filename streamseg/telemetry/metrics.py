@@ -32,6 +32,7 @@ from streamseg.processing.observe import (
     Observation,
     PartitionsMoved,
     Polling,
+    Profiled,
     Restoring,
     SegmentSummary,
     SnapshotTaken,
@@ -92,6 +93,9 @@ class Metrics:
         self.transitions = counter("transitions_total", "Moves between segments (up to 16 segments).", "from", "to")
         self.customers = gauge("customers", "Customers in each segment, of all workers.", "segment")
         self.segment_info = gauge("segment_info", "1; the name of each segment.", "segment", "name")
+        self.segment_rule = gauge("segment_rule_info", "1; the rule that describes each segment.", "segment", "rule")
+        self.segment_center = gauge("segment_center", "Centers in your units (up to 16 segments).", "segment", "feature")
+        self.segment_z = gauge("segment_z", "Centers in deviations from the mean (up to 16).", "segment", "feature")
         self.stage = histogram("stage_seconds", "Time of a batch by stage.", "stage")
         self.commit = histogram("commit_seconds", "Time of the commit of a batch.")
         self.lag_records = gauge("consumer_lag_records", "Records not read yet.", "topic", "partition")
@@ -113,6 +117,7 @@ class Metrics:
         self.model_version = gauge("model_version", "Records of the model log that were applied.")
         self.model_updated = gauge("model_updated_timestamp_seconds", "When the model last learned.")
         self.model_changes = counter("model_changes_total", "Starts, renewals, promotions, changes of segments.", "what")
+        self.snapshot_due = gauge("snapshot_due_ratio", "Log since the last snapshot over what makes one due.")
         self.snapshot = gauge("snapshot_timestamp_seconds", "When the state was last written whole; the start counts.")
         self.restore_remaining = gauge("restore_remaining_records", "Records of state still to read back.", "partition")
         self.task_state = gauge("task_state", "1 for the state that a partition is in.", "partition", "state")
@@ -153,6 +158,7 @@ class Metrics:
             Restoring: self._restoring,
             ModelChanged: self._changed,
             DriftMeasured: self._drift,
+            Profiled: self._profiled,
             Detected: lambda event: self.detections.labels(event.detector).inc(),
             SnapshotTaken: lambda event: self.snapshot.set(self._now()),
             Stopped: lambda event: self.fenced.inc(event.reason == "FencedError"),
@@ -228,6 +234,7 @@ class Metrics:
         self.guarded.labels("max_ahead").inc(event.held_back)
         self._set_segments(event.segments)
         self._model(event)
+        self.snapshot_due.set(event.snapshot_due)
         self._note_quality(event.quality)
 
     def _latencies(self, event: BatchCommitted) -> Array:
@@ -276,6 +283,19 @@ class Metrics:
                 for other in names:
                     if other != segment:
                         self.transitions.labels(segment, other)
+
+    def _profiled(self, event: Profiled) -> None:
+        for metric in (self.segment_rule, self.segment_center, self.segment_z):
+            metric.clear()
+        for one in event.profiles:
+            if one.rule is not None:
+                self.segment_rule.labels(one.segment_id, one.rule.text).set(1)
+            if len(event.profiles) > _MOST_PAIRED:
+                continue
+            for feature, value in one.center.items():
+                self.segment_center.labels(one.segment_id, feature).set(nan if value is None else value)
+            for feature, z in one.z.items():
+                self.segment_z.labels(one.segment_id, feature).set(z)
 
     def _drift(self, event: DriftMeasured) -> None:
         drift = event.drift

@@ -1,0 +1,125 @@
+"""The pages of a worker, and of several behind one port, as a client sees them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from streamseg.errors import ConfigError
+from streamseg.processing.observe import CommitFailed, Polling, Restoring, Started, Stopped
+from streamseg.telemetry.endpoint import Endpoint
+from streamseg.telemetry.health import Health
+from streamseg.telemetry.merged import Workers
+from streamseg.telemetry.metrics import Metrics
+from streamseg.telemetry.serving import Serving, serving
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.fixture(name="worker")
+def _worker() -> Iterator[Serving]:
+    found = serving("shop", "w0", "events", ["age"], "127.0.0.1", 0)
+    yield found
+    found.close()
+
+
+def begin(worker: Serving) -> None:
+    worker.observe(Polling(1, (0,), {0: 7}, {}, True))
+    worker.observe(Started("shop", {0: 12}, 4, 60, 0.1))
+
+
+def test_a_worker_is_ready_once_it_has_its_place_and_its_state(worker: Serving) -> None:
+    assert get(worker.port, "/livez")[0] == 200
+    assert get(worker.port, "/readyz")[0] == 503
+    worker.observe(Started("shop", {}, 0, 0, 0.1))
+    worker.observe(Polling(0, (), {}, {}, True))
+    assert get(worker.port, "/readyz")[0] == 503, "it is no member of the group yet"
+    begin(worker)
+    assert get(worker.port, "/readyz")[0] == 200
+    worker.observe(Restoring(0, 10))
+    assert get(worker.port, "/readyz")[0] == 503
+    begin(worker)
+    worker.observe(CommitFailed("aborted"))
+    assert get(worker.port, "/readyz")[0] == 503
+    worker.observe(Stopped("signal", {}))
+    assert get(worker.port, "/livez")[0] == 503
+
+
+def test_status_tells_where_it_stands(worker: Serving) -> None:
+    begin(worker)
+    code, body = get(worker.port, "/status")
+    said = json.loads(body)
+    assert code == 200
+    assert (said["application"], said["worker"], said["model"]["version"]) == ("shop", "w0", 4)
+    assert said["partitions"] == {"0": {"next_offset": 12, "lag": 7}}
+    assert get(worker.port, "/elsewhere")[0] == 404
+
+
+def test_a_loop_that_was_not_heard_of_is_not_live() -> None:
+    now = [100.0]
+    health = Health("shop", now=lambda: now[0], silence_s=60.0)
+    now[0] = 159.0
+    assert health.live
+    now[0] = 161.0
+    assert not health.live
+    health.observe(Polling(1, (), {}, {}, True))
+    assert health.live
+
+
+def test_a_taken_port_is_an_error_that_says_what_to_do(worker: Serving) -> None:
+    with pytest.raises(ConfigError, match=r"another port with --set metrics.port"):
+        serving("shop", "w1", "events", [], "127.0.0.1", worker.port)
+
+
+def test_a_client_that_hangs_or_breaks_off_holds_nobody_up(worker: Serving) -> None:
+    hanging = socket.create_connection(("127.0.0.1", worker.port))
+    hanging.send(b"GET /metr")
+    broken = socket.create_connection(("127.0.0.1", worker.port))
+    broken.send(b"nonsense\r\n\r\n")
+    broken.close()
+    begin(worker)
+    assert get(worker.port, "/metrics")[0] == 200
+    hanging.close()
+
+
+def test_several_workers_are_behind_one_port() -> None:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    first = serving("shop", "w0", "events", ["age"], "127.0.0.1", 0, sockets[0].fileno())
+    begin(first)
+    everyone = Endpoint(Workers([one.getsockname()[1] for one in sockets]), "127.0.0.1", 0)
+    text = get(everyone.port, "/metrics")[1]
+    assert 'streamseg_model_version{worker="0"} 4.0' in text
+    assert 'streamseg_worker_up{worker="0"} 1.0' in text
+    assert 'streamseg_worker_up{worker="1"} 0.0' in text, "nobody serves on its socket yet"
+    assert get(everyone.port, "/readyz")[0] == 503
+    assert get(everyone.port, "/livez")[0] == 200
+    second = serving("shop", "w1", "events", ["age"], "127.0.0.1", 0, sockets[1].fileno())
+    begin(second)
+    assert get(everyone.port, "/readyz")[0] == 200
+    text = get(everyone.port, "/metrics")[1]
+    assert text.count("# TYPE streamseg_model_version gauge") == 1
+    assert 'streamseg_consumer_lag_records{partition="0",topic="events",worker="1"} 7.0' in text
+    assert [one["worker"] for one in json.loads(get(everyone.port, "/status")[1])] == ["w0", "w1"]
+    for one in (everyone, first, second):
+        one.close()
+    for listening in sockets:
+        listening.close()
+
+
+def test_an_endpoint_that_dies_takes_nothing_with_it() -> None:
+    metrics, health = Metrics("events"), Health("shop")
+    worker = Serving(metrics, health, "127.0.0.1", 0)
+    worker.close()
+    begin(worker)
+    assert health.ready
