@@ -25,6 +25,7 @@ from streamseg.config_sections import (
     ModelConfig,
     OutputConfig,
     Section,
+    TracingConfig,
     WorkerConfig,
 )
 from streamseg.errors import ConfigError
@@ -64,6 +65,7 @@ class Config(Section):
     worker: WorkerConfig = WorkerConfig()
     kafka: KafkaConfig = KafkaConfig()
     metrics: MetricsConfig = MetricsConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -247,6 +249,7 @@ class _Environment(BaseSettings):
     worker: dict[str, Any] = {}
     kafka: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    tracing: dict[str, Any] = {}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -142,6 +142,10 @@ class MetricsConfig(Section):
     drift_every: Duration = Field("5s", description="how often drift is measured")
 
 
+class TracingConfig(Section):
+    enabled: bool = Field(False, description="spans of each batch, through OpenTelemetry and its OTEL_* variables")
+
+
 class KafkaConfig(Section):
     bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, several with commas")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="how")

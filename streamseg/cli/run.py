@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 from types import FrameType
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from streamseg.processing.observe import Observer, Observers, Waiting
 from streamseg.telemetry.logs import JsonLog
 from streamseg.telemetry.serving import Serving, serving
 from streamseg.telemetry.status import StatusLine
+from streamseg.telemetry.tracing import OtelTracer
 from streamseg.transports.embedded import EmbeddedTransport
 from streamseg.transports.files import LineStream
 
@@ -89,14 +91,16 @@ def run_app(
         if status
         else JsonLog(sys.stderr, config.application, config.worker.id)
     )
-    endpoint = served(config, told, metrics_fd)
-    try:
-        application = App(config, Observers(told, *([endpoint] if endpoint else [])), stop=stop)
+    with ExitStack() as stack:
+        endpoint = served(config, told, metrics_fd)
+        if endpoint is not None:
+            stack.callback(endpoint.close)
+        tracer = OtelTracer(config.application, config.worker.id) if config.tracing.enabled else None
+        if tracer is not None:
+            stack.callback(tracer.close)
+        application = App(config, Observers(told, *([endpoint] if endpoint else [])), stop=stop, tracer=tracer)
         running.append(application)
         application.run()
-    finally:
-        if endpoint is not None:
-            endpoint.close()
 
 
 def served(config: Config, told: Observer, inherited: int | None) -> Serving | None:

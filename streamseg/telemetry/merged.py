@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 # A worker that is just being started again does not answer.
-_PATIENCE_S = 1.0
+_PATIENCE_S = 0.5
 
 
 class Answer(NamedTuple):
@@ -31,16 +32,15 @@ class Workers(Collector):
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
+        up = Metric("streamseg_worker_up", "Whether a worker answers.", "gauge")
         for worker, answer in enumerate(self._asked("/metrics")):
+            up.add_sample("streamseg_worker_up", {"worker": str(worker)}, float(answer is not None))
             if answer is None:
                 continue
             for family in text_string_to_metric_families(answer.body.decode()):
                 merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
                     merged.samples.append(sample._replace(labels={**sample.labels, "worker": str(worker)}))
-        up = Metric("streamseg_worker_up", "Whether a worker answers.", "gauge")
-        for worker, answer in enumerate(self._asked("/livez")):
-            up.add_sample("streamseg_worker_up", {"worker": str(worker)}, float(answer is not None and answer.status == 200))
         yield from (*families.values(), up)
 
     def describe(self) -> list[Metric]:
@@ -59,7 +59,9 @@ class Workers(Collector):
         return [None if answer is None else msgspec.json.decode(answer.body) for answer in self._asked("/status")]
 
     def _asked(self, path: str) -> list[Answer | None]:
-        return [_get(port, path) for port in self._ports]
+        """All at the same time: one that hangs holds up no scrape."""
+        with ThreadPoolExecutor(len(self._ports)) as pool:
+            return list(pool.map(lambda port: _get(port, path), self._ports))
 
 
 def _get(port: int, path: str) -> Answer | None:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 DEADLINE_S = 120.0
 
 
-def until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> float:
+def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> float:
     """Wait for a condition. Returns the seconds that it took; raises AssertionError at the deadline."""
     began = time.monotonic()
     while not condition():

@@ -1,0 +1,256 @@
+"""The real thing: workers on a broker, a Prometheus that scrapes them, every query of every panel, and alerts that fire.
+
+Time constants of the rules are shortened, nothing else. Alerts that compare with a week are tested by promtool.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import yaml
+from confluent_kafka import Producer
+
+from tests.broker import free_port, new_name
+from tests.deploy.test_deploy import DASHBOARD, RULES, metrics_in, queries, tool
+from tests.integration.kafka_jobs import until
+from tests.stores import create_input, names_of
+
+ROOT = Path(__file__).parents[2]
+EVENTS_A_SECOND = 400
+QUIET_S = 15
+FAST = {"1h": "20s", "10m": "10s", "5m": "10s", "7d": "60s", "1w": "30s", "15m": "2s", "30m": "2s", "1m": "2s", "2m": "2s"}
+
+
+class Feed:
+    """Events of the present, at a steady pace, as the test wants them."""
+
+    def __init__(self, servers: str, topic: str) -> None:
+        self.income, self.bad = 1.0, 0.0
+        self._producer, self._topic = Producer({"bootstrap.servers": servers, "linger.ms": 5}), topic
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        rng, began, sent = np.random.default_rng(0), time.monotonic(), 0
+        while not self._stop.wait(0.02):
+            due = int((time.monotonic() - began) * EVENTS_A_SECOND)
+            for _ in range(sent, due):
+                customer = int(rng.integers(3_000))
+                value = b"{broken" if rng.random() < self.bad else self._event(customer, rng)
+                self._producer.produce(self._topic, value, str(customer).encode(), partition=customer % 2)
+            sent = due
+            self._producer.poll(0)
+
+    def _event(self, customer: int, rng: np.random.Generator) -> bytes:
+        group, person = customer % 3, np.random.default_rng(customer)
+        fields = {
+            "age": 20 + 15 * group + person.normal() + rng.normal() / 10,
+            "income": 1e3 * self.income * (1 + group + person.normal() / 10),
+            "purchases": group + person.random(),
+        }
+        body = {"customer_id": str(customer), "event_time": time.time_ns() // 1_000_000, **fields}
+        return msgspec.json.encode(body)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._producer.flush(10)
+
+
+class Prometheus:
+    """A real one, over one target."""
+
+    def __init__(self, directory: Path, target: int) -> None:
+        self.port = free_port()
+        rules = RULES.read_text(encoding="utf-8")
+        for slow, fast in FAST.items():
+            rules = rules.replace(f"for: {slow}\n", f"for: {fast}\n").replace(f"[{slow}]", f"[{fast}]")
+            rules = rules.replace(f"offset {slow}", f"offset {fast}")
+        (directory / "alerts.yml").write_text(rules)
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s", "scrape_timeout": "1s"},
+            "rule_files": ["alerts.yml"],
+            "scrape_configs": [{"job_name": "streamseg", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}],
+        }
+        (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+        self._log = (directory / "prometheus.log").open("wb")
+        command = [
+            tool("prometheus"), f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]  # fmt: skip
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
+
+    def ask(self, query: str) -> list[dict[str, Any]]:
+        """An instant query's result; nothing while Prometheus is not there yet."""
+        url = f"http://127.0.0.1:{self.port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as response:
+                found: list[dict[str, Any]] = json.load(response)["data"]["result"]
+                return found
+        except ConnectionError:
+            return []
+        except urllib.error.URLError as error:
+            if isinstance(error, urllib.error.HTTPError):
+                raise AssertionError(f"{query}: {error.read().decode()}") from None
+            return []
+
+    def firing(self) -> set[str]:
+        return {found["metric"]["alertname"] for found in self.ask('ALERTS{alertstate="firing"}')}
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=30)
+        self._log.close()
+
+
+class Workers:
+    """`streamseg run --workers 2`, as a user starts it."""
+
+    def __init__(self, servers: str, directory: Path) -> None:
+        names = names_of(new_name("watched"))
+        create_input(servers, names, 2)
+        self.topic, self.port = names.input, free_port()
+        (directory / "streamseg.toml").write_text(
+            f'application = "{names.application}"\n'
+            f'input = {{ transport = "kafka", topic = "{names.input}", batch_records = 500 }}\n'
+            f'output = {{ topic = "{names.assignments}", catalog_topic = "{names.catalog}", '
+            f'dead_letter_topic = "{names.dead_letters}" }}\n'
+            f'kafka = {{ bootstrap_servers = "{servers}" }}\n'
+            f'metrics = {{ port = {self.port}, drift_every = "1s" }}\n'
+            'model = { warm_up = 300, segments = 3, customer_half_life = "none" }\n'
+        )
+        self.log = directory / "workers.log"
+        command = [sys.executable, "-m", "streamseg", "run", "--workers", "2", "--log", "json"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=directory, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def page(self, path: str) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return int(error.code)
+        except OSError:
+            return 0
+
+    def close(self) -> None:
+        for child in self.children():
+            os.kill(child, signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
+
+class Watched:
+    def __init__(self, workers: Workers, feed: Feed, prometheus: Prometheus) -> None:
+        self.workers, self.feed, self.prometheus = workers, feed, prometheus
+
+
+@contextmanager
+def watched(servers: str, directory: Path) -> Iterator[Watched]:
+    workers = Workers(servers, directory)
+    try:
+        feed = Feed(servers, workers.topic)
+        try:
+            prometheus = Prometheus(directory, workers.port)
+            try:
+                yield Watched(workers, feed, prometheus)
+            finally:
+                prometheus.close()
+        finally:
+            feed.close()
+    finally:
+        workers.close()
+
+
+@pytest.fixture(name="there", scope="module")
+def _there(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    tool("prometheus")
+    with watched(kafka, tmp_path_factory.mktemp("watched")) as there:
+        until(lambda: there.workers.page("/readyz") == 200, "both workers are ready")
+        until(lambda: len(there.prometheus.ask("streamseg_segment_info")) == 6, "three segments, told by two workers")
+        yield there
+
+
+def in_seconds(query: str) -> str:
+    """A panel's query as Grafana would send it, with the test's time constants."""
+    filled = query.replace("$job", ".+").replace("$__rate_interval", "20s")
+    return re.sub(r"\[(1h|5m)\]", "[20s]", filled)
+
+
+def test_every_query_of_every_panel_returns_data(there: Watched) -> None:
+    assert len(queries()) > 30
+    for title, query in queries():
+        until(partial(there.prometheus.ask, in_seconds(query)), f"{title}: {query}", 60.0)
+
+
+def test_every_metric_of_every_alert_is_there(there: Watched) -> None:
+    for rule in (rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]):
+        for name in metrics_in(rule["expr"]) - {"streamseg_share"}:
+            found = there.prometheus.ask(f'{{__name__=~"{name}(_bucket)?"}}')
+            assert found, f"{rule.get('alert')}: {name}"
+    until(lambda: len(there.prometheus.ask("job_segment:streamseg_share:ratio")) == 3, "shares are recorded")
+
+
+def test_a_quiet_stream_raises_no_alarm(there: Watched) -> None:
+    """What belongs to the start has passed once nothing fires; from then on nothing does."""
+    until(lambda: not there.prometheus.ask("ALERTS"), "what the start raised has gone")
+    began = time.time()
+    until(lambda: time.time() - began > QUIET_S, "some quiet time has passed", QUIET_S + 30.0)
+    assert there.prometheus.ask(f'max_over_time(ALERTS{{alertstate="firing"}}[{QUIET_S}s])') == []
+    assert there.prometheus.ask("max(streamseg_consumer_lag_seconds)")[0]["value"][1] < "2"
+
+
+def test_bad_input_is_told(there: Watched) -> None:
+    there.feed.bad = 0.3
+    until(lambda: {"StreamsegBadInput", "StreamsegVeryBadInput"} <= there.prometheus.firing(), "bad input is told")
+    there.feed.bad = 0.0
+    until(lambda: not there.prometheus.firing() & {"StreamsegBadInput", "StreamsegVeryBadInput"}, "it is over")
+
+
+def test_drift_is_told_with_the_feature_that_drifts(there: Watched) -> None:
+    there.feed.income = 1.6
+    until(lambda: "StreamsegFeatureDrift" in there.prometheus.firing(), "drift is told")
+    told = there.prometheus.ask('ALERTS{alertname="StreamsegFeatureDrift",alertstate="firing"}')
+    assert {found["metric"]["feature"] for found in told} == {"income"}
+    counted = there.prometheus.ask('sum(streamseg_drift_detections_total{detector="feature"})')
+    assert float(counted[0]["value"][1]) >= 1
+    logged = [json.loads(line) for line in there.workers.log.read_text().splitlines() if '"drift_detected"' in line]
+    assert {line["feature"] for line in logged if line["detector"] == "feature"} == {"income"}
+
+
+def test_a_stopped_worker_is_told_and_comes_back(there: Watched) -> None:
+    os.kill(there.workers.children()[0], signal.SIGSTOP)
+    until(lambda: "StreamsegDown" in there.prometheus.firing(), "the stopped worker is told")
+    down = there.prometheus.ask('ALERTS{alertname="StreamsegDown",alertstate="firing"}')
+    assert {found["metric"]["worker"] for found in down} == {"0"}
+    os.kill(there.workers.children()[0], signal.SIGCONT)
+    until(lambda: "StreamsegDown" not in there.prometheus.firing(), "it is back")
+    until(lambda: there.workers.page("/readyz") == 200, "it is ready")
+
+
+def test_the_dashboard_has_a_panel_for_each_row() -> None:
+    kinds = [panel["type"] for panel in DASHBOARD["panels"]]
+    assert kinds.count("row") == 8
+    assert len(kinds) - kinds.count("row") > 20
