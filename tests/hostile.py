@@ -194,7 +194,7 @@ class HostileTransport:
     # -- Reading ------------------------------------------------------------------------------------------------------
 
     def end(self, log: Log, partition: int) -> int:
-        return sum(1 for _ in self.read(log, partition, 0))
+        return max((offset + 1 for offset, _ in self.read(log, partition, 0)), default=0)
 
     def lags(self) -> dict[int, int]:
         return {}

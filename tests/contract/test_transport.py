@@ -232,3 +232,21 @@ def test_input_can_be_read_again(transport: WritableStore) -> None:
     assert records is not None
     assert list(records.values) == [b"v1-2", b"v1-3"]
     assert transport.input_records(0, 0, 1) is not None
+
+
+def test_lags_count_what_was_not_polled_where_that_is_known(transport: WritableStore) -> None:
+    fill(transport, 7)
+    drained(transport, 3, 3)
+    lags = transport.lags()
+    assert set(lags) <= set(range(PARTITIONS))
+    assert all(0 <= behind <= 4 for behind in lags.values())
+    drained(transport, 100, 1)
+    assert all(behind == 0 for behind in transport.lags().values())
+
+
+def test_the_end_of_a_log_is_behind_what_can_be_read(transport: WritableStore) -> None:
+    assert transport.end(Log.CUSTOMERS, 0) == 0
+    transport.commit(plan(transport))
+    read = placed(transport, Log.CUSTOMERS, 0, n=2)
+    assert len(read) == 2
+    assert transport.end(Log.CUSTOMERS, 0) > read[-1][0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +21,9 @@ from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
 from streamseg.cli.main import app
+from streamseg.config_sections import MetricsConfig
 from tests.harness import event, shoppers, write_lines
+from tests.integration.kafka_jobs import until
 
 ROOT = Path(__file__).parents[3]
 FEW = ["--set", "model.segments=3", "--set", "model.warm_up=30"]
@@ -303,3 +307,48 @@ def test_a_replay_of_nothing_says_what_it_needs(
     done = CliRunner().invoke(app, ["replay", *flags])
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
+
+
+def test_a_taken_port_of_metrics_is_an_error_at_the_start_where_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "events.jsonl", shoppers(100))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = ["run", "-i", "events.jsonl", "-o", "tags.jsonl", *FEW]
+        done = CliRunner().invoke(app, [*command, "--set", f"metrics.port={port}"])
+        assert done.exit_code == 2
+        assert f"127.0.0.1:{port}" in done.output
+        assert "metrics.port" in done.output
+        assert not (tmp_path / "tags.jsonl").exists()
+        monkeypatch.setattr(MetricsConfig.model_fields["port"], "default", port)
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, "nobody asked for that port"
+        assert "cannot serve metrics" in done.output
+    assert len((tmp_path / "tags.jsonl").read_bytes().splitlines()) > 0
+
+
+def test_a_run_serves_its_metrics_while_it_lasts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamseg", "run", "-i", "-", "-o", "tags.jsonl", *FEW, "--set", f"metrics.port={port}"],
+        cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(b"".join((value or b"") + b"\n" for _, value, _ in shoppers(200)))
+    process.stdin.flush()
+
+    def page(path: str) -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+                return str(response.read().decode())
+        except OSError:
+            return ""
+
+    until(lambda: 'events_total{outcome="assigned"}' in page("/metrics") and page("/readyz") == "ok\n", "it serves")
+    until(lambda: '"next_offset": 200' in page("/status"), "it tells where it stands")
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    assert page("/livez") == ""
