@@ -57,6 +57,8 @@ class Job:
             | sections.pop("output", {}),
             "kafka": {"bootstrap_servers": servers} | sections.pop("kafka", {}),
             "model": {"segments": 3, "warm_up": 100} | sections.pop("model", {}),
+            # Several workers on one machine, each without a port of its own.
+            "metrics": {"port": 0},
         }
         self.produced = [0] * n_partitions
         self.workers: dict[str, subprocess.Popen[bytes]] = {}

@@ -21,7 +21,7 @@ def test_a_tag_carries_the_trace_of_its_event(kafka: str) -> None:
     producer = Producer({"bootstrap.servers": kafka})
     for i, (key, value, _) in enumerate(events):
         # Every third event has none, and one has a header of another name.
-        headers = [("traceparent", traces[i])] if i % 3 else [("other", b"x")] if i == 30 else []
+        headers: Any = [("traceparent", traces[i])] if i % 3 else [("other", b"x")] if i == 30 else []
         producer.produce(store.names.input, value, key, partition=0, headers=headers)
     producer.flush(30)
     stop, settings = threading.Event(), settings_for(model={"segments": 3, "warm_up": 20})
