@@ -3,8 +3,8 @@
     python -m benchmarks.monitoring [cost] [truth]
 
 `cost`: the whole in-memory path with and without metrics and health, in turns. `truth`, on a real broker of its own:
-end-to-end latency as the histogram tells it against an outside reader's, at a steady pace; and lag in seconds, sampled while a
-burst is worked off, against the age of the oldest event whose tag was not committed yet.
+end-to-end latency as the histogram tells it against an outside reader's, at a steady pace; and lag in seconds, sampled while
+a burst is worked off, against the age of the oldest event whose tag was not committed yet.
 """
 
 from __future__ import annotations

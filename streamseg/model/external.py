@@ -118,12 +118,12 @@ def _label(estimator: Any, row: dict[str, float]) -> int:
         number = operator.index(label)
     except Exception as error:
         raise ConfigError(
-            f"the model failed in predict_one({row}): {type(error).__name__}: {error}",
+            f"the model failed in predict_one: {type(error).__name__}: {error}",
             where=where,
             hint="mend it and run again: nothing is lost",
         ) from error
     if not 0 <= number <= _LARGEST_LABEL:
         raise ConfigError(
-            f"predict_one({row}) gives {label!r}", where=where, hint=f"labels are integers from 0 to {_LARGEST_LABEL}"
+            f"predict_one gives {label!r}", where=where, hint=f"labels are integers from 0 to {_LARGEST_LABEL}"
         )
     return number
