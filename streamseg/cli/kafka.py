@@ -20,6 +20,7 @@ from streamseg.errors import ConfigError, DeadLetterCode, RetriableError
 from streamseg.processing.clock import SystemClock
 from streamseg.records.events import EventDecoder
 from streamseg.records.outputs import encode_json
+from streamseg.telemetry.endpoint import look_at
 from streamseg.transports.files import open_source
 
 _PORTION = 500
@@ -177,17 +178,20 @@ def _by_code(counted: Counter[str]) -> str:
 
 @process_edge
 def doctor(config: ConfigFile = None, kafka: Kafka = None, as_json: AsJson = False, sets: Set = None) -> None:
-    """Look at broker, topics, rights and events before the job does; one fix a line. Exit code 2 if something is wrong.
+    """Look at broker, topics, rights, events and the metrics' port before the job does; one fix a line.
+
+    Exit code 2 if something is wrong.
 
     Example:
 
         streamseg doctor --kafka localhost:9092
     """
-    from streamseg.transports.kafka.doctor import examine
+    from streamseg.transports.kafka.doctor import Finding, examine
 
     loaded = configuration(config, sets, **on_kafka(kafka)).config
     decoder = EventDecoder(loaded.job_settings().fields, loaded.input.max_record_bytes)
     findings = list(examine(connection_of(loaded), names_of(loaded), decoder, SystemClock().now_us()))
+    findings.append(Finding("metrics", *look_at(loaded.metrics.address, loaded.metrics.port)))
     if as_json:
         print(encode_json([finding._asdict() for finding in findings]).decode())
     else:

@@ -23,6 +23,8 @@ from streamseg.model.state import ModelState
 
 BINS = 10
 LEVEL = 0.99
+# What a reference's own samples say of chance is an estimate itself: a little more, so that it holds.
+_DISTANCE_LEVEL = 0.993
 # Effects below these do not matter, however sure they are.
 LEAST_PSI, LEAST_DISTANCE, LEAST_SHARE = 0.1, 0.2, 0.25
 # Fewer customers than this say nothing.
@@ -137,7 +139,7 @@ class _Feature:
         rng = np.random.default_rng(0)
         one, other = (np.sort(rng.choice(values, (_DRAWS, _HALF)), axis=1) for _ in range(2))
         apart = np.abs(one - other).mean(axis=1)
-        return float(np.quantile(apart, LEVEL)) / float(np.sqrt(2.0 / _HALF))
+        return float(np.quantile(apart, _DISTANCE_LEVEL)) / float(np.sqrt(2.0 / _HALF))
 
     def measured(self, values: Array) -> FeatureDrift | None:
         """None where too few customers have it."""

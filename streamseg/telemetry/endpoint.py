@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 
 from streamseg.errors import ConfigError
 
+_SERVER = "streamseg"
 _TEXT, _JSON = "text/plain; charset=utf-8", "application/json"
 # A client that says nothing for so long is let go.
 _CLIENT_S = 10.0
@@ -39,6 +41,30 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""
+
+
+def look_at(address: str, port: int) -> tuple[bool | None, str]:
+    """Whether a worker could serve on a port, and in words: True free, None one serves there already, False taken."""
+    if port == 0:
+        return None, "metrics.port is 0: nothing is served"
+    try:
+        with socket.create_server((address, port)):
+            return True, f"{address}:{port} is free"
+    except OSError as error:
+        if _is_ours(address, port):
+            return None, f"a worker of streamseg serves on {address}:{port} already; another one needs another metrics.port"
+        return False, f"{address}:{port} cannot be served on ({error.strerror or error}): set metrics.port to another one"
+
+
+def _is_ours(address: str, port: int) -> bool:
+    connection = HTTPConnection(address, port, timeout=2.0)
+    try:
+        connection.request("GET", "/livez")
+        return (connection.getresponse().getheader("Server") or "").startswith(_SERVER)
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 class Endpoint:
@@ -71,7 +97,7 @@ class Endpoint:
 def _handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = _CLIENT_S
-        server_version = "streamseg"
+        server_version = _SERVER
         sys_version = ""
 
         def do_GET(self) -> None:

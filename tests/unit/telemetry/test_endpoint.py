@@ -12,7 +12,7 @@ import pytest
 
 from streamseg.errors import ConfigError
 from streamseg.processing.observe import CommitFailed, Polling, Restoring, Started, Stopped
-from streamseg.telemetry.endpoint import Endpoint
+from streamseg.telemetry.endpoint import Endpoint, look_at
 from streamseg.telemetry.health import Health
 from streamseg.telemetry.merged import Workers
 from streamseg.telemetry.metrics import Metrics
@@ -80,6 +80,18 @@ def test_a_loop_that_was_not_heard_of_is_not_live() -> None:
 def test_a_taken_port_is_an_error_that_says_what_to_do(worker: Serving) -> None:
     with pytest.raises(ConfigError, match=r"another port with --set metrics.port"):
         serving("shop", "w1", "events", [], "127.0.0.1", worker.port)
+
+
+def test_the_doctor_tells_a_free_port_from_ours_and_from_somebody_else_s(worker: Serving) -> None:
+    assert look_at("127.0.0.1", worker.port)[0] is None
+    assert "another metrics.port" in look_at("127.0.0.1", worker.port)[1]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        other.close()
+        assert look_at("127.0.0.1", port)[0] is True
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert look_at("127.0.0.1", silent.getsockname()[1])[0] is False
+    assert look_at("127.0.0.1", 0)[0] is None
 
 
 def test_a_client_that_hangs_or_breaks_off_holds_nobody_up(worker: Serving) -> None:
