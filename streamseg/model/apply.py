@@ -113,7 +113,8 @@ def _apply_searched(state: ModelState, change: Searched) -> bool:
         challenger = Candidate(state.next_candidate, state.tagging.speed, change.centers.copy())
         state.next_candidate += 1
         state.trial = Trial(challenger, change.kind)
-    _wait_longer(state)
+    else:
+        _wait_longer(state)
     return True
 
 

@@ -26,7 +26,8 @@ from streamseg.model.state import ModelState, Trial
 ADVANTAGE = 0.98
 # Events before candidates are compared, and on which a challenger is tried; far ahead, or behind, it is told sooner.
 LEAST_SCORED, TRIAL_ROWS = 1_000, 2_000
-EARLY_ROWS, FAR_AHEAD, BEHIND = 500, 0.9, 1.02
+# Ahead by a tenth after 500 events, by a twentieth after 1,000, and so on.
+EARLY_ROWS, AHEAD_ROWS, BEHIND = 500, 50, 1.02
 # A loss that has risen so much asks for a search at once, but not sooner after the last one than so many events.
 _RISEN, _APART = 1.15, 500
 
@@ -54,7 +55,8 @@ def _tried(trial: Trial) -> bool:
     """Whether it is clear what becomes of a challenger. After a jump every event counts."""
     if trial.rows < EARLY_ROWS:
         return False
-    clear = trial.loss < FAR_AHEAD * trial.champion_loss or trial.loss > BEHIND * trial.champion_loss
+    ahead = 1.0 - AHEAD_ROWS / trial.rows
+    clear = trial.loss < ahead * trial.champion_loss or trial.loss > BEHIND * trial.champion_loss
     return clear or trial.rows >= TRIAL_ROWS
 
 
