@@ -19,6 +19,7 @@ from streamseg.processing.verify import verified
 from tests.groups import Group
 from tests.harness import BAD, Event, FixedClock, event, fingerprint, published, settings_for, shoppers
 from tests.hostile import HostileBroker, HostileTransport, never
+from tests.unit.model.test_external import Bands, external_settings
 
 RATES = {
     "late visibility": 0.3,
@@ -163,6 +164,21 @@ def test_a_group_that_tunes_itself_is_verified_and_decides_alike(n_workers: int)
     state = next(state for state in models.values() if state.version == newest)
     assert state.promotions > 0
     assert state.search.number > 0
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_group_with_a_model_of_somebody_else_s_is_verified_and_holds_the_same_one(n_workers: int) -> None:
+    """What cannot be merged is fed with the same rows everywhere."""
+    settings = external_settings(Bands, 2_000)
+    group = Group(stream(1_500, 60, 1), settings, 2, 50)
+    group.run(2, {name: rate / 2 for name, rate in RATES.items()}, n_workers, steps=60)
+    prove(group)
+    models = [loop.job.state for loop in group.workers.values() if loop.job.state.ready]
+    newest = max(state.version for state in models)
+    alike = [state for state in models if state.version == newest]
+    assert len({state.digest() for state in alike}) == 1
+    learned = {(state.external._estimator.n, state.external._estimator.total) for state in alike if state.external}
+    assert len(learned) == 1
 
 
 def test_every_hazard_fired() -> None:

@@ -65,7 +65,7 @@ class Mute:
         pass
 
 
-def fitted_with(make: Any, snapshot_bytes: int = 16_000_000) -> JobSettings:
+def external_settings(make: Any, snapshot_bytes: int = 16_000_000) -> JobSettings:
     settings = settings_for(snapshot_bytes, model={"segments": "auto", "half_life": 500, "warm_up": 20, "refits": False})
     spec = msgspec.structs.replace(settings.model, make=make, stickiness=0.0)
     return dataclasses.replace(settings, model=spec)
@@ -76,7 +76,7 @@ def told(store: EmbeddedTransport) -> list[dict[str, Any]]:
 
 
 def test_its_labels_are_the_segments_and_verify_derives_them_again() -> None:
-    settings = fitted_with(Bands)
+    settings = external_settings(Bands)
     store, _ = run_memory(shoppers(1500), settings, batch_records=200)
     job = restored(store, settings)
     asked = [tag for tag in told(store) if tag["segment_id"] is not None]
@@ -86,7 +86,7 @@ def test_its_labels_are_the_segments_and_verify_derives_them_again() -> None:
 
 
 def test_what_is_told_of_a_segment_is_that_of_its_rows() -> None:
-    settings = fitted_with(Bands)
+    settings = external_settings(Bands)
     store, _ = run_memory(shoppers(3000), settings, batch_records=200)
     state = restored(store, settings).state
     ages = dict(zip(state.ids, state.tagging.centers.centers[0].tolist(), strict=True))
@@ -100,7 +100,7 @@ def test_what_is_told_of_a_segment_is_that_of_its_rows() -> None:
 
 
 def test_a_new_label_is_a_segment_from_its_first_tag_on() -> None:
-    settings = fitted_with(Bands)
+    settings = external_settings(Bands)
     events: list[Event] = [*shoppers(1000), event("old", 1e6, age=200.0, income=1.0, purchases=1.0)]
     store, recorder = run_memory([*events, *shoppers(1000, seed=1)], settings, batch_records=200)
     state = restored(store, settings).state
@@ -116,7 +116,7 @@ def test_a_new_label_is_a_segment_from_its_first_tag_on() -> None:
 @pytest.mark.parametrize("point", ["before_commit", "after_commit"])
 @pytest.mark.parametrize("call", [3, 6])
 def test_a_crash_leaves_no_trace(point: str, call: int) -> None:
-    settings = fitted_with(Bands, snapshot_bytes=1)
+    settings = external_settings(Bands, snapshot_bytes=1)
     events = shoppers(1500)
     clean, _ = run_memory(events, settings, batch_records=100)
     crashed, _ = run_through_crashes(events, settings, [crash_at(point, call)], batch_records=100)
@@ -125,7 +125,7 @@ def test_a_crash_leaves_no_trace(point: str, call: int) -> None:
 
 
 def test_a_row_that_it_cannot_learn_is_left_out_everywhere() -> None:
-    settings = fitted_with(Bands)
+    settings = external_settings(Bands)
     bad = [event(f"o{i}", 1e6 + i, age=66.0, income=1.0, purchases=1.0) for i in range(7)]
     store, _ = run_memory([*shoppers(500), *bad, *shoppers(500, seed=1)], settings, batch_records=100)
     external = restored(store, settings).state.external
@@ -136,7 +136,7 @@ def test_a_row_that_it_cannot_learn_is_left_out_everywhere() -> None:
 
 @pytest.mark.parametrize("income", [0.0, 1.0, 2.0, 3.0])
 def test_an_answer_that_is_no_label_stops_the_job_before_anything_is_written(income: float) -> None:
-    settings = fitted_with(Labels)
+    settings = external_settings(Labels)
     store, _ = run_memory([event(f"c{i}", i, age=1.0, income=5.0 + i % 3, purchases=1.0) for i in range(100)], settings)
     before = everything(store, settings)
     produce(store, [event("x", 200.0, age=1.0, income=income, purchases=1.0)])
@@ -146,14 +146,14 @@ def test_an_answer_that_is_no_label_stops_the_job_before_anything_is_written(inc
 
 
 def test_too_many_labels_are_an_error_that_says_so() -> None:
-    settings = fitted_with(Labels)
+    settings = external_settings(Labels)
     events = [event(f"c{i}", i, age=1.0, income=float(5 + i), purchases=1.0) for i in range(200)]
     with pytest.raises(ConfigError, match="more than 64 labels"):
         run_memory(events, settings, batch_records=40)
 
 
 def test_a_digest_names_it_by_what_it_was_fed() -> None:
-    spec = fitted_with(Bands).model
+    spec = external_settings(Bands).model
     state = ModelState.empty(spec)
     again = unpack(pack(state), ModelState)
     assert isinstance(again.external, External)
