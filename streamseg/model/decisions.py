@@ -13,6 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from streamseg.kernel.clusters import nearest_label
+from streamseg.kernel.valley import dithered, passes, valley_ratios
 from streamseg.model.identity import lineage
 from streamseg.model.learning import profile_of
 from streamseg.model.newcomers import newcomer
@@ -53,7 +54,7 @@ def due(state: ModelState, spec: ModelSpec) -> Due | None:
 
 def _tried(trial: Trial) -> bool:
     """Whether it is clear what becomes of a challenger. After a jump every event counts."""
-    if trial.rows < EARLY_ROWS:
+    if trial.rows < EARLY_ROWS or (trial.kind == "born" and trial.rows < TRIAL_ROWS):
         return False
     ahead = 1.0 - AHEAD_ROWS / trial.rows
     clear = trial.loss < ahead * trial.champion_loss or trial.loss > BEHIND * trial.champion_loss
@@ -95,10 +96,22 @@ def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision
         return Promoted(version, digest, state.candidates[better].id)
     if what == "trial" and state.trial is not None:
         trial = state.trial
-        if trial.loss >= ADVANTAGE * trial.champion_loss:
+        if trial.loss >= ADVANTAGE * trial.champion_loss or not _still_apart(state, spec, trial):
             return Dropped(version, digest, trial.candidate.id)
         return _promoted(state, spec, digest)
     return _retired(state, spec, digest) if what == "retire" else None
+
+
+def _still_apart(state: ModelState, spec: ModelSpec, trial: Trial) -> bool:
+    """Whether a new segment has a valley around it among the customers who came since it was found, too.
+
+    One more center loses less wherever it is put, and of many places that are tried one has a valley by chance.
+    """
+    if trial.kind != "born":
+        return True
+    x, inverse, centers = state.sample.x[: spec.n_weighted], state.metric.inverse(spec), trial.candidate.centers.centers
+    labels, _ = nearest_label(x, centers, inverse)
+    return bool(passes(valley_ratios(dithered(x, spec.seed), labels, centers, inverse))[-1])
 
 
 def _promoted(state: ModelState, spec: ModelSpec, digest: bytes) -> Promoted:
