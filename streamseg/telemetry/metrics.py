@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import product
 from math import nan
 from typing import Any
 
@@ -66,6 +67,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._topic, self._now = topic, now
         self._segments: dict[int, str] = {}
+        # Partitions and segments that have series.
+        self._owned: set[int] = set()
+        self._counted: set[int] = set()
         self._quality: deque[Quality] = deque()
         self._define()
         self._lag = LagClock(now)
@@ -166,7 +170,7 @@ class Metrics:
 
     def _failed(self, event: CommitFailed) -> None:
         self.aborts.labels(event.cause).inc()
-        for partition in self._lag.partitions:
+        for partition in self._owned:
             self._task(partition, "suspended")
 
     def _restoring(self, event: Restoring) -> None:
@@ -182,6 +186,8 @@ class Metrics:
         self.model_version.set(event.model_version)
         self.worker_customers.set(event.customers)
         self._set_segments(event.segments)
+        # Also after an unknown outcome, when others may have taken over in the meantime.
+        self._let_go(self._owned - event.positions.keys())
         for partition in event.positions:
             self._own(partition)
 
@@ -189,7 +195,11 @@ class Metrics:
         self.worker_customers.set(event.customers)
         for partition in event.gained:
             self._own(partition)
-        for partition in event.lost:
+        self._let_go(self._owned.intersection(event.lost))
+
+    def _let_go(self, partitions: set[int]) -> None:
+        self._owned -= partitions
+        for partition in partitions:
             self._lag.drop(partition)
             for metric in (self.lag_records, self.lag_seconds):
                 metric.remove(self._topic, partition)
@@ -198,6 +208,7 @@ class Metrics:
                 self.task_state.remove(partition, state)
 
     def _own(self, partition: int) -> None:
+        self._owned.add(partition)
         self.lag_records.labels(self._topic, partition)
         self.lag_seconds.labels(self._topic, partition).set_function(lambda: self._lag.seconds(partition))
         self.restore_remaining.labels(partition)
@@ -219,6 +230,7 @@ class Metrics:
             self.dead_letters.labels(code).inc(n)
         for (segment, change, reason), n in event.assignments.items():
             self.assignments.labels(segment, change, reason).inc(n)
+            self._counted.add(segment)
         if len(event.segments) <= _MOST_PAIRED:
             for (before, after), n in event.transitions.items():
                 if before in self._segments and after in self._segments:
@@ -268,21 +280,30 @@ class Metrics:
             self.shift.labels(segment.id, "birth").set(segment.since_birth)
 
     def _rename(self, names: Mapping[int, str]) -> None:
-        for gone in self._segments.keys() - names.keys():
-            self.customers.remove(gone)
-            for baseline in ("metric", "birth"):
-                self.shift.remove(gone, baseline)
+        self._forget((self._counted | self._segments.keys()) - names.keys())
+        self._counted = set(names)
         self._segments = dict(names)
         self.segment_info.clear()
         for segment, name in names.items():
             self.segment_info.labels(segment, name).set(1)
-            for change in CHANGES:
-                for reason in REASONS:
-                    self.assignments.labels(segment, change, reason)
+            for change, reason in product(CHANGES, REASONS):
+                self.assignments.labels(segment, change, reason)
             if len(names) <= _MOST_PAIRED:
                 for other in names:
                     if other != segment:
                         self.transitions.labels(segment, other)
+
+    def _forget(self, segments: set[int]) -> None:
+        """Ids are never used again, so what is told of segments that are no more would grow for ever."""
+        for gone in segments:
+            self.customers.remove(gone)
+            for baseline in ("metric", "birth"):
+                self.shift.remove(gone, baseline)
+            for change, reason in product(CHANGES, REASONS):
+                self.assignments.remove(gone, change, reason)
+            for other in self._counted:
+                self.transitions.remove(gone, other)
+                self.transitions.remove(other, gone)
 
     def _profiled(self, event: Profiled) -> None:
         for metric in (self.segment_rule, self.segment_center, self.segment_z):
@@ -320,10 +341,6 @@ class LagClock:
         self._open_ms: dict[int, float] = {}
         self._last_ms: dict[int, float] = {}
         self._drained_at = -np.inf
-
-    @property
-    def partitions(self) -> list[int]:
-        return list(self._behind)
 
     def polled(self, event: Polling) -> None:
         self._behind = {p: event.lags.get(p, 0) for p in event.partitions}

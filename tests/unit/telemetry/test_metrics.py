@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,17 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamseg.processing.observe import BatchCommitted, CommitFailed, Observers, PartitionsMoved, Polling, Stopped
+from streamseg.processing.observe import (
+    BatchCommitted,
+    CommitFailed,
+    ModelChanged,
+    Observers,
+    PartitionsMoved,
+    Polling,
+    SegmentSummary,
+    Started,
+    Stopped,
+)
 from streamseg.processing.transport import CommitPlan, CommitResult, Outcome
 from streamseg.telemetry.metrics import BulkHistogram, LagClock, Metrics
 from streamseg.transports.embedded import EmbeddedTransport
@@ -134,10 +145,28 @@ def test_series_are_bounded_and_those_of_gone_segments_and_partitions_go() -> No
     metrics.observe(PartitionsMoved((), (1,), 5, 0.1))
     for name in ("consumer_lag_records", "consumer_lag_seconds", "task_state", "restore_remaining_records"):
         assert all(("partition", "1") not in key for key in samples(metrics)[f"streamseg_{name}"])
+    metrics.observe(Started("shop", {0: 4, 2: 4}, 1, 5, 0.1))
+    metrics.observe(Started("shop", {0: 4}, 1, 5, 0.1))
+    assert all(("partition", "2") not in key for key in samples(metrics)["streamseg_task_state"]), "it was lost meanwhile"
     metrics.observe(CommitFailed("unknown"))
     assert of(samples(metrics), "task_state", partition="0", state="suspended") == 1
     metrics.observe(Stopped("FencedError", {}))
     assert of(samples(metrics), "fenced_total") == 1
+
+
+def test_series_of_segments_that_are_no_more_go() -> None:
+    metrics = Metrics("t", ["age"])
+    for version in range(100):
+        # Each refit has new segments.
+        found = tuple(SegmentSummary(3 * version + i, f"s{version}-{i}", 1, 0.3, 0.0) for i in range(3))
+        metrics.observe(ModelChanged("segments_changed", version, found))
+        counts = {(one.id, "moved", "event"): 1 for one in found}
+        moves = {(found[0].id, found[1].id): 1}
+        metrics.observe(dataclasses.replace(_committed(1.0), assignments=counts, transitions=moves, segments=found))
+    told = samples(metrics)
+    assert len(told["streamseg_assignments_total"]) == 3 * 9
+    assert len(told["streamseg_transitions_total"]) == 3 * 2
+    assert len(told["streamseg_customers"]) == len(told["streamseg_segment_info"]) == 3
 
 
 def test_the_age_of_the_oldest_record_is_told_at_any_time() -> None:
