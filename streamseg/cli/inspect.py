@@ -161,8 +161,8 @@ def drift_in_words(job: Job) -> list[str]:
     ]
     if drift.shares_drifted:
         told.append(f"sizes of segments (up to {drift.share_off:.0%} off)")
-    said = f"[yellow]drift[/] against the first {drift.m:,} customers: {escape('; '.join(told))}" if told else (
-        f"[dim]no drift: the last {drift.n:,} customers are like the first {drift.m:,}")  # fmt: skip
+    said = f"[yellow]drift[/] against the {drift.m:,} customers of the reference: {escape('; '.join(told))}" if told else (
+        f"[dim]no drift: the last {drift.n:,} customers are like the {drift.m:,} of the reference")  # fmt: skip
     return [*lines, said]
 
 

@@ -352,3 +352,20 @@ def test_a_run_serves_its_metrics_while_it_lasts(tmp_path: Path) -> None:
     process.stdin.close()
     assert process.wait(timeout=60) == 0
     assert page("/livez") == ""
+
+
+def test_drift_is_told_against_a_table_of_customers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "events.jsonl", shoppers(1_500, customers=400))
+    rng = np.random.default_rng(0)
+    table = {"age": rng.normal(90, 2, 300), "income": rng.normal(1e3, 8e2, 300), "purchases": rng.random(300)}
+    pd.DataFrame(table).to_csv("customers.csv", index=False)
+    done = CliRunner().invoke(app, ["run", "-i", "events.jsonl", "-o", "tags.jsonl", *FEW, "--log", "json"])
+    assert done.exit_code == 0, done.output
+    own = CliRunner().invoke(app, ["segments", *FEW])
+    assert "no drift" in own.stdout
+    against = CliRunner().invoke(app, ["segments", *FEW, "--set", "metrics.reference=customers.csv"])
+    assert "drift against the 300 customers of the reference: age" in " ".join(against.stdout.split())
+    missing = CliRunner().invoke(app, ["segments", *FEW, "--set", "metrics.reference=none.csv"])
+    assert missing.exit_code == 2
+    assert "none.csv" in missing.output
