@@ -21,8 +21,12 @@ from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
 from streamseg.cli.main import app
-from streamseg.config_sections import MetricsConfig
-from tests.harness import event, shoppers, write_lines
+from streamseg.cli.run import served
+from streamseg.config import Config
+from streamseg.config_sections import InputConfig, MetricsConfig
+from streamseg.errors import ConfigError
+from streamseg.processing.observe import Waiting
+from tests.harness import Recorder, event, shoppers, write_lines
 from tests.integration.kafka_jobs import until
 
 ROOT = Path(__file__).parents[3]
@@ -322,11 +326,14 @@ def test_a_taken_port_of_metrics_is_an_error_at_the_start_where_it_was_asked_for
         assert f"127.0.0.1:{port}" in done.output
         assert "metrics.port" in done.output
         assert not (tmp_path / "tags.jsonl").exists()
-        monkeypatch.setattr(MetricsConfig.model_fields["port"], "default", port)
-        done = CliRunner().invoke(app, command)
-        assert done.exit_code == 0, "nobody asked for that port"
-        assert "cannot serve metrics" in done.output
-    assert len((tmp_path / "tags.jsonl").read_bytes().splitlines()) > 0
+        # As if it were the default: nobody asked for that port, and several jobs on files may run beside each other.
+        unasked = Config().model_copy(update={"metrics": MetricsConfig.model_construct(set(), port=port)})
+        recorder = Recorder()
+        assert served(unasked, recorder, None) is None
+        assert "cannot serve metrics" in recorder.of(Waiting)[0].message
+        on_kafka = unasked.model_copy(update={"input": InputConfig(transport="kafka")})
+        with pytest.raises(ConfigError, match=r"cannot serve metrics"):
+            served(on_kafka, recorder, None)
 
 
 def test_a_run_serves_its_metrics_while_it_lasts(tmp_path: Path) -> None:
