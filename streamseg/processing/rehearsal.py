@@ -72,7 +72,9 @@ class Rehearsal:
                 self._commit(self.job.plan_batch(Polled({}, self._ownership, True)))
 
     def _decide(self, *, input_ended: bool) -> None:
-        while (planned := self.job.plan_decision(self._ownership, input_ended=input_ended)) is not None:
+        """One at a time, as the loop does: what is due next comes before the next batch."""
+        planned = self.job.plan_decision(self._ownership, input_ended=input_ended)
+        if planned is not None:
             self._commit(planned)
 
     def _commit(self, planned: Planned) -> None:

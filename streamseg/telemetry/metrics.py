@@ -261,6 +261,8 @@ class Metrics:
         self.model_info.labels(__version__, event.half_life, len(event.segments), event.epoch).set(1)
 
     def _note_quality(self, quality: Quality) -> None:
+        if not quality.rows:
+            return
         self._quality.append(quality)
         rows = sum(one.rows for one in self._quality)
         while rows - self._quality[0].rows >= _QUALITY_ROWS:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from streamseg.processing.rehearsal import Rehearsal, compared, segments_of
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import Records
-from tests.harness import BAD, Event, FixedClock, restored, run_memory, settings_for, shoppers, tags
+from tests.harness import BAD, Event, FixedClock, event, restored, run_memory, settings_for, shoppers, tags
 
 
 def rehearsed(events: list[Event], settings: JobSettings, batch: int) -> Rehearsal:
@@ -55,3 +56,23 @@ def test_the_same_settings_agree_and_others_are_told_apart() -> None:
     apart = compared(three.job, one.job)
     assert apart.agreement == 0.0
     assert sum(apart.moves.values()) == 40
+
+
+def test_it_decides_when_the_job_decides_where_customers_jump() -> None:
+    settings = settings_for(model={"warm_up": 200})
+    rng = np.random.default_rng(0)
+    events = [
+        event(
+            f"c{i % 600}",
+            60.0 * i,
+            age=15 * (i % 3) + 9 * (i // 3_000) * (i % 5) + rng.normal(),
+            income=i % 7,
+            purchases=i % 3,
+        )
+        for i in range(12_000)
+    ]
+    store, _ = run_memory(events, settings, batch_records=500)
+    job, rehearsal = restored(store, settings), rehearsed(events, settings, 500)
+    assert job.state.promotions > 1
+    assert rehearsal.job.state.promotions == job.state.promotions
+    assert segments_of(rehearsal.job) == segments_of(job)
