@@ -119,7 +119,7 @@ class Config(Section):
             retire_after=None if model.retire_after == "none" else parse_duration(model.retire_after),
             stickiness=model.stickiness if model.factory is None else 0.0,
             watched=True,
-            make=None if model.factory is None else factory(model.factory),
+            make=None if model.factory is None else factory(model.factory, [row.name for row in layout.rows if row.weight]),
         )
 
     def _refits(self) -> bool:

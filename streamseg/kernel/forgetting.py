@@ -51,12 +51,12 @@ class Forgetting(msgspec.Struct, frozen=True):
 
     def age(self, w: Array, t: Array | None, clock: float) -> Aged:
         """Weights (n_rows,) as of the end of a block. IN w, t (seconds, guarded by `guarded_times`); clock in seconds."""
+        later = clock if t is None else max(clock, float(t.max()))
         if self.unit == "weight":
             position = np.cumsum(w)
             total = float(position[-1])
             fading = exp2((position - total) / self.half_life)
-            return Aged(w * fading, exp2_scalar(-total / self.half_life), clock, total)
-        later = clock if t is None else max(clock, float(t.max()))
+            return Aged(w * fading, exp2_scalar(-total / self.half_life), later, total)
         if self.unit == "time":
             assert t is not None
             fading = exp2((t - later) / self.half_life)
@@ -90,12 +90,12 @@ class Speeds:
     def age(self, w: Array, t: Array | None, clock: float) -> Ages:
         """As `Forgetting.age`, for each of them."""
         n = len(self._half_lives)
+        later = clock if t is None else max(clock, float(t.max()))
         if self.unit == "weight":
             position = np.cumsum(w)
             total = float(position[-1])
             fading = exp2((position - total) / self._half_lives[:, None])
-            return Ages(w * fading, exp2(-total / self._half_lives), clock, total)
-        later = clock if t is None else max(clock, float(t.max()))
+            return Ages(w * fading, exp2(-total / self._half_lives), later, total)
         if self.unit == "time":
             assert t is not None
             fading = exp2((t - later) / self._half_lives[:, None])

@@ -16,7 +16,7 @@ import operator
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -28,6 +28,9 @@ from streamseg.model.codec import Opaque
 from streamseg.model.spec import ModelSpec
 
 _LARGEST_LABEL = 2**31 - 1
+# A factory's model is tried on so many rows, and asked for so many labels. Two that begin by chance may agree by chance
+# (river's k-means of two centers every other time), so it is made more than twice.
+_TRIED_ROWS, _ASKED_ROWS, _TRIES = 200, 100, 12
 
 
 class Unnamed(msgspec.Struct):
@@ -87,23 +90,37 @@ def hashes_are_fixed() -> bool:
     return not sys.flags.hash_randomization
 
 
-def factory(path: str) -> Callable[[], Any]:
+def factory(path: str, features: Sequence[str]) -> Callable[[], Any]:
     """The function that "package.module:function" names, as seen from the working directory. Raises ValueError.
 
-    What it makes is tried: it learns a row, says its label, and is pickled and read back.
+    What it makes is tried: however often it is made, the same rows must lead to the same labels, also out of a pickle.
     """
     module, _, name = path.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         make: Callable[[], Any] = getattr(importlib.import_module(module), name)
-        estimator = make()
-        estimator.learn_one({"x": 0.0})
-        pickle.loads(pickle.dumps(estimator)).predict_one({"x": 0.0})
+        answers = [_tried(make(), features) for _ in range(_TRIES)]
     except Exception as error:
         raise ValueError(f"model.factory = {path!r} does not work: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(os.getcwd())
+    if any(labels != answers[0] for labels in answers):
+        raise ValueError(
+            f"model.factory = {path!r}: made again, the model gives another answer after the same rows, so nobody could "
+            "derive its tags again: make it with a seed"
+        )
     return make
+
+
+def _tried(estimator: Any, features: Sequence[str]) -> list[Any]:
+    """What a model says of rows in groups that it has learned."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(_TRIED_ROWS, len(features))) + 10.0 * rng.integers(8, size=(_TRIED_ROWS, len(features))) + 50.0
+    rows = [dict(zip(features, row, strict=True)) for row in values.tolist()]
+    for row in rows:
+        estimator.learn_one(row)
+    copy = pickle.loads(pickle.dumps(estimator))
+    return [copy.predict_one(row) for row in rows[-_ASKED_ROWS:]]
 
 
 def _dicts(x: Array, spec: ModelSpec) -> list[dict[str, float]]:

@@ -182,15 +182,18 @@ class _Local:
         rows = x[:n]
         labels, squared = self.bank.nearest(rows, self.inverse) if given is None else self._given(rows, given)
         of_challenger = self.challenger.nearest(rows, self.inverse) if self.challenger is not None else None
-        self.score.add(squared, w, c, None if of_challenger is None else of_challenger[1])
         aged = self.speeds.age(w, t, self.clock)
         self.clock = aged.clock
         self.age += float(np.add.reduce(w))
         weights, factors = aged.weights[1:], aged.factors[1:]
-        learned = w
-        if given is not None:
-            weights, learned = np.where(given >= 0, weights, 0.0), np.where(given[0] >= 0, w, 0.0)
         shared, factor = aged.weights[0], float(aged.factors[0])
+        learned, of_segment, seen_at = w, shared, t
+        if given is not None:
+            # What belongs to no segment yet counts for what all share, and for nothing that is told by segment.
+            here = given[0] >= 0
+            weights, learned, of_segment = (np.where(here, each, 0.0) for each in (weights, w, shared))
+            seen_at = None if t is None else np.where(here, t, NEVER)
+        self.score.add(squared, learned, c, None if of_challenger is None else of_challenger[1])
         relative = self._relative(self.bank, rows, labels, squared)
         mine = relative if relative.ndim == 2 else relative[:, c]
         self.bank.decay(factors)
@@ -205,16 +208,16 @@ class _Local:
         added = moments_about(self.origin, mine, shared, mine * shared)
         if len(x) > n:
             added = side_by_side([added, moments_of(x[n:], shared, complete=False)])
-            self.profile.merge(profile_of(x[n:], labels[c], shared, self.bank.k))
+            self.profile.merge(profile_of(x[n:], labels[c], of_segment, self.bank.k))
         self.moments.merge(added)
-        self.seen.append(_Seen(squared[c], labels[c], shared, factor))
-        if t is not None and self.spec.retire_after is not None:
-            np.maximum.at(self.hit_s, labels[c], t)
+        self.seen.append(_Seen(squared[c], labels[c], of_segment, factor))
+        if seen_at is not None and self.spec.retire_after is not None:
+            np.maximum.at(self.hit_s, labels[c], seen_at)
         self.rows += x.shape[1]
         self._renew_metric()
 
     def _given(self, rows: Array, given: Ints) -> tuple[Ints, Array]:
-        """As `Step.nearest`. A row whose center is not there yet is as good as at the first one: it does not count."""
+        """As `Step.nearest`. A row whose center is not there yet is put at the first one, with no distance."""
         labels = np.maximum(given, 0)
         off = rows - self.bank.centers[:, labels[0]]
         squared = np.add.reduce(off * off * self.inverse[:, None], axis=0)
@@ -296,13 +299,13 @@ class _Score:
         self.parts: list[tuple[int, float]] = []
 
     def add(self, squared: Array, w: Array, champion: int, of_challenger: Array | None) -> None:
-        """One block's squared distances, (n_candidates, n_rows). IN all."""
+        """One block's squared distances, (n_candidates, n_rows). IN all; a row of no weight does not count."""
         most = _CLIPPED_AT * self._loss / self._weight if self._weight > 0.0 else np.inf
         clipped = np.minimum(squared, most)
         losses = np.add.reduce(clipped * w, axis=1)
         middle = len(w) // 2
-        for half in (clipped[champion, :middle], clipped[champion, middle:]):
-            self.parts.append((len(half), float(np.add.reduce(half))))
+        for half in (slice(middle), slice(middle, None)):
+            self.parts.append((int(np.count_nonzero(w[half])), float(np.add.reduce(clipped[champion, half][w[half] > 0.0]))))
         weight, loss = float(np.add.reduce(w)), float(losses[champion])
         slow, fast = exp2_scalar(-len(w) / SCORE_HALF_LIFE), exp2_scalar(-len(w) / FAST_HALF_LIFE)
         self._loss, self._weight = self._loss * slow + loss, self._weight * slow + weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from typing import Any
 
 import msgspec
@@ -31,6 +32,8 @@ from tests.harness import (
     tags,
     verified,
 )
+
+NAMES = ("age", "income")
 
 
 class Bands:
@@ -69,6 +72,15 @@ def external_settings(make: Any, snapshot_bytes: int = 16_000_000) -> JobSetting
     settings = settings_for(snapshot_bytes, model={"segments": "auto", "half_life": 500, "warm_up": 20, "refits": False})
     spec = msgspec.structs.replace(settings.model, make=make, stickiness=0.0)
     return dataclasses.replace(settings, model=spec)
+
+
+def with_profile(settings: JobSettings) -> JobSettings:
+    """The same with a feature that only profiles have."""
+    wide = settings_for(
+        features=[{"name": "age"}, {"name": "income"}, {"name": "purchases"}, {"name": "tenure", "weight": 0.0}],
+        model={"segments": "auto", "half_life": 500, "warm_up": 20, "refits": False},
+    )
+    return dataclasses.replace(wide, model=msgspec.structs.replace(wide.model, make=settings.model.make, stickiness=0.0))
 
 
 def told(store: EmbeddedTransport) -> list[dict[str, Any]]:
@@ -111,6 +123,21 @@ def test_a_new_label_is_a_segment_from_its_first_tag_on() -> None:
     assert "segments_changed" in [change.what for change in recorder.of(ModelChanged)]
     report = verified(store, settings)
     assert report.decisions == 2, "the start, and the new segment"
+
+
+def test_rows_of_a_new_label_are_booked_on_no_other_segment() -> None:
+    settings = with_profile(external_settings(Bands))
+    first = [(key, value, at) for key, value, at in shoppers(1000)]
+    store, _ = run_memory(first, settings, batch_records=200)
+    before = restored(store, settings).state
+    produce(store, [event(f"old{i}", 1e6 + i, age=2000.0, income=1.0, purchases=1.0, tenure=77.0) for i in range(5)])
+    loop(store, settings, Recorder(), batch_records=200).run()
+    after = restored(store, settings).state
+    assert after.ids == [*before.ids, 9]
+    k = len(before.ids)
+    assert after.profile.weights[:, :k] == pytest.approx(before.profile.weights, rel=0.02)
+    assert after.histogram[:k].sum() <= before.histogram.sum()
+    assert after.tagging.centers.weights[:k].sum() <= before.tagging.centers.weights.sum()
 
 
 @pytest.mark.parametrize("point", ["before_commit", "after_commit"])
@@ -160,7 +187,26 @@ def test_a_digest_names_it_by_what_it_was_fed() -> None:
     assert again.digest() == state.digest()
 
 
+class Dice(Bands):
+    """Answers by chance, without a seed."""
+
+    def predict_one(self, x: dict[str, float]) -> int:
+        return random.randrange(1000)
+
+
+def test_a_model_that_answers_by_chance_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"another answer.*seed"):
+        factory(f"{__name__}:Dice", NAMES)
+
+
+def test_rivers_models_are_taken_with_a_seed_and_refused_without() -> None:
+    model = factory("tests.rivers:seeded", NAMES)()
+    assert model.predict_one({"age": 1.0, "income": 1.0}) in (0, 1, 2)
+    with pytest.raises(ValueError, match=r"another answer.*seed"):
+        factory("tests.rivers:unseeded", NAMES)
+
+
 @pytest.mark.parametrize("path", ["tests.unit.model.test_external:Nobody", "no.such:thing", f"{__name__}:Mute"])
 def test_a_factory_that_does_not_work_is_told_at_once(path: str) -> None:
     with pytest.raises(ValueError, match=r"model\.factory"):
-        factory(path)
+        factory(path, NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from streamseg.processing.transport import Log, Topic
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import (
     BAD,
+    Event,
     FixedClock,
     Recorder,
     event,
@@ -353,3 +355,25 @@ def test_a_renewed_metric_is_a_new_epoch_and_every_stored_customer_is_looked_at_
     swept = [tag for tag in tags(store) if tag is not None and tag["source"] is None]
     assert {tag["reason"] for tag in swept} == {"model_update"}
     assert {tag["change"] for tag in swept} == {"moved"}
+
+
+@pytest.mark.parametrize("half_life", ["auto", 500, "7d", "none"])
+def test_a_segment_that_nobody_comes_to_is_retired_whatever_half_lives_count(half_life: Any) -> None:
+    model = {"segments": 3, "warm_up": 30, "half_life": half_life, "retire_after": "12h", "refits": False}
+    every = shoppers(3000)
+    # c0, c3, ... are one segment: they stay away from the 601st event on.
+    events = [e for i, e in enumerate(every) if i < 600 or int(tag_id(e)[1:]) % 3]
+    store, _ = run_memory(events, settings_for(model=model), batch_records=100)
+    state = restored(store, settings_for(model=model)).state
+    assert len(state.ids) == 2
+    (ended,) = state.retired
+    assert ended.why == "retired"
+    assert set(ended.successors) <= set(state.ids)
+    assert verified(store, settings_for(model=model)).decisions >= 2
+    stay, _ = run_memory(every, settings_for(model=model), batch_records=100)
+    assert len(restored(stay, settings_for(model=model)).state.ids) == 3
+
+
+def tag_id(e: Event) -> str:
+    assert e[1] is not None
+    return str(json.loads(e[1])["customer_id"])
