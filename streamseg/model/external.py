@@ -41,17 +41,31 @@ class Unnamed(msgspec.Struct):
     mean: list[float]
 
 
-class External(Opaque):
-    """An estimator with `learn_one` and `predict_one`, and what it was fed so far."""
+class _Kept(msgspec.Struct):
+    """`estimator`: a pickle; `fed`: a digest of the rows that it was fed; `refused`: how many of them it raised on."""
 
-    def __init__(self, estimator: Any, fed: bytes = b"") -> None:
-        self._estimator, self._fed = estimator, fed
+    estimator: bytes
+    fed: bytes
+    refused: int
+
+
+class External(Opaque):
+    """An estimator with `learn_one` and `predict_one`, and what it was fed so far.
+
+    One that was read back is a pickle until it is asked or fed, so nothing runs where somebody only looks.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        # At most one is None: it has changed since it was pickled, or was not asked since it was read back.
+        self._estimator: Any = estimator
         self._frozen: bytes | None = None
-        self.refused = 0
+        self._fed, self.refused = b"", 0
 
     def learn(self, x: Array, spec: ModelSpec) -> None:
         """Feed rows in order. IN x (n_weighted, n_rows). A row that it raises on is left out, here and on every replica."""
         self._fed = hashlib.blake2b(np.ascontiguousarray(x).tobytes(), key=self._fed, digest_size=16).digest()
+        if self._estimator is None:
+            self._estimator = pickle.loads(self._pickled())
         self._frozen = None
         for row in _dicts(x, spec):
             try:
@@ -64,21 +78,23 @@ class External(Opaque):
 
         A copy is asked, as some models change with a question. Raises ConfigError where it does not answer with a label.
         """
-        if self._frozen is None:
-            self._frozen = pickle.dumps(self._estimator)
-        copy = pickle.loads(self._frozen)
+        copy = pickle.loads(self._pickled())
         labels = [_label(copy, row) for row in _dicts(x, spec)]
         return np.array(labels, dtype=np.int64)
 
+    def _pickled(self) -> bytes:
+        if self._frozen is None:
+            self._frozen = pickle.dumps(self._estimator)
+        return self._frozen
+
     def to_bytes(self) -> bytes:
-        return pickle.dumps((self._estimator, self._fed, self.refused))
+        return msgspec.msgpack.encode(_Kept(self._pickled(), self._fed, self.refused))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Runs what the bytes say: whoever writes to the model log can run code here."""
-        estimator, fed, refused = pickle.loads(data)
-        made = cls(estimator, fed)
-        made.refused = refused
+        kept = msgspec.msgpack.decode(data, type=_Kept)
+        made = cls(None)
+        made._frozen, made._fed, made.refused = kept.estimator, kept.fed, kept.refused
         return made
 
     def name(self) -> bytes:

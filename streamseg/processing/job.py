@@ -71,8 +71,6 @@ class Job:
         self.decoder = EventDecoder(settings.fields, settings.max_record_bytes)
         self.model_snapshots: list[KeptSnapshot] = []
         self._failed_start_at = 0
-        # A detection asks for a search.
-        self._ask = False
         self._baseline: tuple[list[int], int, Array] = ([], 0, np.empty((0, 0)))
         self._yardstick: tuple[Reference, Yardstick] | None = None
 
@@ -182,8 +180,7 @@ class Job:
         state, spec, digest = self.state, self.settings.model, self.replica.digest
         if due(state, spec) == "search":
             return search(state, spec, digest)
-        if self._ask and state.trial is None:
-            self._ask = False
+        if self.asks:
             return Asked(state.version, digest)
         if state.ready:
             return decided(state, spec, digest)
@@ -193,6 +190,11 @@ class Job:
         if start is None:
             self._failed_start_at = state.version
         return start
+
+    @property
+    def asks(self) -> bool:
+        """Whether the loss has risen, and a search is to be asked for."""
+        return self.settings.model.refits and self.replica.watch.unanswered and self.state.trial is None
 
     def _touched_offsets(self) -> dict[int, Committed]:
         """Offsets as they stand: a commit without offsets would not be fenced."""
@@ -231,7 +233,6 @@ class Job:
             what = "segments_changed" if self.state.ids != segments else "promoted"
             return ModelChanged(what, self.state.version, self.segments())
         if self.replica.watch.detections > detections:
-            self._ask = self.settings.model.refits
             return Detected("loss", "customers lie farther from the centers than they did", {"version": self.state.version})
         if not twice < self.replica.on_two_partitions:
             return None

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 import msgspec
 
+from streamseg.errors import ConfigError
 from streamseg.features.table import Rows, TableChange
 from streamseg.model.codec import pack, unpack
 from streamseg.model.records import Decision, Delta
@@ -21,7 +22,9 @@ from streamseg.model.state import ModelState
 from streamseg.model.watch import LossWatch
 from streamseg.records.frames import cut, frames
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+
+T = TypeVar("T")
 
 
 class PartitionManifest(msgspec.Struct):
@@ -230,15 +233,27 @@ def encode_entry(value: Any) -> list[bytes]:
 
 
 def decode_model_record(payload: bytes) -> ModelRecord:
-    return unpack(payload, ModelRecord)  # type: ignore[arg-type]
+    """Raises ConfigError, as the others do, where another version of this program wrote it."""
+    return _decoded(payload, ModelRecord)  # type: ignore[arg-type]
 
 
 def decode_customer_entry(payload: bytes) -> CustomerEntry:
-    return unpack(payload, CustomerEntry)  # type: ignore[arg-type]
+    return _decoded(payload, CustomerEntry)  # type: ignore[arg-type]
 
 
 def decode_model_snapshot(payload: bytes) -> ModelSnapshot:
-    return unpack(payload, ModelSnapshot)
+    return _decoded(payload, ModelSnapshot)
+
+
+def _decoded(payload: bytes, kind: type[T]) -> T:
+    try:
+        return unpack(payload, kind)
+    except msgspec.MsgspecError as error:
+        # Its checksum was right, so these are the bytes that somebody wrote.
+        raise ConfigError(
+            f"the state holds a record that this program cannot read ({error})",
+            hint="run the version of streamseg that wrote it, or start a new state",
+        ) from error
 
 
 def config_digest(config: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from streamseg.errors import ConfigError, CorruptedError, TruncatedError
 from streamseg.model.apply import apply
 from streamseg.model.codec import pack, unpack
+from streamseg.model.records import Asked, Searched
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
 from streamseg.model.watch import LossWatch
@@ -73,6 +74,8 @@ class Replica:
             self.state.version += 1
         elif isinstance(record, DecisionRecord):
             apply(self.state, self.spec, record.decision)
+            if isinstance(record.decision, Asked | Searched):
+                self.watch.answer(record.decision.base_version)
         else:
             self._check_batch(record)
             apply(self.state, self.spec, record.delta)
@@ -152,8 +155,14 @@ class Replica:
         return unpack(pack(self.state), ModelState)
 
     def restore(self, snapshot: ModelSnapshot) -> None:
-        """Take a snapshot's place. Raises ConfigError as `apply` does."""
+        """Take a snapshot's place. Raises ConfigError as `apply` does, CorruptedError where it is not of these settings."""
         self._check_genesis(snapshot.genesis)
+        if (snapshot.state.external is None) != (self.spec.make is None):
+            raise CorruptedError(
+                "the model's snapshot holds a model of model.factory, and the settings name none, or the other way round",
+                where=f"version {snapshot.version} of the model log",
+                hint="somebody else wrote it: see who may write to the model's topics, and begin a new state",
+            )
         self.state = snapshot.state
         self.next_offset = snapshot.next_offset
         self.positions = dict(snapshot.positions)

@@ -36,7 +36,7 @@ from streamseg.records.outputs import decode_segment
 # from is looked up beforehand, however far back.
 _HISTORY = 64
 # Decisions that follow from the state.
-Decided = Searched | Promoted | Dropped | Retired | Appeared
+Decided = Searched | Asked | Promoted | Dropped | Retired | Appeared
 
 
 class Verifier:
@@ -114,15 +114,17 @@ class Verifier:
             # It was computed before the horizon, and came to stand behind it.
             return
         state = base.replica.copy_of_state()
-        if not isinstance(decision, Renamed | Asked):
-            self._compare_decision(state, decision)
+        if not isinstance(decision, Renamed):
+            self._compare_decision(base, decision)
         self.catalog += catalog_of(state, spec, decision, record.clock_us)
 
-    def _compare_decision(self, state: ModelState, decision: Decided) -> None:
+    def _compare_decision(self, base: Job, decision: Decided) -> None:
         """Centers that a search found are data; whether it was due, and who won, follows from the log."""
-        spec = self.settings.model
+        state, spec = base.state, self.settings.model
         if isinstance(decision, Searched):
             right = due(state, spec) == "search"
+        elif isinstance(decision, Asked):
+            right = base.asks
         else:
             again = decided(state, spec, decision.base_digest)
             right = type(again) is type(decision) and getattr(again, "candidate", 0) == getattr(decision, "candidate", 0)

@@ -116,6 +116,7 @@ def test_partitions_without_events_do_not_keep_the_model_log() -> None:
 
 @given(st.integers(0, 10_000))
 @example(6045)
+@example(740)
 @settings(max_examples=25)
 def test_a_group_is_verified_while_it_runs(seed: int) -> None:
     """Workers step between the batches that `verify` looks at, die, and their commits are seen late."""
@@ -129,9 +130,11 @@ def test_a_group_is_verified_while_it_runs(seed: int) -> None:
         group.struggle(rng, RATES, names, steps=rng.randint(0, 2))
 
     for _ in range(5):
+        committed = {p: there.next_offset for p, there in group.broker.offsets.items()}
         report = verified(HostileTransport.reader(group.broker), group.settings, FixedClock(), work_on)
         assert report.unread == []
-        assert report.batches > 0 or group.broker.offsets == {}
+        # A batch of two partitions of which one reaches back farther counts for its records, not as a batch.
+        assert report.records >= sum(end - report.horizon[p] for p, end in committed.items())
     group.broker.draw = never
     group.finish(names)
     prove(group)

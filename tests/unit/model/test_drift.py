@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, wasserstein_distance
 
+from streamseg.errors import DifferenceError
 from streamseg.model.drift import Yardstick, psi
+from streamseg.model.records import Asked
 from streamseg.model.reference import Reference
 from streamseg.model.spec import ModelFeature, ModelSpec
 from streamseg.model.start import start_from_centers
 from streamseg.model.watch import LossWatch
-from streamseg.processing.logs import customer_hash
+from streamseg.processing.logs import DecisionRecord, customer_hash, decode_model_record, encode_entry
 from streamseg.processing.observe import Detected, DriftMeasured
+from streamseg.processing.restore import model_entries
+from streamseg.processing.transport import CommitPlan, Log
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import (
     FixedClock,
@@ -169,6 +173,20 @@ def test_the_loss_is_watched_in_log_order_and_begins_anew_with_each_epoch() -> N
     assert not watch.feed(ones, 125 * rng.gamma(50.0, 0.02, 200), 1, 4), "a fall is good news"
 
 
+@pytest.mark.parametrize("rise", [1.0, 1.3])
+def test_the_watch_goes_on_from_its_bytes_as_if_nothing_had_been_and_stays_small(rise: float) -> None:
+    rng, watch, again = np.random.default_rng(3), LossWatch(), LossWatch()
+    losses = 125 * rng.gamma(2.0, 0.5, 6_000) * np.where(np.arange(6_000) < 3_000, 1.0, rise)
+    for version, loss in enumerate(losses[:, None]):
+        events = np.full(1, 125.0)
+        assert watch.feed(events, loss, 0, version) == again.feed(events, loss, 0, version)
+        if version % 97 == 0:
+            again = LossWatch.from_bytes(again.to_bytes())
+    assert (watch.detections > 0) == (rise > 1.0)
+    assert watch.to_bytes() == again.to_bytes()
+    assert len(watch.to_bytes()) < 20_000
+
+
 def test_a_rise_of_the_loss_is_told_and_asks_for_a_search() -> None:
     settings = settings_for(model={"segments": 3, "warm_up": 100, "half_life": "none", "refits": True})
     rng = np.random.default_rng(0)
@@ -185,5 +203,26 @@ def test_a_rise_of_the_loss_is_told_and_asks_for_a_search() -> None:
     ]
     store, recorder = run_memory([*shoppers(6_000, customers=4_000), *far], settings, batch_records=250)
     assert [found.detector for found in recorder.of(Detected) if found.detector == "loss"]
-    assert restored(store, settings).replica.watch.detections >= 1
+    job = restored(store, settings)
+    assert job.replica.watch.detections >= 1
     assert verified(store, settings).decisions > 2
+    assert asked(store) == job.replica.watch.detections, "and a restart does not ask again"
+    for _ in range(3):
+        produce(store, shoppers(10))
+        loop(store, settings, Recorder(), 250).run()
+    assert asked(store) == job.replica.watch.detections
+    job = restored(store, settings)
+    store.commit(
+        CommitPlan(
+            store.ownership(),
+            {},
+            internal=[(Log.MODEL, 0, encode_entry(DecisionRecord(Asked(job.state.version, job.replica.digest), 1)))],
+        )
+    )
+    with pytest.raises(DifferenceError, match="the model was asked, which does not follow"):
+        verified(store, settings)
+
+
+def asked(store: EmbeddedTransport) -> int:
+    records = [decode_model_record(entry.payload) for entry in model_entries(store, 0)]
+    return sum(isinstance(record, DecisionRecord) and isinstance(record.decision, Asked) for record in records)

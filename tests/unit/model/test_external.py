@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import random
 from typing import Any
 
 import msgspec
 import pytest
 
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, CorruptedError
 from streamseg.model.codec import pack, unpack
 from streamseg.model.external import External, factory
 from streamseg.model.state import ModelState
+from streamseg.processing.logs import decode_model_snapshot
 from streamseg.processing.observe import ModelChanged
 from streamseg.processing.settings import JobSettings
 from streamseg.transports.embedded import EmbeddedTransport
@@ -204,6 +206,34 @@ def test_rivers_models_are_taken_with_a_seed_and_refused_without() -> None:
     assert model.predict_one({"age": 1.0, "income": 1.0}) in (0, 1, 2)
     with pytest.raises(ValueError, match=r"another answer.*seed"):
         factory("tests.rivers:unseeded", NAMES)
+
+
+class Trap:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return spring, ()
+
+
+sprung: list[bool] = []
+
+
+def spring() -> None:
+    sprung.append(True)
+
+
+def test_nothing_is_unpickled_where_no_factory_is_set() -> None:
+    settings = settings_for(model={"segments": 3, "warm_up": 20})
+    store, _ = run_memory(shoppers(200), settings)
+    replica = restored(store, settings).replica
+    snapshot = replica.snapshot()
+    snapshot.state.external = External(Trap())
+    again = decode_model_snapshot(pack(snapshot))
+    with pytest.raises(CorruptedError, match=r"a model of model\.factory"):
+        replica.restore(again)
+    assert not sprung
+    pickle.loads(pickle.dumps(Trap()))
+    assert sprung, "and the trap works"
 
 
 @pytest.mark.parametrize("path", ["tests.unit.model.test_external:Nobody", "no.such:thing", f"{__name__}:Mute"])

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
 from streamseg.errors import ConfigError, CorruptedError
-from streamseg.processing.logs import BatchRecord, DecisionRecord, Genesis, decode_model_record
+from streamseg.processing.logs import (
+    BatchRecord,
+    DecisionRecord,
+    Genesis,
+    decode_customer_entry,
+    decode_model_record,
+    decode_model_snapshot,
+)
 from streamseg.processing.observe import Waiting
 from streamseg.processing.replica import Replica
 from streamseg.processing.restore import model_entries
@@ -63,6 +72,13 @@ def test_a_log_of_another_format_is_refused_before_anything_is_written() -> None
     genesis = Genesis(99, JOB.config, 1, {0: 0})
     with pytest.raises(ConfigError, match="the state has format version 99"):
         Replica(JOB.model, JOB.config).apply(genesis, 1)
+
+
+@pytest.mark.parametrize("decode", [decode_model_record, decode_model_snapshot, decode_customer_entry])
+def test_a_record_of_another_layout_is_an_error_that_says_what_to_do(decode: Callable[[bytes], object]) -> None:
+    with pytest.raises(ConfigError, match="a record that this program cannot read") as error:
+        decode(msgspec.msgpack.encode({"type": "of tomorrow"}))
+    assert "version of streamseg" in str(error.value.hint)
 
 
 def test_a_customer_that_comes_on_two_partitions_is_noticed_counted_and_told_what_to_do() -> None:
