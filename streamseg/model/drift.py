@@ -44,6 +44,10 @@ class Measure(NamedTuple):
     def significant(self) -> bool:
         return self.value > self.critical
 
+    def beyond(self, least: float) -> bool:
+        """Whether it is more than chance, and more than what does not matter."""
+        return self.significant and self.value > least
+
 
 class FeatureDrift(NamedTuple):
     psi: Measure
@@ -51,8 +55,8 @@ class FeatureDrift(NamedTuple):
 
     @property
     def drifted(self) -> bool:
-        large = self.psi.value > LEAST_PSI or self.distance.value > LEAST_DISTANCE
-        return large and (self.psi.significant or self.distance.significant)
+        """Whether one measure is both beyond chance and large enough to matter."""
+        return self.psi.beyond(LEAST_PSI) or self.distance.beyond(LEAST_DISTANCE)
 
 
 class Drift(NamedTuple):

@@ -34,14 +34,13 @@ class Polling:
     Attributes:
         generation: of the group; 0 or less while this worker is no member yet. partitions: that it owns.
         lags: records of each that were not polled yet, as far as is known; first_ms: when the first record that was
-            polled was made; drained: there were no more.
+            polled was made.
     """
 
     generation: int
     partitions: tuple[int, ...]
     lags: Mapping[int, int]
     first_ms: Mapping[int, int]
-    drained: bool
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class Restoring:
 
     partition: int
     remaining: int
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """The state is not to be trusted any more: nothing is tagged until it is restored."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class BatchCommitted:
         committed_us: when it was committed; produced_ms: by partition, when records were made, (n,).
         snapshot_due: what was written since the last snapshots, as a share of what makes one due; the largest.
         stages: seconds of each; half_life: of the champion, in words; promotions: so far; epoch: of the tags.
+        refused: rows that a model of somebody else's could not learn so far.
     """
 
     outcomes: Mapping[str, int]
@@ -128,6 +133,7 @@ class BatchCommitted:
     promotions: int = 0
     epoch: int = 0
     snapshot_due: float = 0.0
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,7 @@ Observation = (
     Started
     | Polling
     | Restoring
+    | Suspended
     | BatchCommitted
     | CommitFailed
     | ModelChanged
@@ -198,11 +205,16 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Several as one."""
+    """Several as one. Watching a job does not stop it: one that fails is told nothing more, and the others are told that."""
 
     def __init__(self, *observers: Observer) -> None:
-        self._observers = observers
+        self._observers = list(observers)
 
     def observe(self, event: Observation) -> None:
-        for observer in self._observers:
-            observer.observe(event)
+        for observer in tuple(self._observers):
+            try:
+                observer.observe(event)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is not the job's
+                self._observers.remove(observer)
+                name = type(observer).__name__
+                self.observe(Waiting("observer_failed", f"{name} is told nothing more: {type(error).__name__}: {error}"))

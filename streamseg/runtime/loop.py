@@ -27,6 +27,7 @@ from streamseg.processing.observe import (
     Restoring,
     Started,
     Stopped,
+    Suspended,
     Waiting,
 )
 from streamseg.processing.planned import Planned
@@ -144,7 +145,7 @@ class Loop:
         """
         with self._stages.stage("poll"):
             polled = self.transport.poll(self.batch_records, _POLL_TIMEOUT_S)
-        self._observe(polling(polled, self.transport.lags(), self.batch_records))
+        self._observe(polling(polled, self.transport.lags()))
         if polled.ownership != self._ownership:
             self._adopt(polled.ownership)
             return False
@@ -345,6 +346,7 @@ class Loop:
         """The state is not to be trusted any more: the next step restores it."""
         self._restored = False
         self.job.suspend()
+        self._observe(Suspended())
 
     def _explain_missing_model(self) -> None:
         if self.job.state.ready:

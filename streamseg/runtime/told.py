@@ -18,15 +18,14 @@ from streamseg.processing.transport import Polled
 _MOST_LINKS = 100
 
 
-def polling(polled: Polled, lags: Mapping[int, int], most: int) -> Polling:
-    counts = [len(records.offsets) for records in polled.partitions.values()]
+def polling(polled: Polled, lags: Mapping[int, int]) -> Polling:
     first_ms = {
         p: records.timestamps_ms[0]
         for p, records in polled.partitions.items()
         if len(records.offsets) and records.timestamps_ms[0] is not None
     }
     generation, owned = polled.ownership.generation, polled.ownership.partitions
-    return Polling(generation, owned, dict(lags), first_ms, sum(counts) < most)
+    return Polling(generation, owned, dict(lags), first_ms)
 
 
 def traces_of(polled: Polled) -> list[bytes]:
@@ -54,6 +53,7 @@ def completed(event: Observation, polled: Polled, committed_us: int, stages: Map
     return replace(
         event, committed_us=committed_us, produced_ms=produced, stages=stages, half_life=half_life,
         promotions=state.promotions, epoch=state.epoch, snapshot_due=job.snapshot_due(),
+        refused=0 if state.external is None else state.external.refused,
     )  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -39,6 +41,15 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
+    def __init__(self, address: str, port: int, handler: type[BaseHTTPRequestHandler], *, listening: bool) -> None:
+        self.address_family = _family(address)
+        super().__init__((address, port), handler, bind_and_activate=not listening)
+
+    def server_bind(self) -> None:
+        """Without asking a name server what this machine is called: nobody needs that, and it may take long."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""
 
@@ -47,13 +58,32 @@ def look_at(address: str, port: int) -> tuple[bool | None, str]:
     """Whether a worker could serve on a port, and in words: True free, None one serves there already, False taken."""
     if port == 0:
         return None, "metrics.port is 0: nothing is served"
+    where = _in_words(address, port)
     try:
-        with socket.create_server((address, port)):
-            return True, f"{address}:{port} is free"
+        with socket.create_server((address, port), family=_family(address)):
+            return True, f"{where} is free"
     except OSError as error:
-        if _is_ours(address, port):
-            return None, f"a worker of streamseg serves on {address}:{port} already; another one needs another metrics.port"
-        return False, f"{address}:{port} cannot be served on ({error.strerror or error}): set metrics.port to another one"
+        if error.errno == errno.EADDRINUSE and _is_ours(address, port):
+            return None, f"a worker of streamseg serves on {where} already; another one needs another metrics.port"
+        return False, f"{where} cannot be served on ({error.strerror or error}): {_what_to_do(error)}"
+
+
+def _family(address: str) -> socket.AddressFamily:
+    """IPv4 where a name has both. Raises OSError where it has none."""
+    families = {found[0] for found in socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)}
+    return socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+
+
+def _in_words(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _what_to_do(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "is another job on it? Give this one another port with --set metrics.port=N, or none with 0"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 are the system's: give another one with --set metrics.port=N"
+    return "set metrics.address to one of this machine's: 127.0.0.1 or ::1, or all of them with 0.0.0.0 or ::"
 
 
 def _is_ours(address: str, port: int) -> bool:
@@ -71,15 +101,15 @@ class Endpoint:
     """Serves until it is closed."""
 
     def __init__(self, answers: Answers, address: str, port: int, inherited: socket.socket | None = None) -> None:
-        """`inherited`: a socket that listens already. Raises ConfigError where the port is taken."""
+        """`inherited`: a socket that listens already. Raises ConfigError where it cannot be served."""
         handler = _handler(answers)
         try:
-            self._server = _Server((address, port), handler, bind_and_activate=inherited is None)
+            self._server = _Server(address, port, handler, listening=inherited is not None)
         except OSError as error:
             raise ConfigError(
-                f"cannot serve metrics on {address}:{port}: {error.strerror or error}",
-                where="metrics.port",
-                hint="is another job on it? Give this one another port with --set metrics.port=N, or none with 0",
+                f"cannot serve metrics on {_in_words(address, port)}: {error.strerror or error}",
+                where="metrics.port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "metrics.address",
+                hint=_what_to_do(error),
             ) from None
         if inherited is not None:
             self._server.socket.close()

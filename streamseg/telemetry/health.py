@@ -21,6 +21,7 @@ from streamseg.processing.observe import (
     SegmentSummary,
     Started,
     Stopped,
+    Suspended,
     Waiting,
 )
 
@@ -68,17 +69,25 @@ class Health:
                 self._member, self._lags = event.generation > 0, dict(event.lags)
             case Started():
                 self._restored, self._positions, self._segments = True, dict(event.positions), event.segments
-                self._model["version"] = event.model_version
+                self._model["version"], self._waiting = event.model_version, None
             case PartitionsMoved():
                 self._restored = True
                 self._positions = {p: at for p, at in self._positions.items() if p not in event.lost}
             case Restoring():
                 self._restored = False
+            case Suspended():
+                # Its place in the group is known again by the next poll.
+                self._restored, self._member = False, False
+            case _:
+                self._note(event)
+
+    def _note(self, event: Observation) -> None:
+        """What is told of, and makes nobody ready or not."""
+        match event:
             case BatchCommitted():
                 self._batch(event)
             case CommitFailed():
                 self._aborts[event.cause] += 1
-                self._restored = False
             case ModelChanged():
                 self._segments, self._model["version"] = event.segments, event.model_version
             case DriftMeasured():
@@ -96,7 +105,6 @@ class Health:
         self._outcomes.update(event.outcomes)
         self._positions |= event.positions
         self._segments, self._committed_s, self._waiting = event.segments, event.committed_us / 1e6, None
-        self._restored = True
         self._model = {
             "version": event.model_version,
             "half_life": event.half_life,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -108,5 +109,7 @@ class JsonLog:
     def _write(self, name: str, **fields: object) -> None:
         stamp = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
         line = {"time": stamp, "event": name, **self._who, **fields}
-        self._stream.write(msgspec.json.encode(line).decode() + "\n")
-        self._stream.flush()
+        # A disk that is full, or somebody who reads no more: the job goes on, and the next line may come through.
+        with suppress(OSError):
+            self._stream.write(msgspec.json.encode(line).decode() + "\n")
+            self._stream.flush()

@@ -6,10 +6,9 @@ Where lag is asked for between two polls it is answered at the time of the quest
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from itertools import product
 from math import nan
@@ -17,8 +16,6 @@ from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.registry import Collector
 
 from streamseg import __version__
 from streamseg.errors import DeadLetterCode
@@ -39,7 +36,10 @@ from streamseg.processing.observe import (
     SnapshotTaken,
     Started,
     Stopped,
+    Suspended,
 )
+from streamseg.telemetry.histogram import BulkHistogram
+from streamseg.telemetry.lag import LagClock
 
 # Half of all series otherwise, and nobody asks for them.
 _quiet: Any = disable_created_metrics
@@ -103,6 +103,7 @@ class Metrics:
         self.stage = histogram("stage_seconds", "Time of a batch by stage.", "stage")
         self.commit = histogram("commit_seconds", "Time of the commit of a batch.")
         self.lag_records = gauge("consumer_lag_records", "Records not read yet.", "topic", "partition")
+        self.polled = gauge("last_poll_timestamp_seconds", "When the input was last asked for records; the start counts.")
         self.lag_seconds = gauge("consumer_lag_seconds", "Age of the oldest record without a tag.", "topic", "partition")
         self.drift = gauge("feature_drift", "Distance of recent customers from the reference.", "feature", "measure")
         self.drift_critical = gauge(
@@ -128,6 +129,7 @@ class Metrics:
         self.aborts = counter("transaction_aborts_total", "Commits that came to nothing.", "cause")
         self.fenced = counter("fenced_total", "How often another worker had taken this one's place.")
         self.guarded = counter("guarded_total", "Features that were clipped, times that were held back.", "guard")
+        self.refused = gauge("model_refused_rows", "Rows that a model of model.factory could not learn, of all workers.")
         self.worker_customers = gauge("worker_customers", "Customers in this worker's state.")
 
     def _begin(self, features: Iterable[str]) -> None:
@@ -144,7 +146,10 @@ class Metrics:
                 self.drift.labels(feature, measure).set(nan)
                 self.drift_critical.labels(feature, measure).set(nan)
         self.model_info.labels(__version__, "", "0", "0").set(1)
+        for quality in (self.inertia, self.silhouette, self.outliers):
+            quality.set(nan)
         self.snapshot.set(self._now())
+        self.polled.set_function(lambda: self._lag.polled_at)
 
     def observe(self, event: Observation) -> None:
         react = self._reactions.get(type(event))
@@ -156,7 +161,8 @@ class Metrics:
         return {
             Polling: self._polling,
             BatchCommitted: self._batch,
-            CommitFailed: self._failed,
+            CommitFailed: lambda event: self.aborts.labels(event.cause).inc(),
+            Suspended: self._suspended,
             Started: self._started,
             PartitionsMoved: self._moved,
             Restoring: self._restoring,
@@ -168,8 +174,7 @@ class Metrics:
             Stopped: lambda event: self.fenced.inc(event.reason == "FencedError"),
         }
 
-    def _failed(self, event: CommitFailed) -> None:
-        self.aborts.labels(event.cause).inc()
+    def _suspended(self, _: Suspended) -> None:
         for partition in self._owned:
             self._task(partition, "suspended")
 
@@ -244,6 +249,7 @@ class Metrics:
             self._task(partition, "running")
         self.guarded.labels("clip_sigmas").inc(event.clipped)
         self.guarded.labels("max_ahead").inc(event.held_back)
+        self.refused.set(event.refused)
         self._set_segments(event.segments)
         self._model(event)
         self.snapshot_due.set(event.snapshot_due)
@@ -330,64 +336,3 @@ class Metrics:
         self.share_drift_critical.set(drift.shares.critical)
         self.share_off.set(drift.share_off)
         self.drift_customers.set(drift.n)
-
-
-class LagClock:
-    """How old the oldest record is that is not tagged, at any time."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        # Records behind the last poll; when the open batch's first record was made; the last committed one's; when a poll
-        # last came back with less than it might have: what is not read yet came later.
-        self._behind: dict[int, int] = {}
-        self._open_ms: dict[int, float] = {}
-        self._last_ms: dict[int, float] = {}
-        self._drained_at = -np.inf
-
-    def polled(self, event: Polling) -> None:
-        self._behind = {p: event.lags.get(p, 0) for p in event.partitions}
-        self._open_ms.update(event.first_ms)
-        if event.drained:
-            self._drained_at = self._now()
-
-    def committed(self, event: BatchCommitted) -> None:
-        for partition, made in event.produced_ms.items():
-            self._open_ms.pop(partition, None)
-            self._last_ms[partition] = float(made[-1])
-
-    def drop(self, partition: int) -> None:
-        for known in (self._behind, self._open_ms, self._last_ms):
-            known.pop(partition, None)
-
-    def seconds(self, partition: int) -> float:
-        now = self._now()
-        if partition in self._open_ms:
-            return max(0.0, now - self._open_ms[partition] / 1e3)
-        if not self._behind.get(partition):
-            return 0.0
-        return max(0.0, now - max(self._last_ms.get(partition, -np.inf) / 1e3, self._drained_at))
-
-
-class BulkHistogram(Collector):
-    """A histogram that takes a batch's values at once."""
-
-    def __init__(self, name: str, text: str, buckets: tuple[float, ...]) -> None:
-        self._name, self._text = name, text
-        self._edges = np.array(buckets)
-        self._counts = np.zeros(len(buckets) + 1, dtype=np.int64)
-        self._sum = 0.0
-        self._lock = threading.Lock()
-
-    def observe(self, values: Array) -> None:
-        counts = np.bincount(np.searchsorted(self._edges, values), minlength=len(self._counts))
-        with self._lock:
-            self._counts += counts
-            self._sum += float(values.sum())
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        with self._lock:
-            running, total = np.cumsum(self._counts).tolist(), self._sum
-        names = [*map(str, self._edges.tolist()), "+Inf"]
-        family = HistogramMetricFamily(self._name, self._text)
-        family.add_metric([], list(zip(names, running, strict=True)), total)
-        yield family

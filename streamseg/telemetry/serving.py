@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from streamseg.processing.observe import Observation
+from streamseg.processing.observe import Observation, Observers
 from streamseg.telemetry.endpoint import Endpoint
 from streamseg.telemetry.health import Health
 from streamseg.telemetry.metrics import Metrics
@@ -25,15 +25,15 @@ class Serving:
         inherited: int | None = None,
     ) -> None:
         """`inherited`: the file descriptor of a socket that listens already."""
-        self._metrics, self._health = metrics, health
+        self._health = health
+        self._observers = Observers(health, metrics)
         self.registry = metrics.registry
         listening = None if inherited is None else socket.socket(fileno=os.dup(inherited))
         self._endpoint = Endpoint(self, address, port, listening)
         self.port = self._endpoint.port
 
     def observe(self, event: Observation) -> None:
-        self._health.observe(event)
-        self._metrics.observe(event)
+        self._observers.observe(event)
 
     def live(self) -> bool:
         return self._health.live

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from streamseg.errors import CorruptedError, FencedError
 from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Ownership, Polled, Tagged, Topic
 from streamseg.records.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.embedded import EmbeddedTransport
+from streamseg.transports.kafka.client import TopicPartition
+from tests.broker import new_name
 from tests.harness import Crash, crash_at, published
 from tests.hostile import HostileBroker, HostileTransport
 from tests.stores import KafkaStore, WritableStore
@@ -242,6 +245,32 @@ def test_lags_count_what_was_not_polled_where_that_is_known(transport: WritableS
     assert all(0 <= behind <= 4 for behind in lags.values())
     drained(transport, 100, 1)
     assert all(behind == 0 for behind in transport.lags().values())
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_the_markers_of_other_people_s_transactions_are_no_lag(kafka: str, committed: bool) -> None:
+    store = KafkaStore.new(kafka, PARTITIONS)
+    join(store)
+    fill(store)
+    producer = Producer({"bootstrap.servers": kafka, "transactional.id": new_name("shop")})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for partition in range(PARTITIONS):
+        producer.produce(store.names.input, b"in a transaction", partition=partition)
+    assert producer.flush(30) == 0
+    (producer.commit_transaction if committed else producer.abort_transaction)(30)
+    found = drained(store, 10, 5 + committed)
+    assert [offset for offset, _ in found[0]] == list(range(5 + committed))
+    ends = {TopicPartition(store.names.input, partition): 7 for partition in range(PARTITIONS)}
+    for _ in range(100):
+        if all(store.member.consumer.highwater(place) == end for place, end in ends.items()) and not any(
+            store.lags().values()
+        ):
+            break
+        assert not store.poll(10, 0.1).partitions
+    assert {place: store.member.consumer.highwater(place) for place in ends} == ends, "there are five, one, and a marker"
+    assert store.lags() == {0: 0, 1: 0}
+    store.close()
 
 
 def test_the_end_of_a_log_is_behind_what_can_be_read(transport: WritableStore) -> None:

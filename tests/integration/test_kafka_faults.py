@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from tests.integration.proxy import Proxy
 from tests.stores import create_input
 
 N_KILLS = 30
+_LAG = re.compile(r"streamseg_consumer_lag_seconds\{")
 # Longer than records may be on their way, and than a transaction may be open.
 _DARK_S = 12.0
 
@@ -41,6 +45,14 @@ def _job(kafka: str, tmp_path: Path) -> Iterator[Job]:
     job = Job(kafka, tmp_path)
     yield job
     job.close()
+
+
+def page(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 def watched(job: Job) -> OutsideReader:
@@ -347,6 +359,7 @@ def _own(tmp_path: Path) -> Iterator[tuple[Broker, Proxy]]:
 def test_a_broker_restart_and_broken_networks_are_survived(own: tuple[Broker, Proxy], tmp_path: Path) -> None:
     broker, proxy = own
     job = Job(proxy.address, tmp_path, n_partitions=2)
+    port = job.config["metrics"]["port"] = free_port()
     events = stream(6_000)
     try:
         job.start("w0")
@@ -364,8 +377,17 @@ def test_a_broker_restart_and_broken_networks_are_survived(own: tuple[Broker, Pr
         proxy.swallow(True)
         retries, dark = len(job.events("w0", "retrying")), time.monotonic() + _DARK_S
         until(lambda: len(job.events("w0", "retrying")) > retries, "the worker notices the black hole")
+        assert page(port, "/readyz")[0] == 503, "a worker that is cut off is not ready"
+        assert page(port, "/livez")[0] == 200
+        told = page(port, "/metrics")[1]
+        for partition in range(2):
+            assert f'streamseg_task_state{{partition="{partition}",state="suspended"}} 1.0' in told
         until(lambda: time.monotonic() > dark, "the delivery time-out has passed")
+        lags = [float(line.split()[-1]) for line in page(port, "/metrics")[1].splitlines() if _LAG.match(line)]
+        assert len(lags) == 2
+        assert min(lags) > _DARK_S / 2, "nobody knows what has come since the last poll"
         proxy.heal()
+        until(lambda: page(port, "/readyz")[0] == 200, "the worker is ready again")
         job.produce(events[5_000:])
         check(job, outside, events)
         outside.close()

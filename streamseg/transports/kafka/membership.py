@@ -7,7 +7,7 @@ reader has restored what it needs and seeks.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -56,7 +56,9 @@ class Member:
         self.consumer = group_consumer(connection, group, instance)
         self.consumer.subscribe([topic], listener=_Paused(self.consumer))
         self.ownership = Ownership(0, ())
+        # Where the next poll goes on, as far as records tell; of which partitions the last one brought some.
         self._positions: dict[int, int] = {}
+        self._came: Set[int] = frozenset()
         self._heard = time.monotonic()
         self._replaced = False
 
@@ -99,6 +101,7 @@ class Member:
             self._heard = time.monotonic()
         polled = {p: records for p, records in sorted(partitions.items()) if p in self.ownership.partitions}
         self._positions |= {p: records[-1].offset + 1 for p, records in polled.items()}
+        self._came = polled.keys()
         return polled
 
     def silent(self) -> bool:
@@ -152,11 +155,23 @@ class Member:
     def lags(self) -> dict[int, int]:
         """Records of owned partitions that were not polled yet, as far as is known without asking."""
         lags = {}
-        for place in self.consumer.assignment():
-            high, position = self.consumer.highwater(place), self._positions.get(place.partition)
-            if high is not None and position is not None:
-                lags[place.partition] = max(0, int(high) - position)
+        for place in self.consumer.assignment() - self.consumer.paused():
+            high, partition = self.consumer.highwater(place), place.partition
+            if high is None or partition not in self._positions:
+                continue
+            if int(high) > self._positions[partition] and partition not in self._came:
+                self._positions[partition] = self._passed(place)
+            lags[partition] = max(0, int(high) - self._positions[partition])
         return lags
+
+    def _passed(self, place: Any) -> int:
+        """Where reading goes on: behind the markers that end transactions, which are offsets and no records.
+
+        The client looks at all partitions when it is asked for one, so it is asked only where nothing came.
+        """
+        with translated(f"position in {self.topic}"):
+            position = self.consumer.position(place, timeout_ms=0)
+        return max(self._positions[place.partition], int(position or 0))
 
     def leave(self, admin: KafkaAdminClient) -> None:
         """Leave the group, so that others take over at once; but never for another process that has the same name."""

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chi2, wasserstein_distance
 
 from streamseg.errors import DifferenceError
-from streamseg.model.drift import Yardstick, psi
+from streamseg.model.drift import FeatureDrift, Measure, Yardstick, psi
 from streamseg.model.records import Asked
 from streamseg.model.reference import Reference
 from streamseg.model.spec import ModelFeature, ModelSpec
@@ -42,6 +42,14 @@ def measured(before: np.ndarray, after: np.ndarray):  # type: ignore[no-untyped-
     found = Yardstick(Reference(list(range(len(before))), before[None]), SPEC)._features[0].measured(after)
     assert found is not None
     return found
+
+
+def test_drift_is_told_where_one_measure_is_beyond_chance_and_large_as_in_the_alert() -> None:
+    chance, small, told = Measure(0.3, 0.4), Measure(0.09, 0.05), Measure(0.3, 0.05)
+    assert not FeatureDrift(chance, small).drifted, "the one is large, the other is no chance"
+    assert not FeatureDrift(small, chance).drifted
+    assert FeatureDrift(told, small).drifted
+    assert FeatureDrift(chance, told).drifted
 
 
 @pytest.mark.parametrize("n", [100, 1_000, 10_000])

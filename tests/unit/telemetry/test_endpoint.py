@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from streamseg.errors import ConfigError
-from streamseg.processing.observe import CommitFailed, Polling, Restoring, Started, Stopped
+from streamseg.processing.observe import Polling, Restoring, Started, Stopped, Suspended
 from streamseg.telemetry.endpoint import Endpoint, look_at
 from streamseg.telemetry.health import Health
 from streamseg.telemetry.merged import Workers
@@ -35,7 +35,7 @@ def _worker() -> Iterator[Serving]:
 
 
 def begin(worker: Serving) -> None:
-    worker.observe(Polling(1, (0,), {0: 7}, {}, True))
+    worker.observe(Polling(1, (0,), {0: 7}, {}))
     worker.observe(Started("shop", {0: 12}, 4, 60, 0.1))
 
 
@@ -43,15 +43,16 @@ def test_a_worker_is_ready_once_it_has_its_place_and_its_state(worker: Serving) 
     assert get(worker.port, "/livez")[0] == 200
     assert get(worker.port, "/readyz")[0] == 503
     worker.observe(Started("shop", {}, 0, 0, 0.1))
-    worker.observe(Polling(0, (), {}, {}, True))
+    worker.observe(Polling(0, (), {}, {}))
     assert get(worker.port, "/readyz")[0] == 503, "it is no member of the group yet"
     begin(worker)
     assert get(worker.port, "/readyz")[0] == 200
     worker.observe(Restoring(0, 10))
     assert get(worker.port, "/readyz")[0] == 503
     begin(worker)
-    worker.observe(CommitFailed("aborted"))
+    worker.observe(Suspended())
     assert get(worker.port, "/readyz")[0] == 503
+    assert get(worker.port, "/livez")[0] == 200, "it tries again"
     worker.observe(Stopped("signal", {}))
     assert get(worker.port, "/livez")[0] == 503
 
@@ -73,13 +74,36 @@ def test_a_loop_that_was_not_heard_of_is_not_live() -> None:
     assert health.live
     now[0] = 161.0
     assert not health.live
-    health.observe(Polling(1, (), {}, {}, True))
+    health.observe(Polling(1, (), {}, {}))
     assert health.live
 
 
 def test_a_taken_port_is_an_error_that_says_what_to_do(worker: Serving) -> None:
     with pytest.raises(ConfigError, match=r"another port with --set metrics.port"):
         serving("shop", "w1", "events", [], "127.0.0.1", worker.port)
+
+
+def test_an_address_that_is_not_this_machine_s_is_another_error_than_a_taken_port() -> None:
+    for address in ("192.0.2.1", "no-such-host.invalid"):
+        with pytest.raises(ConfigError, match=r"set metrics.address to one of this machine's") as error:
+            serving("shop", "w1", "events", [], address, 9_108)
+        assert error.value.where == "metrics.address"
+        assert "set metrics.address" in look_at(address, 9_108)[1]
+
+
+@pytest.mark.parametrize("address", ["::1", "::", "localhost"])
+def test_addresses_of_both_kinds_and_names_are_served(address: str) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+        port = free.getsockname()[1]
+    assert look_at(address, port)[0] is True
+    found = serving("shop", "w0", "events", ["age"], address, port)
+    asked = "127.0.0.1" if address == "localhost" else "[::1]"
+    with urllib.request.urlopen(f"http://{asked}:{port}/livez", timeout=5) as response:
+        assert response.status == 200
+    assert look_at(address, port)[0] is None
+    with pytest.raises(ConfigError, match="another port"):
+        serving("shop", "w1", "events", [], address, port)
+    found.close()
 
 
 def test_the_doctor_tells_a_free_port_from_ours_and_from_somebody_else_s(worker: Serving) -> None:

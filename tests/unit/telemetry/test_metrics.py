@@ -15,7 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamseg.processing.observe import (
     BatchCommitted,
-    CommitFailed,
     ModelChanged,
     Observers,
     PartitionsMoved,
@@ -23,9 +22,11 @@ from streamseg.processing.observe import (
     SegmentSummary,
     Started,
     Stopped,
+    Suspended,
 )
 from streamseg.processing.transport import CommitPlan, CommitResult, Outcome
-from streamseg.telemetry.metrics import BulkHistogram, LagClock, Metrics
+from streamseg.telemetry.histogram import BulkHistogram
+from streamseg.telemetry.metrics import Metrics
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import BAD, Recorder, event, loop, produce, settings_for, shoppers, tags
 
@@ -118,6 +119,12 @@ def test_before_anything_happens_every_counter_is_there() -> None:
     assert len(found["streamseg_feature_drift"]) == 2
 
 
+def test_quality_is_not_told_before_it_is_known() -> None:
+    found = samples(Metrics("t", ["age"]))
+    for name in ("silhouette", "inertia", "outlier_ratio"):
+        assert np.isnan(of(found, name)), "a restart on a quiet topic has no bad segments"
+
+
 def test_an_aborted_batch_counts_nothing_but_the_abort() -> None:
     store, settings = EmbeddedTransport(":memory:"), settings_for(model=MODEL)
     produce(store, shoppers(600))
@@ -139,7 +146,7 @@ def test_an_aborted_batch_counts_nothing_but_the_abort() -> None:
 
 def test_series_are_bounded_and_those_of_gone_segments_and_partitions_go() -> None:
     metrics = Metrics("t", ["age"])
-    metrics.observe(Polling(1, (0, 1), {0: 5, 1: 0}, {}, True))
+    metrics.observe(Polling(1, (0, 1), {0: 5, 1: 0}, {}))
     metrics.observe(PartitionsMoved((0, 1), (), 10, 0.1))
     assert of(samples(metrics), "consumer_lag_records", topic="t", partition="0") == 5
     metrics.observe(PartitionsMoved((), (1,), 5, 0.1))
@@ -148,7 +155,7 @@ def test_series_are_bounded_and_those_of_gone_segments_and_partitions_go() -> No
     metrics.observe(Started("shop", {0: 4, 2: 4}, 1, 5, 0.1))
     metrics.observe(Started("shop", {0: 4}, 1, 5, 0.1))
     assert all(("partition", "2") not in key for key in samples(metrics)["streamseg_task_state"]), "it was lost meanwhile"
-    metrics.observe(CommitFailed("unknown"))
+    metrics.observe(Suspended())
     assert of(samples(metrics), "task_state", partition="0", state="suspended") == 1
     metrics.observe(Stopped("FencedError", {}))
     assert of(samples(metrics), "fenced_total") == 1
@@ -167,26 +174,6 @@ def test_series_of_segments_that_are_no_more_go() -> None:
     assert len(told["streamseg_assignments_total"]) == 3 * 9
     assert len(told["streamseg_transitions_total"]) == 3 * 2
     assert len(told["streamseg_customers"]) == len(told["streamseg_segment_info"]) == 3
-
-
-def test_the_age_of_the_oldest_record_is_told_at_any_time() -> None:
-    now = [1000.0]
-    clock = LagClock(lambda: now[0])
-    clock.polled(Polling(1, (0,), {0: 0}, {}, False))
-    assert clock.seconds(0) == 0.0
-    clock.polled(Polling(1, (0,), {0: 50}, {0: 990_000}, False))
-    assert clock.seconds(0) == 10.0, "a batch is under way, and its first record is the oldest"
-    now[0] = 1020.0
-    assert clock.seconds(0) == 30.0, "also while the loop hangs"
-    clock.committed(_committed(995_000.0))
-    assert clock.seconds(0) == 25.0, "what comes next is at least as old as the last one"
-    clock.polled(Polling(1, (0,), {0: 0}, {}, True))
-    now[0] = 5000.0
-    assert clock.seconds(0) == 0.0
-    clock.polled(Polling(1, (0,), {0: 1}, {}, True))
-    assert clock.seconds(0) == 0.0, "it came after the last poll, however long nothing came before"
-    now[0] = 5002.0
-    assert clock.seconds(0) == 2.0
 
 
 def _committed(made_ms: float) -> BatchCommitted:

@@ -13,6 +13,7 @@ from streamseg.processing.observe import (
     BatchCommitted,
     ModelChanged,
     Observation,
+    Observers,
     SegmentSummary,
     SnapshotTaken,
     Started,
@@ -21,6 +22,7 @@ from streamseg.processing.observe import (
 )
 from streamseg.telemetry.logs import JsonLog
 from streamseg.telemetry.status import StatusLine, bar, number, sigmas
+from tests.harness import Recorder
 
 SEGMENTS = (SegmentSummary(3, "High spend", 75, 0.75, 0.1), SegmentSummary(1, "Low spend", 25, 0.25, 1.4))
 
@@ -64,6 +66,43 @@ def test_log_lines_are_json_objects_with_stable_event_names() -> None:
     assert lines[2]["events"] == 4000
     assert lines[4]["attempt"] == 1
     assert lines[5] == lines[5] | {"reason": "input_ended", "events": 4000, "dead_letters": 10, "offsets": {"0": 5000}}
+
+
+class Full(io.StringIO):
+    """A disk without room."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+def test_a_log_that_cannot_be_written_loses_lines_and_goes_on() -> None:
+    stream = Full()
+    log = JsonLog(stream, "shop")
+    log.observe(STORY[0])
+    stream.full = False
+    log.observe(STORY[-1])
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["stopped"]
+
+
+class Broken:
+    """Fails at what it is told."""
+
+    def observe(self, event: Observation) -> None:
+        raise RuntimeError("a defect")
+
+
+def test_an_observer_that_fails_is_told_nothing_more_and_the_others_are_told_that() -> None:
+    before, after = Recorder(), Recorder()
+    observers = Observers(before, Broken(), after)
+    observers.observe(STORY[0])
+    observers.observe(STORY[-1])
+    failed = Waiting("observer_failed", "Broken is told nothing more: RuntimeError: a defect")
+    assert before.events == [STORY[0], failed, STORY[-1]]
+    assert sorted(map(str, after.events)) == sorted(map(str, before.events))
 
 
 def test_progress_is_told_at_most_every_ten_seconds() -> None:
