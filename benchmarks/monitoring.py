@@ -4,12 +4,13 @@
 
 `cost`: the whole in-memory path with and without metrics and health, in turns. `truth`, on a real broker of its own:
 end-to-end latency as the histogram tells it against an outside reader's, at a steady pace; and lag in seconds, sampled while
-a burst is worked off, against the age of the oldest event whose tag was not committed yet.
+a burst and an old backlog are worked off and at a steady pace, against the age of the oldest event without a committed tag.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import tempfile
 import threading
@@ -34,6 +35,7 @@ from tests.stores import create_input, names_of
 
 RUNS = 7
 EVENTS = 100_000
+BACKLOG, PACE, LOOK_S = 300_000, 2_000, 0.1
 
 
 class Silent:
@@ -97,10 +99,18 @@ class Watched:
         self._thread.start()
 
     def metric(self, name: str) -> float:
+        return max(self.by_label(name).values(), default=0.0)
+
+    def by_label(self, name: str) -> dict[str, float]:
+        """Values of a metric, by all that is in the braces."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.endpoint.port}/metrics", timeout=10) as response:
             text = response.read().decode()
-        found = re.findall(rf"^streamseg_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
-        return max(map(float, found), default=0.0)
+        found = re.findall(rf"^streamseg_{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
+
+    def positions(self) -> dict[int, int]:
+        """What is tagged, by partition."""
+        return {p: task.mark.next for p, task in list(self.app.loop.job.tasks.items())}
 
     def close(self) -> None:
         self.stop.set()
@@ -167,32 +177,100 @@ def _paced(servers: str, topic: str, rate: int, seconds: float, look: Callable[[
 
 
 def _lag(servers: str) -> None:
+    """While 300,000 events are worked off that were made just now, or over the last hour; and at a steady pace."""
+    now = time.time()
+    _lag_of_backlog(servers, "a burst of 300,000 events", lambda i: time.time())
+    _lag_of_backlog(servers, "a backlog of the last hour", lambda i: now - 3_600 * (1 - i / BACKLOG))
+    _lag_at_a_pace(servers)
+
+
+def _lag_of_backlog(servers: str, what: str, made_at: Callable[[int], float]) -> None:
     watched = Watched(servers)
     producer = Producer({"bootstrap.servers": servers, "queue.buffering.max.messages": 1_000_000})
     made: dict[int, list[float]] = {0: [], 1: []}
-    for i in range(300_000):
-        made[i % 2].append(time.time())
-        producer.produce(watched.names.input, event(i % 5_000), partition=i % 2, timestamp=int(made[i % 2][-1] * 1000))
+    for i in range(BACKLOG):
+        # One partition has much more than the other.
+        partition = int(i % 5 == 0)
+        made[partition].append(made_at(i))
+        producer.produce(
+            watched.names.input, event(i % 5_000), partition=partition, timestamp=int(made[partition][-1] * 1000)
+        )
     producer.flush(60)
-    off = []
     # Before it has its partitions a worker has no lag of its own.
-    while not watched.metric("consumer_lag_records"):
+    while len(watched.positions()) < 2:
         time.sleep(0.02)
-    while True:
-        said, now = watched.metric("consumer_lag_seconds"), time.time()
-        positions = {p: task.mark.next for p, task in list(watched.app.loop.job.tasks.items())}
-        oldest = _oldest(made, positions)
-        if oldest is None:
-            break
-        off.append(abs(said - (now - oldest)))
-        time.sleep(0.1)
+    watch = Watch(watched, made)
+    while watch.waiting:
+        watch.look()
     watched.close()
-    print(f"lag in seconds while 300,000 events are worked off: off by at most {max(off):.2f} s in {len(off)} samples")
+    print(f"lag in seconds, {what}: {watch}")
 
 
-def _oldest(made: Mapping[int, Sequence[float]], positions: Mapping[int, int]) -> float | None:
-    left = [times[positions.get(p, 0)] for p, times in made.items() if positions.get(p, 0) < len(times)]
-    return min(left) if left else None
+def _lag_at_a_pace(servers: str) -> None:
+    watched = Watched(servers)
+    made: dict[int, list[float]] = {0: [], 1: []}
+    stop = threading.Event()
+
+    def feed() -> None:
+        producer, began, sent = Producer({"bootstrap.servers": servers, "linger.ms": 2}), time.monotonic(), 0
+        while not stop.wait(0.002):
+            for i in range(sent, int((time.monotonic() - began) * PACE)):
+                at = time.time()
+                producer.produce(watched.names.input, event(i % 5_000), partition=i % 2, timestamp=int(at * 1000))
+                made[i % 2].append(at)
+                sent = i + 1
+            producer.poll(0)
+        producer.flush(30)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    while len(watched.positions()) < 2:
+        time.sleep(0.02)
+    watch, ends = Watch(watched, made), time.monotonic() + 20.0
+    while time.monotonic() < ends:
+        watch.look()
+    stop.set()
+    feeder.join()
+    watched.close()
+    print(f"lag in seconds at {PACE:,} events a second: {watch}")
+
+
+class Watch:
+    """What lag is said to be, against what it is: between what it was a look ago and what it is just after.
+
+    A commit is known to the worker's table a moment before it is told of, and there may be one between any two looks.
+    """
+
+    def __init__(self, watched: Watched, made: Mapping[int, Sequence[float]]) -> None:
+        self._watched, self._made = watched, made
+        self._before = watched.positions()
+        self._off, self.samples, self.unknown = 0.0, 0, 0
+
+    @property
+    def waiting(self) -> bool:
+        return any(self._before.get(p, 0) < len(times) for p, times in self._made.items())
+
+    def look(self) -> None:
+        """Takes a look's time."""
+        time.sleep(LOOK_S)
+        said, now = self._watched.by_label("consumer_lag_seconds"), time.time()
+        after = self._watched.positions()
+        for labels, seconds in said.items():
+            partition = int(re.findall(r'partition="(\d+)"', labels)[0])
+            most, least = (now - at if at is not None else 0.0 for at in self._oldest(partition, self._before, after))
+            if math.isnan(seconds):
+                self.unknown += 1
+            else:
+                self.samples += 1
+                self._off = max(self._off, seconds - most, least - seconds)
+        self._before = after
+
+    def __str__(self) -> str:
+        return f"off by at most {self._off:.2f} s in {self.samples} samples, {self.unknown} more were said to be unknown"
+
+    def _oldest(self, partition: int, *positions: Mapping[int, int]) -> list[float | None]:
+        times = self._made[partition]
+        return [times[at.get(partition, 0)] if at.get(partition, 0) < len(times) else None for at in positions]
 
 
 PARTS: dict[str, Callable[[], None]] = {"cost": cost, "truth": truth}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
+from math import inf, isnan, nan
 
 from streamseg.processing.observe import BatchCommitted, Polling
 
@@ -12,7 +12,7 @@ _APART_S = 5.0
 
 
 class LagClock:
-    """How old the oldest record of a partition is that has no tag.
+    """How old the oldest record of a partition is that has no tag. NaN where nobody knows whether there is one.
 
     It is known where a batch is open: its first record. Where records are known to wait, the oldest of them came after the
     last one that was tagged, and after the last poll but one that left nothing behind; the later of the two is told, so an
@@ -25,7 +25,7 @@ class LagClock:
         self._now = now
         # Records left by the last poll; when the open batch's first record was made; the last committed one's; when a
         # partition had nothing left to read; when it was first heard of.
-        self._behind: dict[int, int] = {}
+        self._behind: dict[int, int | None] = {}
         self._open_ms: dict[int, float] = {}
         self._last_ms: dict[int, float] = {}
         self._clear_at: dict[int, float] = {}
@@ -39,11 +39,11 @@ class LagClock:
 
     def polled(self, event: Polling) -> None:
         before, self._polled_at = self._polled_at, self._now()
-        self._behind = {p: event.lags.get(p, 0) for p in event.partitions}
+        self._behind = {p: event.lags.get(p) for p in event.partitions}
         self._open_ms.update(event.first_ms)
         for partition, behind in self._behind.items():
             self._given_at.setdefault(partition, before)
-            if not behind:
+            if behind == 0:
                 # What the broker says may be as old as the poll before.
                 self._clear_at[partition] = before
 
@@ -56,13 +56,21 @@ class LagClock:
         for known in (self._behind, self._open_ms, self._last_ms, self._clear_at, self._given_at):
             known.pop(partition, None)
 
+    def records(self, partition: int) -> float:
+        """That wait, as of the last poll; NaN where that is not known."""
+        behind = self._behind.get(partition)
+        return nan if behind is None else float(behind)
+
     def seconds(self, partition: int) -> float:
         now = self._now()
         # Asked from another thread: each is looked up once.
         began_ms = self._open_ms.get(partition)
         if began_ms is not None:
             return max(0.0, now - began_ms / 1e3)
-        if self._behind.get(partition):
+        behind = self.records(partition)
+        if isnan(behind):
+            return nan
+        if behind > 0.0:
             since = max(self._last_ms.get(partition, -inf) / 1e3, self._clear_at.get(partition, -inf))
             return max(0.0, now - (since if since > -inf else self._given_at.get(partition, now)))
         silent = now - self._polled_at

@@ -102,7 +102,9 @@ class Metrics:
         self.segment_z = gauge("segment_z", "Centers in deviations from the mean (up to 16).", "segment", "feature")
         self.stage = histogram("stage_seconds", "Time of a batch by stage.", "stage")
         self.commit = histogram("commit_seconds", "Time of the commit of a batch.")
-        self.lag_records = gauge("consumer_lag_records", "Records not read yet.", "topic", "partition")
+        self.lag_records = gauge(
+            "consumer_lag_records", "Records not read yet; NaN where that is not known, as of files.", "topic", "partition"
+        )
         self.polled = gauge("last_poll_timestamp_seconds", "When the input was last asked for records; the start counts.")
         self.lag_seconds = gauge("consumer_lag_seconds", "Age of the oldest record without a tag.", "topic", "partition")
         self.drift = gauge("feature_drift", "Distance of recent customers from the reference.", "feature", "measure")
@@ -117,11 +119,15 @@ class Metrics:
         self.inertia = gauge("inertia", "Mean squared distance of recent events to their center.")
         self.silhouette = gauge("silhouette", "Mean simplified silhouette of recent events.")
         self.outliers = gauge("outlier_ratio", "Share of recent events that are outliers of their segment.")
-        self.detections = counter("drift_detections_total", "How often drift was told; every worker tells of the loss.", "detector")
+        self.detections = counter(
+            "drift_detections_total", "How often drift was told; every worker tells of the loss.", "detector"
+        )
         self.model_info = gauge("model_info", "1; what the model is.", "version", "half_life", "segments", "epoch")
         self.model_version = gauge("model_version", "Records of the model log that were applied.")
         self.model_updated = gauge("model_updated_timestamp_seconds", "When the model last learned.")
-        self.model_changes = counter("model_changes_total", "What became of the model; every worker counts all of it.", "what")
+        self.model_changes = counter(
+            "model_changes_total", "What became of the model; every worker counts all of it.", "what"
+        )
         self.snapshot_due = gauge("snapshot_due_ratio", "Log since the last snapshot over what makes one due.")
         self.snapshot = gauge("snapshot_timestamp_seconds", "When the state was last written whole; the start counts.")
         self.restore_remaining = gauge("restore_remaining_records", "Records of state still to read back.", "partition")
@@ -159,7 +165,7 @@ class Metrics:
     @cached_property
     def _reactions(self) -> dict[type[Observation], Callable[[Any], None]]:
         return {
-            Polling: self._polling,
+            Polling: self._lag.polled,
             BatchCommitted: self._batch,
             CommitFailed: lambda event: self.aborts.labels(event.cause).inc(),
             Suspended: self._suspended,
@@ -214,7 +220,7 @@ class Metrics:
 
     def _own(self, partition: int) -> None:
         self._owned.add(partition)
-        self.lag_records.labels(self._topic, partition)
+        self.lag_records.labels(self._topic, partition).set_function(lambda: self._lag.records(partition))
         self.lag_seconds.labels(self._topic, partition).set_function(lambda: self._lag.seconds(partition))
         self.restore_remaining.labels(partition)
         self._task(partition, "running")
@@ -222,11 +228,6 @@ class Metrics:
     def _task(self, partition: int, state: str) -> None:
         for name in STATES:
             self.task_state.labels(partition, name).set(name == state)
-
-    def _polling(self, event: Polling) -> None:
-        self._lag.polled(event)
-        for partition, records in event.lags.items():
-            self.lag_records.labels(self._topic, partition).set(records)
 
     def _batch(self, event: BatchCommitted) -> None:
         for outcome, n in event.outcomes.items():

@@ -72,7 +72,17 @@ def test_a_partition_that_was_never_read_is_behind_since_it_was_given(told: Told
     told.polls({0: 7}, after=2.0)
     assert told.clock.seconds(0) == pytest.approx(2.5)
     told.clock.drop(0)
-    assert told.clock.seconds(0) == 0.0
+    assert np.isnan(told.clock.seconds(0))
+
+
+def test_what_is_not_known_is_not_called_nothing(told: Told) -> None:
+    told.polls({0: 5}, {0: 400.0}, after=0.5)
+    told.clock.polled(Polling(1, (0, 1), {0: 5}, {}))
+    assert np.isnan(told.clock.seconds(1)), "its first records are still on their way"
+    told.now += 1.0
+    told.polls({0: 5, 1: 500}, {1: 400.0}, after=0.5)
+    told.commits(401.0, partition=1)
+    assert told.clock.seconds(1) == pytest.approx(601.0)
 
 
 def test_without_polls_nobody_knows_what_came_so_the_time_since_the_last_is_told(told: Told) -> None:
