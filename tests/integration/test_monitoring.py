@@ -33,8 +33,9 @@ from tests.integration.kafka_jobs import until
 from tests.stores import create_input, names_of
 
 ROOT = Path(__file__).parents[2]
-EVENTS_A_SECOND = 400
-QUIET_S = 15
+EVENTS_A_SECOND, CUSTOMERS = 400, 3_000
+PEOPLE = (np.random.default_rng(0).normal(size=(CUSTOMERS, 3)) * [1.0, 1.0, 0.3]).tolist()
+QUIET_S, OLD_S = 15, 600.0
 FAST = {"1h": "20s", "10m": "10s", "5m": "10s", "7d": "60s", "1w": "30s", "15m": "2s", "30m": "2s", "1m": "2s", "2m": "2s"}
 
 
@@ -42,29 +43,51 @@ class Feed:
     """Events of the present, at a steady pace, as the test wants them."""
 
     def __init__(self, servers: str, topic: str) -> None:
-        self.income, self.bad = 1.0, 0.0
-        self._producer, self._topic = Producer({"bootstrap.servers": servers, "linger.ms": 5}), topic
+        # What the test turns: events a second, factor of incomes, years added, share of broken events, by how many groups
+        # everybody is another, standard deviations of noise; and from where on customers are new ones of the first group.
+        self.rate, self.income, self.years, self.bad, self.turn, self.noise = 0, 1.0, 0.0, 0.0, 0, 0.1
+        self.newcomers: int | None = None
+        self.producer, self._topic = Producer({"bootstrap.servers": servers, "linger.ms": 5}), topic
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
-        rng, began, sent = np.random.default_rng(0), time.monotonic(), 0
+        rng, due, last = np.random.default_rng(0), 0.0, time.monotonic()
         while not self._stop.wait(0.02):
-            due = int((time.monotonic() - began) * EVENTS_A_SECOND)
-            for _ in range(sent, due):
-                customer = int(rng.integers(3_000))
-                value = b"{broken" if rng.random() < self.bad else self._event(customer, rng)
-                self._producer.produce(self._topic, value, str(customer).encode(), partition=customer % 2)
-            sent = due
-            self._producer.poll(0)
+            now = time.monotonic()
+            due, last = due + self.rate * (now - last), now
+            for _ in range(int(due)):
+                self._send(self._customer(rng), rng)
+            due -= int(due)
+            self.producer.poll(0)
+
+    def _customer(self, rng: np.random.Generator) -> int:
+        # The others go on coming, or their segments would be given up.
+        if self.newcomers is None or rng.random() < 0.4:
+            return int(rng.integers(CUSTOMERS))
+        self.newcomers += 3
+        return self.newcomers
+
+    def _send(self, customer: int, rng: np.random.Generator, at_ms: int = 0) -> None:
+        value = b"{broken" if rng.random() < self.bad else self._event(customer, rng)
+        key = str(customer).encode()
+        self.producer.produce(self._topic, value, key, partition=customer % 2, timestamp=at_ms)
+
+    def send_old(self, n: int, age_s: float) -> None:
+        """Events of now in records that were made long ago: a backlog."""
+        rng, at_ms = np.random.default_rng(1), round(1e3 * (time.time() - age_s))
+        for _ in range(n):
+            self._send(int(rng.integers(CUSTOMERS)), rng, at_ms)
+            self.producer.poll(0)
 
     def _event(self, customer: int, rng: np.random.Generator) -> bytes:
-        group, person = customer % 3, np.random.default_rng(customer)
+        group, person = (customer + self.turn) % 3, PEOPLE[customer % CUSTOMERS]
+        noise = (self.noise * rng.normal(size=3)).tolist()
         fields = {
-            "age": 20 + 15 * group + person.normal() + rng.normal() / 10,
-            "income": 1e3 * self.income * (1 + group + person.normal() / 10),
-            "purchases": group + person.random(),
+            "age": 20 + self.years + 15 * group + person[0] + 10 * noise[0],
+            "income": 1e3 * self.income * (1 + group + person[1] / 10 + noise[1]),
+            "purchases": group + person[2] + noise[2],
         }
         body = {"customer_id": str(customer), "event_time": time.time_ns() // 1_000_000, **fields}
         return msgspec.json.encode(body)
@@ -72,7 +95,7 @@ class Feed:
     def close(self) -> None:
         self._stop.set()
         self._thread.join()
-        self._producer.flush(10)
+        self.producer.flush(10)
 
 
 class Prometheus:
@@ -163,8 +186,8 @@ class Workers:
 
 
 class Watched:
-    def __init__(self, workers: Workers, feed: Feed, prometheus: Prometheus) -> None:
-        self.workers, self.feed, self.prometheus = workers, feed, prometheus
+    def __init__(self, servers: str, workers: Workers, feed: Feed, prometheus: Prometheus) -> None:
+        self.servers, self.workers, self.feed, self.prometheus = servers, workers, feed, prometheus
 
 
 @contextmanager
@@ -175,7 +198,7 @@ def watched(servers: str, directory: Path) -> Iterator[Watched]:
         try:
             prometheus = Prometheus(directory, workers.port)
             try:
-                yield Watched(workers, feed, prometheus)
+                yield Watched(servers, workers, feed, prometheus)
             finally:
                 prometheus.close()
         finally:
@@ -184,13 +207,24 @@ def watched(servers: str, directory: Path) -> Iterator[Watched]:
         workers.close()
 
 
-@pytest.fixture(name="there", scope="module")
-def _there(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+@pytest.fixture(name="empty", scope="module")
+def _empty(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """Before the first event."""
     tool("prometheus")
     with watched(kafka, tmp_path_factory.mktemp("watched")) as there:
         until(lambda: there.workers.page("/readyz") == 200, "both workers are ready")
-        until(lambda: len(there.prometheus.ask("streamseg_segment_info")) == 6, "three segments, told by two workers")
         yield there
+
+
+@pytest.fixture(name="there", scope="module")
+def _there(empty: Watched) -> Watched:
+    empty.feed.rate = EVENTS_A_SECOND
+    until(lambda: len(empty.prometheus.ask("streamseg_segment_info")) == 6, "three segments, told by two workers")
+    return empty
+
+
+def test_without_events_there_is_no_model_and_that_is_told(empty: Watched) -> None:
+    until(lambda: "StreamsegNoModel" in empty.prometheus.firing(), "that there is no model is told")
 
 
 def in_seconds(query: str) -> str:
@@ -214,8 +248,10 @@ def test_every_metric_of_every_alert_is_there(there: Watched) -> None:
 
 
 def test_a_quiet_stream_raises_no_alarm(there: Watched) -> None:
-    """What belongs to the start has passed once nothing fires; from then on nothing does."""
-    until(lambda: not there.prometheus.ask("ALERTS"), "what the start raised has gone")
+    """What belongs to the start has passed once nothing was even pending for as long as rates look back."""
+    began = time.time()
+    until(lambda: time.time() - began > 10.0, "rates look back on events", QUIET_S)
+    until(lambda: not there.prometheus.ask("max_over_time(ALERTS[10s])"), "what the start raised has gone")
     began = time.time()
     until(lambda: time.time() - began > QUIET_S, "some quiet time has passed", QUIET_S + 30.0)
     assert there.prometheus.ask(f'max_over_time(ALERTS{{alertstate="firing"}}[{QUIET_S}s])') == []
@@ -229,6 +265,33 @@ def test_bad_input_is_told(there: Watched) -> None:
     until(lambda: not there.prometheus.firing() & {"StreamsegBadInput", "StreamsegVeryBadInput"}, "it is over")
 
 
+def test_an_old_backlog_is_told_as_stale_and_slow(there: Watched) -> None:
+    wanted = {"StreamsegStaleTags", "StreamsegVeryStaleTags", "StreamsegSlow"}
+
+    def told() -> bool:
+        waiting = there.prometheus.ask("sum(streamseg_consumer_lag_records)")
+        if waiting and float(waiting[0]["value"][1]) < 20_000:
+            there.feed.send_old(30_000, OLD_S)
+        return wanted <= there.prometheus.firing()
+
+    until(told, "an old backlog is told")
+    oldest = float(there.prometheus.ask("max_over_time(streamseg_consumer_lag_seconds[10s])")[0]["value"][1])
+    assert OLD_S <= oldest < OLD_S + 60.0
+    until(lambda: not there.prometheus.firing() & wanted, "it is worked off")
+
+
+def test_an_input_that_a_transaction_holds_up_is_told_as_stuck(there: Watched) -> None:
+    holding = Producer({"bootstrap.servers": there.servers, "transactional.id": new_name("somebody")})
+    holding.init_transactions(30)
+    holding.begin_transaction()
+    for partition in range(2):
+        holding.produce(there.workers.topic, b"{}", partition=partition)
+    assert holding.flush(30) == 0
+    until(lambda: "StreamsegStuck" in there.prometheus.firing(), "that nothing is tagged is told")
+    holding.abort_transaction(30)
+    until(lambda: "StreamsegStuck" not in there.prometheus.firing(), "the job goes on")
+
+
 def test_drift_is_told_with_the_feature_that_drifts(there: Watched) -> None:
     there.feed.income = 1.6
     until(lambda: "StreamsegFeatureDrift" in there.prometheus.firing(), "drift is told")
@@ -240,6 +303,11 @@ def test_drift_is_told_with_the_feature_that_drifts(there: Watched) -> None:
     assert {line["feature"] for line in logged if line["detector"] == "feature"} == {"income"}
 
 
+def test_centers_that_move_are_told(there: Watched) -> None:
+    there.feed.years = 10.0
+    until(lambda: "StreamsegCenterShift" in there.prometheus.firing(), "that centers move is told")
+
+
 def test_a_stopped_worker_is_told_and_comes_back(there: Watched) -> None:
     os.kill(there.workers.children()[0], signal.SIGSTOP)
     until(lambda: "StreamsegDown" in there.prometheus.firing(), "the stopped worker is told")
@@ -248,6 +316,26 @@ def test_a_stopped_worker_is_told_and_comes_back(there: Watched) -> None:
     os.kill(there.workers.children()[0], signal.SIGCONT)
     until(lambda: "StreamsegDown" not in there.prometheus.firing(), "it is back")
     until(lambda: there.workers.page("/readyz") == 200, "it is ready")
+
+
+def test_a_segment_that_grows_over_all_others_is_told(there: Watched) -> None:
+    there.feed.newcomers, there.feed.rate = 3 * CUSTOMERS, 3 * EVENTS_A_SECOND
+    until(lambda: "StreamsegShareDrift" in there.prometheus.firing(), "that a segment grows is told")
+    until(lambda: "StreamsegDegenerate" in there.prometheus.firing(), "that it has nearly everybody is told")
+    there.feed.newcomers, there.feed.rate = None, EVENTS_A_SECOND
+
+
+def test_customers_who_all_become_others_are_told_as_churn(there: Watched) -> None:
+    until(lambda: "StreamsegChurn" not in there.prometheus.firing(), "what came before has passed")
+    there.feed.turn = 1
+    until(lambda: "StreamsegChurn" in there.prometheus.firing(), "that customers move is told")
+
+
+def test_segments_that_overlap_are_told(there: Watched) -> None:
+    until(lambda: "StreamsegQuality" not in there.prometheus.firing(), "what came before has passed")
+    there.feed.rate, there.feed.noise = 3 * EVENTS_A_SECOND, 1.0
+    until(lambda: "StreamsegQuality" in there.prometheus.firing(), "that segments overlap is told")
+    there.feed.noise = 0.1
 
 
 def test_the_dashboard_has_a_panel_for_each_row() -> None:
