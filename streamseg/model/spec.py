@@ -17,7 +17,7 @@ MAX_SEGMENTS = 64
 # Where the number of segments is left to the customers, there are at least so many different ones before it is asked.
 LEAST_SEGMENTS = 3
 # The half-lives that compete where none is given, in customer weights; and that of the moments which all share.
-AUTO_HALF_LIVES = (16.0, 64.0, 250.0, 1000.0, 4000.0, 16000.0)
+AUTO_HALF_LIVES = (25.0, 100.0, 400.0, 1600.0, 6400.0, 25600.0)
 AUTO_MEMORY = 2000.0
 MAX_FEATURES = 64
 # A warm start that has centers only takes its metric from this many rows.
