@@ -11,6 +11,7 @@ import json
 import numpy as np
 
 from streamseg import KMeans, Segmenter, StandardScaler
+from streamseg.kernel.types import Array
 from streamseg.model.start import start_from_centers
 from streamseg.processing.transport import Topic
 from tests.harness import BAD, event, fingerprint, published, restored, run_memory, settings_for, shoppers
@@ -38,6 +39,7 @@ def estimators() -> dict[str, str]:
         model = Segmenter(("a", "b", "c"), 4, half_life=half_life, warm_up=500)
         model.learn_many(x, t=np.arange(len(x)) * 7.0)
         found[f"segmenter {half_life}"] = digest(json.dumps(model.to_dict()), model.predict_many(x).tolist())
+    found["segmenter that tunes itself"] = tuned(x)
     scaler = StandardScaler(half_life=100)
     kmeans = KMeans(n_clusters=3, warm_up=100)
     for row in x[:400].tolist():
@@ -46,6 +48,17 @@ def estimators() -> dict[str, str]:
         kmeans.learn_one(scaler.transform_one(values))
     found["scaler and k-means"] = digest(scaler.means, scaler.variances, json.dumps(kmeans.to_dict()))
     return found
+
+
+def tuned(x: Array) -> str:
+    """Half-lives compete, and after a jump centers are looked for anew: with all that is decided on the way."""
+    model = Segmenter(("a", "b", "c"), "auto", half_life="auto", warm_up=500)
+    away = np.array([0.0, 20.0, 4.0])
+    jumped = np.concatenate([x, x[::-1] * [1.0, -1.0, 1.0] + [4.0, 0.0, 8.0], x + away])
+    model.learn_many(jumped, t=np.arange(len(jumped)) * 7.0)
+    assert model._state.promotions > 0
+    assert model._state.search.number > 0
+    return digest(json.dumps(model.to_dict()), model.predict_many(jumped).tolist())
 
 
 def job(warm_start: bool) -> str:
