@@ -35,7 +35,8 @@ class Segmenter(ModelClusterer):
     start
         First centers, {segment_id: {feature: value}} in the features' units, or a fitted model; then there is no warm-up.
     max_gain
-        Guard, under forgetting: one row moves a center by at most max(1/n, max_gain) of the way. None turns it off.
+        Guard, under forgetting: one row moves a center by at most max(1/n, max_gain) of the way, twice as far where
+        half-lives compete ("auto"). None turns it off.
     clip_sigmas
         Guard: a feature is learned as at most this many standard deviations from its center. None turns it off.
     max_ahead

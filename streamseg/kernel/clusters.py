@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.metric import squared_distances
 from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
 
@@ -137,8 +138,9 @@ class CenterDelta(msgspec.Struct):
     """What rows add to k centers.
 
     Attributes:
-        origin: (n_features,), what `sums` are relative to.
-        hits: (k,) decayed weight of the rows; sums: (n_features, k) of weight times (row - origin).
+        origin: (n_features,), what `sums` are relative to, where all centers had moved by nothing together.
+        hits: (k,) decayed weight of the rows; sums: (n_features, k) of weight times (row - origin), less how far all centers
+            had moved together by then.
         floor: (k,) prior weight that the guard `max_gain` asks for, 0 where it did not bind.
         learned: (k,) weight, not decayed.
     """
@@ -150,6 +152,19 @@ class CenterDelta(msgspec.Struct):
     learned: Array
 
 
+class Together(msgspec.Struct):
+    """How all centers of a candidate moved together in a batch.
+
+    Attributes:
+        shift: (n_features,) in the batch; base: before it, since the candidate began.
+        followed: share of what they were off that they followed.
+    """
+
+    shift: Array
+    base: Array
+    followed: float
+
+
 class Step:
     """Candidates of k centers each on their way through the blocks of one micro-batch, all at once.
 
@@ -157,16 +172,23 @@ class Step:
     are places of all else that has one for each center. What a candidate becomes does not depend on who is beside it.
     """
 
-    def __init__(self, starts: Sequence[Centers], origin: Array) -> None:
-        """IN starts, of equal k, and origin (n_features,)."""
+    def __init__(self, starts: Sequence[Centers], origin: Array, common: Array | None = None) -> None:
+        """IN starts, of equal k, origin (n_features,), common (n_candidates,): half-lives of following together."""
         self.n_candidates, self.k = len(starts), len(starts[0].weights)
         self.start = starts[0] if len(starts) == 1 else side_by_side(starts)
         self.centers = self.start.centers.copy()
+        # Where they are but for what they moved together.
+        self._apart = self.centers
         self.origin = origin
         self.prior = self.start.weights.copy()
         self.hits = np.zeros_like(self.start.weights)
         self.sums = np.zeros_like(self.start.centers)
         self.learned = np.zeros_like(self.start.weights)
+        # How far all centers of a candidate have moved together, and by which share they did not follow.
+        self.shift = np.zeros((len(origin), self.n_candidates))
+        self.behind = np.ones(self.n_candidates)
+        self._common = np.full(self.n_candidates, np.inf) if common is None else common
+        self._following = np.flatnonzero(np.isfinite(self._common)).tolist()
         self.raised = np.zeros(len(self.start.weights), dtype=np.bool_)
         self._offset = self.start.centers - origin[:, None]
         self._cell_offset = len(self.start.weights) * np.arange(len(origin))[:, None]
@@ -207,16 +229,39 @@ class Step:
         if (max_gain < np.inf).any():
             self._raise_prior(hit, np.repeat(max_gain, self.k))
         weighted = (relative if relative.ndim == 3 else relative[:, None, :]) * weights
-        sums = sums_by_label((flat + self._cell_offset).ravel(), weighted.ravel(), k * len(weighted))
-        self.sums += sums.reshape(len(weighted), k)
+        sums = sums_by_label((flat + self._cell_offset).ravel(), weighted.ravel(), k * len(weighted)).reshape(-1, k)
+        weight = hits if w is weights else sums_by_label(flat, np.broadcast_to(w, labels.shape).ravel(), k)
+        for c in self._following:
+            mine = slice(c * self.k, (c + 1) * self.k)
+            self._follow(c, relative if relative.ndim == 2 else relative[:, c], w, weight[mine])
+            sums[:, mine] -= self.shift[:, c, None] * hits[mine]
+        self.sums += sums
         self.hits += hits
-        self.learned += hits if w is weights else sums_by_label(flat, np.broadcast_to(w, labels.shape).ravel(), k)
+        self.learned += weight
         total = self.prior + self.hits
         if hit.all():
-            self.centers = self.start.centers + (self.sums - self._offset * self.hits) / total
+            self._apart = self.start.centers + (self.sums - self._offset * self.hits) / total
         else:
             moved = self.start.centers + (self.sums - self._offset * self.hits) / np.where(hit, total, 1.0)
-            self.centers = np.where(hit, moved, self.centers)
+            self._apart = np.where(hit, moved, self._apart)
+        self.centers = self._apart
+        if self._following:
+            self.centers = self._apart.copy()
+            for c in self._following:
+                self.centers_of(c)[:] += self.shift[:, c, None]
+
+    def _follow(self, c: int, relative: Array, w: Array, weight: Array) -> None:
+        """Move all centers of candidate c by what its rows are off on average, as far as its half-life of that says.
+
+        What all segments do together is told from many more rows than what each does.
+        """
+        total = float(np.add.reduce(w))
+        if total <= 0.0:
+            return
+        centers = np.add.reduce((self.centers_of(c) - self.origin[:, None]) * weight, axis=1)
+        stays = exp2_scalar(-total / float(self._common[c]))
+        self.shift[:, c] += (1.0 - stays) * ((np.add.reduce(relative * w, axis=1) - centers) / total)
+        self.behind[c] *= stays
 
     def _raise_prior(self, hit: Flags, max_gain: Array) -> None:
         """Hold the gain of one event to max(1 / n, max_gain): a center of n events weighs at least min(n, 1 / gain - 1)."""
@@ -230,6 +275,12 @@ class Step:
             self.hits *= scale
             self.sums *= scale
             self.raised |= low
+
+    def together(self, candidate: int, base: Array) -> Together | None:
+        """How all centers of a candidate moved together; None for one that does not follow so. `base`: as in `Together`."""
+        if candidate not in self._following:
+            return None
+        return Together(self.shift[:, candidate].copy(), base, 1.0 - float(self.behind[candidate]))
 
     def deltas(self) -> list[CenterDelta]:
         """What the rows added to each candidate."""
@@ -250,6 +301,21 @@ def side_by_side(parts: Sequence[Centers]) -> Centers:
         np.concatenate([part.weights for part in parts]),
         np.concatenate([part.learned for part in parts]),
     )
+
+
+def apply_together(
+    state: Centers, at: Array, delta: CenterDelta, moved: Together, state_factor: float, delta_factor: float
+) -> Array:
+    """As `apply_delta`, of centers that have moved by `at` (n_features,) together. INOUT state. Returns where that is now.
+
+    Each is merged where nothing had moved together. What other workers' batches have followed meanwhile was the same shift,
+    so it is not followed twice.
+    """
+    state.centers = state.centers - at[:, None]
+    apply_delta(state, msgspec.structs.replace(delta, origin=delta.origin - moved.base), state_factor, delta_factor)
+    now: Array = at + moved.shift - moved.followed * (at - moved.base)
+    state.centers = state.centers + now[:, None]
+    return now
 
 
 def apply_delta(state: Centers, delta: CenterDelta, state_factor: float, delta_factor: float) -> None:

@@ -44,10 +44,13 @@ class Forgetting(msgspec.Struct, frozen=True):
     Attributes:
         unit: what the half-life counts: nothing, learned weight, or seconds of event time.
         half_life: in that unit; not used for "none".
+        common: the half-life, in learned weight, at which all centers follow together what they have in common; infinite
+            for not at all.
     """
 
     unit: Literal["none", "weight", "time"] = "none"
     half_life: float = float("inf")
+    common: float = float("inf")
 
     def age(self, w: Array, t: Array | None, clock: float) -> Aged:
         """Weights (n_rows,) as of the end of a block. IN w, t (seconds, guarded by `guarded_times`); clock in seconds."""

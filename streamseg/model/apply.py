@@ -11,14 +11,26 @@ import numpy as np
 from msgspec.structs import replace
 
 from streamseg.kernel import histogram
-from streamseg.kernel.clusters import Centers, apply_delta, nearest_label
+from streamseg.kernel.clusters import Centers, apply_delta, apply_together, nearest_label
 from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Flags
 from streamseg.model.external import Unnamed
 from streamseg.model.newcomers import with_segments
-from streamseg.model.records import Appeared, Asked, Delta, Dropped, ModelChange, Promoted, Renamed, Retired, Searched, Start
+from streamseg.model.records import (
+    Appeared,
+    Asked,
+    CandidateDelta,
+    Delta,
+    Dropped,
+    ModelChange,
+    Promoted,
+    Renamed,
+    Retired,
+    Searched,
+    Start,
+)
 from streamseg.model.reference import ROWS as REFERENCE_ROWS
 from streamseg.model.reference import Reference
 from streamseg.model.sample import merged, trimmed
@@ -288,7 +300,7 @@ def _apply_candidates(state: ModelState, spec: ModelSpec, delta: Delta, began: f
         if part is None:
             candidate.centers.weights = candidate.centers.weights * mine
             continue
-        apply_delta(candidate.centers, part.centers, mine, theirs)
+        _learned(candidate, part, mine, theirs)
         candidate.loss += part.loss
     if state.tagging.id in parts:
         state.scored_weight = state.scored_weight * fades + delta.scored_weight
@@ -299,10 +311,17 @@ def _apply_candidates(state: ModelState, spec: ModelSpec, delta: Delta, began: f
     trial, part_of_trial = state.trial, delta.trial
     if trial is not None and part_of_trial is not None and part_of_trial.candidate.id == trial.candidate.id:
         mine, theirs = spec.speeds[trial.candidate.speed].meet(began, delta.clock, delta.age)
-        apply_delta(trial.candidate.centers, part_of_trial.candidate.centers, mine, theirs)
+        _learned(trial.candidate, part_of_trial.candidate, mine, theirs)
         trial.rows += delta.rows
         trial.loss += part_of_trial.candidate.loss
         trial.champion_loss += part_of_trial.champion_loss
+
+
+def _learned(candidate: Candidate, part: CandidateDelta, mine: float, theirs: float) -> None:
+    if part.together is None:
+        apply_delta(candidate.centers, part.centers, mine, theirs)
+    else:
+        candidate.shift = apply_together(candidate.centers, candidate.moved, part.centers, part.together, mine, theirs)
 
 
 def _apply_sample(state: ModelState, spec: ModelSpec, delta: Delta) -> None:

@@ -137,11 +137,15 @@ class _Local:
         self.spec = spec
         self.renewal: Metric | None = None
         self.champion, self.trial = state.champion, state.trial
-        self.ids = [candidate.id for candidate in state.candidates]
+        self.candidates = state.candidates
         self.origin = state.metric.origin[: spec.n_weighted]
-        self.bank = Step([candidate.centers for candidate in state.candidates], self.origin)
-        self.challenger = Step([self.trial.candidate.centers], self.origin) if self.trial is not None else None
         speeds = [spec.speeds[candidate.speed] for candidate in state.candidates]
+        common = np.array([speed.common for speed in speeds])
+        self.bank = Step([candidate.centers for candidate in state.candidates], self.origin, common)
+        self.challenger = None
+        if self.trial is not None:
+            own = np.array([spec.speeds[self.trial.candidate.speed].common])
+            self.challenger = Step([self.trial.candidate.centers], self.origin, own)
         # The first is that of what all share.
         self.speeds = Speeds([spec.forgetting, *speeds])
         self.profile = Profile.empty(len(spec.features) - spec.n_weighted, self.bank.k)
@@ -270,13 +274,16 @@ class _Local:
         cells = np.flatnonzero(counts)
         score = self.score
         parts = [
-            CandidateDelta(i, part, loss)
-            for i, part, loss in zip(self.ids, self.bank.deltas(), score.added.tolist(), strict=True)
+            CandidateDelta(candidate.id, part, loss, self.bank.together(c, candidate.moved))
+            for c, (candidate, part, loss) in enumerate(
+                zip(self.candidates, self.bank.deltas(), score.added.tolist(), strict=True)
+            )
         ]
         trial = None
         if self.challenger is not None and self.trial is not None:
             (part,) = self.challenger.deltas()
-            trial = TrialDelta(CandidateDelta(self.trial.candidate.id, part, score.of_challenger), score.beside_it)
+            together = self.challenger.together(0, self.trial.candidate.moved)
+            trial = TrialDelta(CandidateDelta(self.trial.candidate.id, part, score.of_challenger, together), score.beside_it)
         hit_s = {i: at for i, at in zip(base.ids, self.hit_s.tolist(), strict=True) if at != NEVER}
         added = Moments(self.moments.weight[1], self.moments.mean[1], self.moments.m2[1])
         return Delta(

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from streamseg.kernel.clusters import CenterDelta, Centers
+from streamseg.kernel.clusters import CenterDelta, Centers, Together
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Ints
 from streamseg.model.external import Unnamed
@@ -20,6 +20,7 @@ class CandidateDelta(msgspec.Struct):
     id: int
     centers: CenterDelta
     loss: float = 0.0
+    together: Together | None = None
 
 
 class TrialDelta(msgspec.Struct):

@@ -17,8 +17,13 @@ MAX_SEGMENTS = 64
 # Where the number of segments is left to the customers, there are at least so many different ones before it is asked.
 LEAST_SEGMENTS = 3
 # The half-lives that compete where none is given, in customer weights; and that of the moments which all share.
-AUTO_HALF_LIVES = (25.0, 100.0, 400.0, 1600.0, 6400.0, 25600.0)
+# What forgetting costs is about a third of segments / half-life of the loss, so longer ones than these gain nothing.
+AUTO_HALF_LIVES = (25.0, 100.0, 400.0, 1600.0)
+# Beside them one whose centers follow together what they have in common: half-life of each, and of that.
+AUTO_TOGETHER = (1600.0, 50.0)
 AUTO_MEMORY = 2000.0
+# How much wider the guard `max_gain` is where half-lives compete.
+COMPETING_GAIN = 2.0
 MAX_FEATURES = 64
 # A warm start that has centers only takes its metric from this many rows.
 SETTLING_ROWS = 250
@@ -58,13 +63,19 @@ def in_words(forgetting: Forgetting) -> str:
     """The half-life for people: "none", "2,000 customers", "90 d"."""
     if forgetting.unit == "none":
         return "none"
-    return f"{forgetting.half_life:,.0f} customers" if forgetting.unit == "weight" else f"{forgetting.half_life / 86400:g} d"
+    if forgetting.unit == "time":
+        return f"{forgetting.half_life / 86400:g} d"
+    together = "" if forgetting.common == float("inf") else ", following together"
+    return f"{forgetting.half_life:,.0f} customers{together}"
 
 
 def parse_speeds(half_life: float | str | None) -> tuple[Forgetting, ...]:
     """The speeds of forgetting that compete. Raises ValueError."""
     if half_life == "auto":
-        return (*(Forgetting("weight", value) for value in AUTO_HALF_LIVES), Forgetting())
+        each, common = AUTO_TOGETHER
+        alone = (Forgetting("weight", value) for value in AUTO_HALF_LIVES)
+        # What is longest remembered comes last: it leads until another one is better.
+        return (*alone, Forgetting("weight", each, common), Forgetting())
     return (parse_forgetting(half_life),)
 
 
@@ -142,9 +153,14 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def max_gains(self) -> Array:
-        """The guard for each candidate, infinite where it is off: a mean of all events needs none."""
+        """The guard for each candidate, infinite where it is off: a mean of all events needs none.
+
+        Where several compete it is wider: a candidate that follows too eagerly does not lead, and one that is held back
+        cannot follow.
+        """
         off = [speed.unit == "none" or self.max_gain is None for speed in self.speeds]
-        return np.where(off, np.inf, 1.0 if self.max_gain is None else self.max_gain)
+        widened = COMPETING_GAIN if len(self.speeds) > 1 else 1.0
+        return np.where(off, np.inf, 1.0 if self.max_gain is None else min(1.0, widened * self.max_gain))
 
     @cached_property
     def names(self) -> tuple[str, ...]:

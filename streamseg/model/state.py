@@ -100,12 +100,19 @@ class Candidate(msgspec.Struct):
     Attributes:
         id: never used again; deltas address candidates by it. speed: place of its forgetting in `ModelSpec.speeds`.
         loss: sum of clipped squared distances of events, each taken before it was learned, faded.
+        shift: (n_weighted,) how far all centers have moved together; None for "not so far".
     """
 
     id: int
     speed: int
     centers: Centers
     loss: float = 0.0
+    shift: Array | None = None
+
+    @property
+    def moved(self) -> Array:
+        """`shift`, also where there is none."""
+        return np.zeros(len(self.centers.centers)) if self.shift is None else self.shift
 
 
 class Trial(msgspec.Struct):

@@ -10,6 +10,7 @@ from streamseg.kernel.clusters import (
     Centers,
     Step,
     apply_delta,
+    apply_together,
     clip_to_centers,
     driver_shares,
     margin,
@@ -69,6 +70,58 @@ def test_a_delta_of_two_blocks_gives_what_one_after_the_other_gives() -> None:
     apply_delta(at_once, step.deltas()[0], 0.0625, 1.0)
     assert at_once.centers == pytest.approx(one_by_one.centers, rel=1e-12)
     assert at_once.weights == pytest.approx(one_by_one.weights, rel=1e-12)
+
+
+def following(start: Centers, x: Array, half_life: float = 50.0) -> Step:
+    """A step of one candidate that follows together, after rows of one segment at a time."""
+    step = Step([start], np.zeros(len(x)), np.array([half_life]))
+    for first in range(0, x.shape[1], 250):
+        rows = x[:, first : first + 250]
+        labels, _ = step.nearest(rows, np.ones(len(x)))
+        n = rows.shape[1]
+        step.learn(rows, labels, np.ones((1, n)), np.ones(n), np.array([np.inf]))
+    return step
+
+
+def drifting(seed: int, drift: float = 8.0, n: int = 2_000) -> tuple[Centers, Array]:
+    """Three segments that all drift alike, of which the third has no rows; and centers where they began."""
+    rng = np.random.default_rng(seed)
+    truth = np.array([[0.0, 10.0, 0.0], [0.0, 0.0, 10.0]])
+    x = truth[:, rng.integers(2, size=n)] + rng.normal(size=(2, n)) / 2 + drift * np.arange(n) / n
+    return Centers(truth, np.full(3, 1e4), np.full(3, 1e4)), x
+
+
+def test_centers_that_follow_together_go_with_a_common_shift_and_take_the_idle_ones_along() -> None:
+    start, x = drifting(0, 2.0)
+    step = following(start, x)
+    assert np.abs(step.centers - (start.centers + 2.0)).max() < 0.5
+    alone = Step([start], np.zeros(2))
+    labels, _ = alone.nearest(x, np.ones(2))
+    alone.learn(x, labels, np.ones((1, 2_000)), np.ones(2_000), np.array([np.inf]))
+    assert alone.centers[:, 2].tolist() == start.centers[:, 2].tolist()
+
+
+def test_a_delta_of_centers_that_followed_gives_what_the_step_arrived_at() -> None:
+    start, x = drifting(1)
+    step, merged, base = following(start, x), start.copy(), np.array([3.0, -2.0])
+    together = step.together(0, base)
+    assert together is not None
+    now = apply_together(merged, base, step.deltas()[0], together, 1.0, 1.0)
+    assert merged.centers == pytest.approx(step.centers, rel=1e-12)
+    assert now == pytest.approx(base + step.shift[:, 0])
+    assert Step([start], np.zeros(2)).together(0, base) is None
+
+
+@pytest.mark.parametrize("n_workers", [2, 5])
+def test_workers_that_saw_the_same_shift_do_not_follow_it_twice(n_workers: int) -> None:
+    start, at = drifting(0)[0], np.zeros(2)
+    merged = start.copy()
+    for seed in range(n_workers):
+        step = following(start, drifting(seed)[1])
+        together = step.together(0, np.zeros(2))
+        assert together is not None
+        at = apply_together(merged, at, step.deltas()[0], together, 1.0, 1.0)
+    assert np.abs(merged.centers - (start.centers + 8.0)).max() < 1.0
 
 
 def test_max_gain_holds_a_faded_center_back() -> None:

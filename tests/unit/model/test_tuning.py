@@ -12,6 +12,7 @@ from streamseg.model.codec import pack, unpack
 from streamseg.model.decisions import decided, due
 from streamseg.model.identity import lineage
 from streamseg.model.records import Dropped, Promoted, Renamed, Retired
+from streamseg.model.spec import in_words
 from streamseg.model.state import ModelState, Segment
 
 FEATURES = ("a", "b", "c")
@@ -47,9 +48,23 @@ def test_a_moving_stream_promotes_a_shorter_half_life_and_ids_stay() -> None:
     moved = x[2_000:] + 20.0 * np.arange(28_000)[:, None] / 28_000
     model.learn_many(moved)
     assert model._state.promotions >= 1
-    assert model._spec.speeds[model._state.tagging.speed].half_life < 16_000
+    assert model._spec.speeds[model._state.tagging.speed].unit == "weight"
     assert list(model.centers) == ids
     assert nearest_distance(model, CENTERS + 20.0).max() < 1.0
+
+
+def test_what_all_segments_do_alike_is_followed_together() -> None:
+    model = Segmenter(FEATURES, n_segments=4, half_life="auto")
+    x = mixture(30_000, CENTERS, 2)
+    model.learn_many(x[:2_000])
+    ids = list(model.centers)
+    model.learn_many(x[2_000:] + 60.0 * np.arange(28_000)[:, None] / 28_000)
+    speed = model._spec.speeds[model._state.tagging.speed]
+    assert np.isfinite(speed.common)
+    assert "following together" in in_words(speed)
+    assert list(model.centers) == ids
+    assert nearest_distance(model, CENTERS + 60.0).max() < 1.0
+    assert Segmenter.from_dict(model.to_dict()).to_dict() == model.to_dict()
 
 
 @pytest.mark.parametrize("seed", range(3))
