@@ -229,9 +229,7 @@ def cost(n: int, seeds: int) -> None:
 
     runs = [(seconds(1000.0, False), seconds("auto", False), seconds("auto", True)) for _ in range(max(3, seeds))]
     one, several, all_of_it = (float(value) for value in np.median(np.array(runs), axis=0))
-    print(
-        f"competing half-lives cost {several / one:.2f} times one in learning; with sample and searches {all_of_it / one:.2f}"
-    )
+    print(f"competing half-lives cost {several / one:.2f} times one; with sample and searches {all_of_it / one:.2f}")
     added, rest = (1e6 * spent / len(x) for spent in (several - one, all_of_it - several))
     print(f"they add {added:.2f} us an event, sample and searches {rest:.2f}")
 
