@@ -20,7 +20,7 @@ LEAST_SEGMENTS = 3
 # What forgetting costs is about a third of segments / half-life of the loss, so longer ones than these gain nothing.
 AUTO_HALF_LIVES = (25.0, 100.0, 400.0, 1600.0)
 # Beside them one whose centers follow together what they have in common: half-life of each, and of that.
-AUTO_TOGETHER = (1600.0, 50.0)
+AUTO_TOGETHER = (150.0, 50.0)
 AUTO_MEMORY = 2000.0
 # How much wider the guard `max_gain` is where half-lives compete.
 COMPETING_GAIN = 2.0
