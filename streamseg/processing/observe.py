@@ -212,6 +212,8 @@ class Observers:
 
     def observe(self, event: Observation) -> None:
         for observer in tuple(self._observers):
+            if observer not in self._observers:
+                continue  # it failed while it was told that another one did
             try:
                 observer.observe(event)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is not the job's

@@ -105,6 +105,16 @@ def test_an_observer_that_fails_is_told_nothing_more_and_the_others_are_told_tha
     assert sorted(map(str, after.events)) == sorted(map(str, before.events))
 
 
+def test_two_observers_that_fail_at_once_stop_nobody() -> None:
+    there = Recorder()
+    observers = Observers(Broken(), Broken(), there)
+    observers.observe(STORY[0])
+    observers.observe(STORY[-1])
+    told = [event.event if isinstance(event, Waiting) else event for event in there.events]
+    assert told.count("observer_failed") == 2
+    assert told.count(STORY[0]) == told.count(STORY[-1]) == 1
+
+
 def test_progress_is_told_at_most_every_ten_seconds() -> None:
     now = [100.0]
     stream = io.StringIO()
