@@ -110,7 +110,7 @@ def test_two_observers_that_fail_at_once_stop_nobody() -> None:
     observers = Observers(Broken(), Broken(), there)
     observers.observe(STORY[0])
     observers.observe(STORY[-1])
-    told = [event.event if isinstance(event, Waiting) else event for event in there.events]
+    told: list[object] = [event.event if isinstance(event, Waiting) else event for event in there.events]
     assert told.count("observer_failed") == 2
     assert told.count(STORY[0]) == told.count(STORY[-1]) == 1
 
