@@ -111,7 +111,7 @@ class ModelConfig(Section):
         if self.factory is not None:
             for key in ("segments", "start", "refits", "retire_after"):
                 if getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"{key} is for the built-in model: factory's decides by itself")
+                    raise ValueError(f"{key} is for the built-in model, factory's decides by itself: leave {key} out")
         return self
 
     @field_validator("half_life", mode="after")

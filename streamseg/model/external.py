@@ -128,7 +128,7 @@ def factory(path: str, features: Sequence[str]) -> Callable[[], Any]:
     return make
 
 
-def _tried(estimator: Any, features: Sequence[str]) -> list[Any]:
+def _tried(estimator: Any, features: Sequence[str]) -> list[int]:
     """What a model says of rows in groups that it has learned."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(_TRIED_ROWS, len(features))) + 10.0 * rng.integers(8, size=(_TRIED_ROWS, len(features))) + 50.0
@@ -136,7 +136,7 @@ def _tried(estimator: Any, features: Sequence[str]) -> list[Any]:
     for row in rows:
         estimator.learn_one(row)
     copy = pickle.loads(pickle.dumps(estimator))
-    return [copy.predict_one(row) for row in rows[-_ASKED_ROWS:]]
+    return [_label(copy, row) for row in rows[-_ASKED_ROWS:]]
 
 
 def _dicts(x: Array, spec: ModelSpec) -> list[dict[str, float]]:
@@ -148,13 +148,16 @@ def _label(estimator: Any, row: dict[str, float]) -> int:
     where = "model.factory"
     try:
         label = estimator.predict_one(row)
-        number = operator.index(label)
     except Exception as error:
         raise ConfigError(
             f"the model failed in predict_one: {type(error).__name__}: {error}",
             where=where,
             hint="mend it and run again: nothing is lost",
         ) from error
+    try:
+        number = operator.index(label)
+    except TypeError:
+        number = -1
     if not 0 <= number <= _LARGEST_LABEL:
         raise ConfigError(
             f"predict_one gives {label!r}", where=where, hint=f"labels are integers from 0 to {_LARGEST_LABEL}"

@@ -261,9 +261,10 @@ def config_digest(config: str) -> bytes:
 
 
 def config_differences(old: str, new: str) -> list[str]:
-    """Dotted keys in which two configurations differ."""
+    """Dotted keys in which two configurations differ, with the old values."""
     before, after = json.loads(old), json.loads(new)
-    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return [f"{key} ({json.dumps(before[key])} there)" if key in before else f"{key} (not there)" for key in changed]
 
 
 def customer_hash(customer_id: str) -> int:

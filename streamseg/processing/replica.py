@@ -97,8 +97,8 @@ class Replica:
             changed = ", ".join(config_differences(genesis.config, self.config))
             raise ConfigError(
                 f"the state was written with other settings: {changed}",
-                hint="run with the settings that it was written with, or begin anew from the same input: another --state, "
-                "or on Kafka another application with outputs of its own",
+                hint="give the settings that it was written with, in streamseg.toml or with --set; or begin anew from the "
+                "same input: another --state, or on Kafka another application with outputs of its own",
             )
         self.genesis = genesis
         self.positions = dict(genesis.starts)

@@ -116,7 +116,7 @@ def test_the_template_is_the_defaults_and_fits_its_schema(tmp_path: Path) -> Non
 def test_auto_says_what_it_means() -> None:
     spec = Config().job_settings().model
     assert spec.n_segments is None
-    assert len(spec.speeds) == 7
+    assert len(spec.speeds) == 6
     assert spec.speeds[-1].unit == "none"
     assert spec.refits
     pinned = Config.model_validate({"model": {"segments": 5, "half_life": "none"}}).job_settings().model

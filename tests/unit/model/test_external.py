@@ -240,3 +240,15 @@ def test_nothing_is_unpickled_where_no_factory_is_set() -> None:
 def test_a_factory_that_does_not_work_is_told_at_once(path: str) -> None:
     with pytest.raises(ValueError, match=r"model\.factory"):
         factory(path, NAMES)
+
+
+class Texts(Bands):
+    """Labels that are no numbers."""
+
+    def predict_one(self, x: dict[str, float]) -> Any:
+        return "young"
+
+
+def test_labels_that_are_no_integers_are_told_at_the_start() -> None:
+    with pytest.raises(ValueError, match=r"(?s)predict_one gives 'young'.*integers from 0"):
+        factory(f"{__name__}:Texts", NAMES)
