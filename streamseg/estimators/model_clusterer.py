@@ -21,7 +21,7 @@ from streamseg.kernel.moments import Moments, moments_of
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
 from streamseg.model.codec import from_json, to_json
-from streamseg.model.decisions import decided, due
+from streamseg.model.decisions import SOON_ROWS, decided, due
 from streamseg.model.fitted import FittedModel
 from streamseg.model.learning import Sampled, block_edges, collect, learn
 from streamseg.model.records import Delta, Start, WarmRows
@@ -34,9 +34,7 @@ Features = Sequence[Hashable]
 Centers = Mapping[int, Mapping[str, float]]
 
 NO_SEGMENT = -1
-_FORMAT_VERSION = 2
-# Rows between two looks at what is due, where a model tunes itself.
-_DECIDED_EVERY = 500
+_FORMAT_VERSION = 3
 
 
 class ModelClusterer(base.Clusterer):
@@ -121,7 +119,7 @@ class ModelClusterer(base.Clusterer):
             first = min(x.shape[1], self._spec.warm_up - len(self._state.warm_up.rows))
             self._warm(x[:, :first], w[:first], None if t is None else t[:first])
             x, w, t = x[:, first:], w[first:], None if t is None else t[first:]
-        step = _DECIDED_EVERY if self._spec.refits or len(self._spec.speeds) > 1 else max(1, x.shape[1])
+        step = SOON_ROWS if self._spec.tunes_itself else max(1, x.shape[1])
         for first in range(0, x.shape[1], step):
             rows = slice(first, first + step)
             self._learn_rows(x[:, rows], w[rows], None if t is None else t[rows])
@@ -245,7 +243,7 @@ class ModelClusterer(base.Clusterer):
         """
         if other._spec.features != self._spec.features or other._spec.forgetting != self._spec.forgetting:
             raise ValueError("cannot merge models of different features or half-lives")
-        if self._spec.refits or len(self._spec.speeds) > 1:
+        if self._spec.tunes_itself:
             raise ValueError(
                 "models that tune themselves go ways of their own and cannot be merged: give n_segments and half_life"
             )

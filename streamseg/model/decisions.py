@@ -29,6 +29,8 @@ ADVANTAGE = 0.98
 LEAST_SCORED, TRIAL_ROWS = 1_000, 2_000
 # Ahead by a tenth after 500 events, by a twentieth after 1,000, and so on.
 EARLY_ROWS, AHEAD_ROWS, BEHIND = 500, 50, 1.02
+# Rows between two looks at what is due, at most; and while a challenger is on trial, or a search comes soon.
+LOOK_ROWS, SOON_ROWS = 2_000, 500
 # A loss that has risen so much asks for a search at once, but not sooner after the last one than so many events.
 _RISEN, _APART = 1.15, 500
 
@@ -36,20 +38,37 @@ Due = Literal["appeared", "half_life", "trial", "search", "retire"]
 
 
 def due(state: ModelState, spec: ModelSpec) -> Due | None:
-    """What is to be decided now. A half-life comes first: it is there already."""
+    """What is to be decided now.
+
+    A half-life comes before a refit: it is there already. Where the loss has risen a search comes first, and a new segment's
+    trial is waited for: a half-life that forgets fast would follow the newcomers with the center of another segment.
+    """
     if not state.ready:
         return None
     if state.unnamed:
         return "appeared"
-    if better_half_life(state) is not None:
+    trial = state.trial
+    if trial is not None and _tried(trial):
+        return "trial"
+    if trial is None and spec.refits and _loss_has_risen(state):
+        return "search"
+    if (trial is None or trial.kind != "born") and better_half_life(state) is not None:
         return "half_life"
-    if state.trial is not None:
-        return "trial" if _tried(state.trial) else None
+    if trial is not None:
+        return None
     if _forsaken(state, spec):
         return "retire"
-    if spec.refits and (state.rows >= state.search.due or _loss_has_risen(state)):
-        return "search"
-    return None
+    return "search" if spec.refits and state.rows >= state.search.due else None
+
+
+def rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
+    """How many rows may be learned at most before it is asked again what is due; None where nothing is due by rows."""
+    if not spec.tunes_itself or not state.ready:
+        return None
+    if state.trial is not None:
+        return SOON_ROWS
+    until_search = state.search.due - state.rows if spec.refits else LOOK_ROWS
+    return min(max(until_search, SOON_ROWS), LOOK_ROWS)
 
 
 def _tried(trial: Trial) -> bool:

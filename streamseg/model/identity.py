@@ -2,6 +2,9 @@
 
 Segments are the same if they share customers: at least half of those of both, in the matching that shares most. A match
 keeps its id and name; anything else is a new segment with a new id, and what it came from is kept. Ids are never used again.
+
+A birth adds one center to those that stand, which stay what they are: by the time it is certain, newcomers may be more than
+the customers of the segment that they were put in.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ def lineage(
     """
     shared = np.zeros((len(old), n_new))
     np.add.at(shared, (before, after), 1.0)
-    match = _matched(shared)
+    match = {i: i for i in range(len(old))} if why == "born" and _stay(shared) else _matched(shared)
     taken = [segment.name for segment in old]
     segments: list[Segment] = []
     for j in range(n_new):
@@ -57,6 +60,12 @@ def lineage(
             successors = tuple(segments[j].id for j in went)
             retired.append(replace(segment, successors=successors, why=why))
     return Lineage(segments, retired)
+
+
+def _stay(shared: Array) -> bool:
+    """Whether each new center at an old one's place has mostly customers of that one. IN shared (n_old, n_new) counts."""
+    there = shared[:, : len(shared)]
+    return bool((2.0 * there.diagonal() >= there.sum(axis=0)).all())
 
 
 def _matched(shared: Array) -> dict[int, int]:

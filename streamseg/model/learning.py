@@ -67,6 +67,8 @@ def learn(
         local.held_back = int(np.count_nonzero(held))
         if state.clock == NEVER:
             local.clock = local.first_s = float(t[0])
+        if spec.retire_after is not None:
+            local.resumed_s = _resumed(t, local.clock, spec.retire_after)
     else:
         last = state.last_time
     for first, end in pairwise(edges):
@@ -79,6 +81,13 @@ def learn(
     if given is not None:
         delta.fed = x[: spec.n_weighted]
     return delta
+
+
+def _resumed(t: Array, clock: float, silence: float) -> float | None:
+    """Time of the last event that came after a longer silence of the whole stream. IN t, as guarded."""
+    reached = np.maximum.accumulate(np.concatenate(([clock], t)))
+    after = np.flatnonzero(np.diff(reached) > silence)
+    return float(reached[after[-1] + 1]) if len(after) else None
 
 
 def _sample_of(state: ModelState, spec: ModelSpec, x: Array, w: Array, sampled: Sampled) -> Sample | None:
@@ -143,9 +152,12 @@ class _Local:
         common = np.array([speed.common for speed in speeds])
         self.bank = Step([candidate.centers for candidate in state.candidates], self.origin, common)
         self.challenger = None
+        # Place of the challenger's speed among those of the candidates, which stand in their order.
+        self.own = slice(0)
         if self.trial is not None:
-            own = np.array([spec.speeds[self.trial.candidate.speed].common])
-            self.challenger = Step([self.trial.candidate.centers], self.origin, own)
+            own = self.trial.candidate.speed
+            self.own = slice(own, own + 1)
+            self.challenger = Step([self.trial.candidate.centers], self.origin, common[self.own])
         # The first is that of what all share.
         self.speeds = Speeds([spec.forgetting, *speeds])
         self.profile = Profile.empty(len(spec.features) - spec.n_weighted, self.bank.k)
@@ -160,6 +172,7 @@ class _Local:
         self.clipped = 0
         self.held_back = 0
         self.hit_s = np.full(self.bank.k, NEVER)
+        self.resumed_s: float | None = None
         self._set_metric(state.metric)
 
     def _set_metric(self, metric: Metric) -> None:
@@ -204,8 +217,8 @@ class _Local:
         self.bank.learn(relative, labels, weights, learned, self.spec.max_gains)
         if self.challenger is not None and of_challenger is not None:
             relative = self._relative(self.challenger, rows, *of_challenger)
-            self.challenger.decay(factors[c : c + 1])
-            self.challenger.learn(relative, of_challenger[0], weights[c : c + 1], w, self.spec.max_gains[c : c + 1])
+            self.challenger.decay(factors[self.own])
+            self.challenger.learn(relative, of_challenger[0], weights[self.own], w, self.spec.max_gains[self.own])
         if factor != 1.0:
             self.moments.decay(factor)
             self.profile.decay(factor)
@@ -290,7 +303,7 @@ class _Local:
             base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, added, parts,
             self.profile, cells, counts[cells], self.renewal, None, trial, score.added_weight, score.fast_loss,
             score.fast_weight, events=n_rows, first_s=self.first_s, clipped=self.clipped, held_back=self.held_back,
-            hit_s=hit_s, losses=np.array(score.parts).reshape(-1, 2).T.copy(),
+            hit_s=hit_s, resumed_s=self.resumed_s, losses=np.array(score.parts).reshape(-1, 2).T.copy(),
         )  # fmt: skip
 
 

@@ -51,6 +51,7 @@ class Delta(msgspec.Struct, tag="delta"):
         renewal: the last metric that the batch went through, if it had to renew.
         sample: rows for the sample.
         moved: change of the number of customers in each segment, by id; hit_s: last event time of each, by id.
+        resumed_s: when the stream went on after a silence longer than `retire_after`, which says nothing of a segment.
         fed: rows for the external model in order, (n_weighted, n); unnamed: its labels that are no segments yet.
         losses: (2, n), events and sums of their clipped losses, in order.
         erased: keys of customers that were erased, in the warm-up; erased_rows: in the sample.
@@ -81,6 +82,7 @@ class Delta(msgspec.Struct, tag="delta"):
     held_back: int = 0
     moved: dict[int, int] = {}
     hit_s: dict[int, float] = {}
+    resumed_s: float | None = None
     erased: list[int] = []
     erased_rows: list[int] = []
     losses: Array | None = None

@@ -147,6 +147,11 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         _require(0 <= self.seed < 2**32, "seed must be in 0 .. 2**32 - 1")
 
     @property
+    def tunes_itself(self) -> bool:
+        """Whether anything is decided on the way, by what customers come."""
+        return self.refits or len(self.speeds) > 1
+
+    @property
     def least_segments(self) -> int:
         """Customers must differ at so many points before there can be a model."""
         return LEAST_SEGMENTS if self.n_segments is None else self.n_segments

@@ -16,7 +16,7 @@ from streamseg.errors import ConfigError
 from streamseg.features.aggregates import NO_TIME
 from streamseg.kernel.types import Array
 from streamseg.model.codec import pack
-from streamseg.model.decisions import decided, due
+from streamseg.model.decisions import decided, due, rows_before_look
 from streamseg.model.drift import Drift, Yardstick
 from streamseg.model.records import Asked, Decision, Renamed, Start
 from streamseg.model.reference import Reference
@@ -190,6 +190,10 @@ class Job:
         if start is None:
             self._failed_start_at = state.version
         return start
+
+    def most_records(self, batch_records: int) -> int:
+        """How many records the next batch takes at most, so that what is due in the model does not wait for long."""
+        return min(batch_records, rows_before_look(self.state, self.settings.model) or batch_records)
 
     @property
     def asks(self) -> bool:

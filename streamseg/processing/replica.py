@@ -73,8 +73,8 @@ class Replica:
             self._check_genesis(record)
             self.state.version += 1
         elif isinstance(record, DecisionRecord):
-            apply(self.state, self.spec, record.decision)
-            if isinstance(record.decision, Asked | Searched):
+            counted = apply(self.state, self.spec, record.decision)
+            if counted and isinstance(record.decision, Asked | Searched):
                 self.watch.answer(record.decision.base_version)
         else:
             self._check_batch(record)

@@ -144,7 +144,7 @@ class Loop:
         A poll comes before everything: only it tells whether partitions are still this worker's.
         """
         with self._stages.stage("poll"):
-            polled = self.transport.poll(self.batch_records, _POLL_TIMEOUT_S)
+            polled = self.transport.poll(self.job.most_records(self.batch_records), _POLL_TIMEOUT_S)
         self._observe(polling(polled, self.transport.lags()))
         if polled.ownership != self._ownership:
             self._adopt(polled.ownership)

@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 
 from streamseg import Segmenter
+from streamseg.kernel.clusters import Centers
+from streamseg.kernel.forgetting import Forgetting
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
 from streamseg.model.codec import pack, unpack
 from streamseg.model.decisions import decided, due
 from streamseg.model.identity import lineage
+from streamseg.model.learning import learn
 from streamseg.model.records import Dropped, Promoted, Renamed, Retired
-from streamseg.model.spec import in_words
-from streamseg.model.state import ModelState, Segment
+from streamseg.model.spec import ModelFeature, ModelSpec, in_words
+from streamseg.model.start import start_from_centers
+from streamseg.model.state import Candidate, ModelState, Segment, Trial
 
 FEATURES = ("a", "b", "c")
 
@@ -101,6 +105,32 @@ def test_a_new_segment_is_born_and_has_a_predecessor() -> None:
     (born,) = [segment for segment in model._state.segments if segment.why == "born"]
     assert born.id == 4
     assert born.predecessors == (model.predict_one({"a": 8.0, "b": 0.0, "c": 0.0}),)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_newcomers_take_no_id_from_the_segment_that_they_were_put_in(seed: int) -> None:
+    truth = 13.0 * np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    model = Segmenter(FEATURES, n_segments="auto", half_life="auto")
+    model.learn_many(mixture(12_000, truth, seed))
+    ids = model.predict_many(truth).tolist()
+    assert len(set(ids)) == 5
+    later = np.concatenate([truth, [[13.0, 0.0, 13.0]]])
+    model.learn_many(mixture(6_000, later, seed + 100, [0.15] * 5 + [0.25]))
+    assert model.predict_many(later).tolist() == [*ids, 5]
+
+
+def test_a_challenger_forgets_with_the_speed_that_it_was_found_at() -> None:
+    slow, fast = Forgetting("weight", 1_000.0), Forgetting("weight", 50.0)
+    spec = ModelSpec((ModelFeature("a"),), n_segments=1, speeds=(fast, slow), warm_up=10)
+    state = ModelState.empty(spec)
+    apply(state, spec, start_from_centers(spec, {0: {"a": 0.0}}))
+    centers = Centers(np.zeros((1, 1)), np.array([100.0]), np.array([100.0]))
+    state.trial = Trial(Candidate(99, 0, centers), "refit")
+    assert state.champion == 1
+    rows = np.zeros((1, 50))
+    apply(state, spec, learn(state, spec, rows, np.ones(50), None, [0, 50]))
+    expected = 50.0 + sum(2.0 ** (-i / 50) for i in range(50))
+    assert state.trial.candidate.centers.weights == pytest.approx([expected])
 
 
 def test_nothing_is_born_on_a_still_stream_of_one_kind() -> None:
