@@ -98,7 +98,7 @@ def run_app(
         tracer = OtelTracer(config.application, config.worker.id) if config.tracing.enabled else None
         if tracer is not None:
             stack.callback(tracer.close)
-        application = App(config, Observers(told, *([endpoint] if endpoint else [])), stop=stop, tracer=tracer)
+        application = App(config, Observers(told, *(endpoint.observers if endpoint else ())), stop=stop, tracer=tracer)
         running.append(application)
         application.run()
 

@@ -50,7 +50,9 @@ class LagClock:
     def committed(self, event: BatchCommitted) -> None:
         for partition, made in event.produced_ms.items():
             self._open_ms.pop(partition, None)
-            self._last_ms[partition] = float(made[-1])
+            known = [at for at in made if not isnan(at)]
+            if known:
+                self._last_ms[partition] = float(known[-1])
 
     def drop(self, partition: int) -> None:
         for known in (self._behind, self._open_ms, self._last_ms, self._clear_at, self._given_at):

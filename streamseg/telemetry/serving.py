@@ -1,4 +1,4 @@
-"""What a worker tells the outside: its metrics and health, behind an endpoint, as one observer."""
+"""What a worker tells the outside: its metrics and health, behind an endpoint."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from streamseg.processing.observe import Observation, Observers
+from streamseg.processing.observe import Observer
 from streamseg.telemetry.endpoint import Endpoint
 from streamseg.telemetry.health import Health
 from streamseg.telemetry.metrics import Metrics
 
 
 class Serving:
-    """Observer and answers. Raises ConfigError where the port is taken."""
+    """Answers, from what its observers are told. Raises ConfigError where the port is taken."""
 
     def __init__(
         self,
@@ -26,14 +26,11 @@ class Serving:
     ) -> None:
         """`inherited`: the file descriptor of a socket that listens already."""
         self._health = health
-        self._observers = Observers(health, metrics)
+        self.observers: tuple[Observer, ...] = (health, metrics)
         self.registry = metrics.registry
         listening = None if inherited is None else socket.socket(fileno=os.dup(inherited))
         self._endpoint = Endpoint(self, address, port, listening)
         self.port = self._endpoint.port
-
-    def observe(self, event: Observation) -> None:
-        self._observers.observe(event)
 
     def live(self) -> bool:
         return self._health.live

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from contextlib import suppress
 from typing import Any
 
-from streamseg.errors import ConfigError, FencedError
+from streamseg.errors import ConfigError, FencedError, StreamsegError
 from streamseg.processing.transport import Ownership
 from streamseg.transports.kafka.client import (
     CLOSE_S,
@@ -169,8 +169,12 @@ class Member:
 
         The client looks at all partitions when it is asked for one, so it is asked only where nothing came.
         """
-        with translated(f"position in {self.topic}"):
-            position = self.consumer.position(place, timeout_ms=0)
+        try:
+            with translated(f"position in {self.topic}"):
+                position = self.consumer.position(place, timeout_ms=0)
+        except StreamsegError:
+            # Only the lag asks: what is wrong is for the next poll to meet.
+            position = None
         return max(self._positions[place.partition], int(position or 0))
 
     def leave(self, admin: KafkaAdminClient) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from streamseg.errors import ConfigError
-from streamseg.processing.observe import Polling, Restoring, Started, Stopped, Suspended
+from streamseg.processing.observe import Observation, Polling, Restoring, Started, Stopped, Suspended
 from streamseg.telemetry.endpoint import Endpoint, look_at
 from streamseg.telemetry.health import Health
 from streamseg.telemetry.merged import Workers
@@ -34,26 +34,31 @@ def _worker() -> Iterator[Serving]:
     found.close()
 
 
+def tell(worker: Serving, event: Observation) -> None:
+    for observer in worker.observers:
+        observer.observe(event)
+
+
 def begin(worker: Serving) -> None:
-    worker.observe(Polling(1, (0,), {0: 7}, {}))
-    worker.observe(Started("shop", {0: 12}, 4, 60, 0.1))
+    tell(worker, Polling(1, (0,), {0: 7}, {}))
+    tell(worker, Started("shop", {0: 12}, 4, 60, 0.1))
 
 
 def test_a_worker_is_ready_once_it_has_its_place_and_its_state(worker: Serving) -> None:
     assert get(worker.port, "/livez")[0] == 200
     assert get(worker.port, "/readyz")[0] == 503
-    worker.observe(Started("shop", {}, 0, 0, 0.1))
-    worker.observe(Polling(0, (), {}, {}))
+    tell(worker, Started("shop", {}, 0, 0, 0.1))
+    tell(worker, Polling(0, (), {}, {}))
     assert get(worker.port, "/readyz")[0] == 503, "it is no member of the group yet"
     begin(worker)
     assert get(worker.port, "/readyz")[0] == 200
-    worker.observe(Restoring(0, 10))
+    tell(worker, Restoring(0, 10))
     assert get(worker.port, "/readyz")[0] == 503
     begin(worker)
-    worker.observe(Suspended())
+    tell(worker, Suspended())
     assert get(worker.port, "/readyz")[0] == 503
     assert get(worker.port, "/livez")[0] == 200, "it tries again"
-    worker.observe(Stopped("signal", {}))
+    tell(worker, Stopped("signal", {}))
     assert get(worker.port, "/livez")[0] == 503
 
 

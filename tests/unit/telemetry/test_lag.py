@@ -23,10 +23,10 @@ class Told:
         first_ms = {p: round(1e3 * at) for p, at in (first_s or {}).items()}
         self.clock.polled(Polling(1, tuple(lags), lags, first_ms))
 
-    def commits(self, made_s: float, partition: int = 0, after: float = 0.0) -> None:
+    def commits(self, *made_s: float, partition: int = 0, after: float = 0.0) -> None:
         self.now += after
         empty: dict[Any, int] = {}
-        produced = {partition: np.array([1.0, 1e3 * made_s])}
+        produced = {partition: 1e3 * np.array([0.001, *made_s])}
         self.clock.committed(BatchCommitted(empty, empty, empty, empty, (), {}, 1, 1, None, 0, 0, produced_ms=produced))
 
 
@@ -54,6 +54,13 @@ def test_an_hour_of_backlog_is_an_hour_however_full_polls_come_back(told: Told) 
         assert told.clock.seconds(1) == 0.0, "the other partition is not behind"
     told.polls({0: 100_000, 1: 0}, after=0.1)
     assert told.clock.seconds(0) == pytest.approx(3_600.0, rel=0.01), "also where a poll brings nothing of it"
+
+
+def test_a_last_record_without_a_timestamp_hides_no_backlog(told: Told) -> None:
+    told.polls({0: 100}, {0: 900.0})
+    told.commits(900.0, float("nan"))
+    told.polls({0: 98}, after=1.0)
+    assert told.clock.seconds(0) == pytest.approx(101.0)
 
 
 def test_one_event_after_a_quiet_hour_is_not_an_hour_old(told: Told) -> None:
