@@ -25,7 +25,7 @@ class InputConfig(Section):
     lost: Literal["stop", "skip"] = Field("stop", description="Kafka: if unread records were deleted, stop or go on behind")
     customer_id: str = Field("customer_id", min_length=1, description="path of the customer's id in an event")
     event_time: str = Field("event_time", min_length=1, description="path of the event's time")
-    batch_records: int = Field(5000, ge=1, le=100_000, description="records in a micro-batch")
+    batch_records: int = Field(5000, ge=1, le=100_000, description="records in a micro-batch, at most")
     max_record_bytes: int = Field(1_000_000, ge=100, description="larger records are dead letters")
 
 
