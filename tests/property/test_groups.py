@@ -157,8 +157,8 @@ def moving(n: int, customers: int, seed: int) -> list[Event]:
 def test_a_group_that_tunes_itself_is_verified_and_decides_alike(n_workers: int) -> None:
     """Half-lives, refits and new segments, under hazards: every replica comes to the same segments, and `verify` to all."""
     settings = settings_for(200_000, model={"warm_up": 200, "customer_half_life": "1h"})
-    group = Group(moving(8_000, 400, 1), settings, 2, 200)
-    group.run(1, {name: rate / 3 for name, rate in RATES.items()}, n_workers, steps=60)
+    group = Group(moving(12_000, 400, 1), settings, 2, 200)
+    group.run(1, {name: rate / 3 for name, rate in RATES.items()}, n_workers, steps=90)
     prove(group)
     models = {name: loop.job.state for name, loop in group.workers.items() if loop.job.state.ready}
     newest = max(state.version for state in models.values())
