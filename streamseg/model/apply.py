@@ -234,8 +234,6 @@ def _apply_renamed(state: ModelState, change: Renamed) -> bool:
 def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     # What was there before the first event is as of that event.
     began = state.clock if state.clock != NEVER or delta.first_s is None else delta.first_s
-    if state.clock != began:
-        state.hit_s = dict.fromkeys(state.hit_s, began)
     if delta.resumed_s is not None:
         state.hit_s = {i: max(at, delta.resumed_s) for i, at in state.hit_s.items()}
     mine, theirs = spec.forgetting.meet(began, delta.clock, delta.age)

@@ -40,8 +40,8 @@ Due = Literal["appeared", "half_life", "trial", "search", "retire"]
 def due(state: ModelState, spec: ModelSpec) -> Due | None:
     """What is to be decided now.
 
-    A half-life comes before a refit: it is there already. Where the loss has risen a search comes first, and a new segment's
-    trial is waited for: a half-life that forgets fast would follow the newcomers with the center of another segment.
+    A half-life is there already, and waits for new segments alone: where the loss has risen, for a search, and for the trial
+    of what was born. One that forgets fast would follow the newcomers with another segment's center.
     """
     if not state.ready:
         return None

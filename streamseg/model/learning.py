@@ -68,7 +68,7 @@ def learn(
         if state.clock == NEVER:
             local.clock = local.first_s = float(t[0])
         if spec.retire_after is not None:
-            local.resumed_s = _resumed(t, local.clock, spec.retire_after)
+            local.resumed_s = _resumed(t, state.clock, spec.retire_after)
     else:
         last = state.last_time
     for first, end in pairwise(edges):
@@ -84,7 +84,10 @@ def learn(
 
 
 def _resumed(t: Array, clock: float, silence: float) -> float | None:
-    """Time of the last event that came after a longer silence of the whole stream. IN t, as guarded."""
+    """Time of the last event that came first of all, or after a longer silence of the whole stream; None without one.
+
+    IN t (n_rows,), as guarded; `clock`: the largest time before it, `silence`: all in seconds.
+    """
     reached = np.maximum.accumulate(np.concatenate(([clock], t)))
     after = np.flatnonzero(np.diff(reached) > silence)
     return float(reached[after[-1] + 1]) if len(after) else None

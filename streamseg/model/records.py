@@ -51,7 +51,7 @@ class Delta(msgspec.Struct, tag="delta"):
         renewal: the last metric that the batch went through, if it had to renew.
         sample: rows for the sample.
         moved: change of the number of customers in each segment, by id; hit_s: last event time of each, by id.
-        resumed_s: when the stream went on after a silence longer than `retire_after`, which says nothing of a segment.
+        resumed_s: when the stream began, or went on after a silence longer than `retire_after`: nobody was missed before.
         fed: rows for the external model in order, (n_weighted, n); unnamed: its labels that are no segments yet.
         losses: (2, n), events and sums of their clipped losses, in order.
         erased: keys of customers that were erased, in the warm-up; erased_rows: in the sample.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf, isnan, nan
 
+import numpy as np
+
 from streamseg.processing.observe import BatchCommitted, Polling
 
 # Polls are at most so far apart where the loop goes round. After that nobody knows what has come since the last one.
@@ -50,8 +52,8 @@ class LagClock:
     def committed(self, event: BatchCommitted) -> None:
         for partition, made in event.produced_ms.items():
             self._open_ms.pop(partition, None)
-            known = [at for at in made if not isnan(at)]
-            if known:
+            known = made[~np.isnan(made)]
+            if len(known):
                 self._last_ms[partition] = float(known[-1])
 
     def drop(self, partition: int) -> None:

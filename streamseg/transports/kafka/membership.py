@@ -169,12 +169,10 @@ class Member:
 
         The client looks at all partitions when it is asked for one, so it is asked only where nothing came.
         """
-        try:
-            with translated(f"position in {self.topic}"):
-                position = self.consumer.position(place, timeout_ms=0)
-        except StreamsegError:
-            # Only the lag asks: what is wrong is for the next poll to meet.
-            position = None
+        position = None
+        # Only the lag asks: what is wrong is for the next poll to meet.
+        with suppress(StreamsegError), translated(f"position in {self.topic}"):
+            position = self.consumer.position(place, timeout_ms=0)
         return max(self._positions[place.partition], int(position or 0))
 
     def leave(self, admin: KafkaAdminClient) -> None:

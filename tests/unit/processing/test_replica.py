@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from streamseg.errors import ConfigError, CorruptedError
+from streamseg.model.records import Searched
+from streamseg.model.watch import LossWatch, _Known
 from streamseg.processing.logs import (
     BatchRecord,
     DecisionRecord,
@@ -20,7 +22,7 @@ from streamseg.processing.observe import Waiting
 from streamseg.processing.replica import Replica
 from streamseg.processing.restore import model_entries
 from streamseg.transports.embedded import EmbeddedTransport
-from tests.harness import Recorder, loop, run_memory, settings_for, shoppers
+from tests.harness import Recorder, loop, restored, run_memory, settings_for, shoppers
 
 JOB = settings_for(model={"segments": 3, "warm_up": 20})
 
@@ -111,3 +113,13 @@ def test_only_the_first_start_counts_and_the_others_count_for_the_version() -> N
     assert after.version == before.version + 1
     after.version = before.version
     assert after.digest() == before.digest()
+
+
+@pytest.mark.parametrize(("number", "answers"), [(0, True), (7, False)])
+def test_a_search_that_does_not_count_leaves_the_rise_of_the_loss_unanswered(number: int, answers: bool) -> None:
+    store, _ = run_memory(shoppers(120), JOB, batch_records=40)
+    replica = restored(store, JOB).replica
+    replica.watch = LossWatch(_Known(detections=1, last_version=1))
+    decision = Searched(replica.state.version, replica.digest, number, None, None, {})
+    replica.apply(DecisionRecord(decision, 0), replica.next_offset + 1)
+    assert replica.watch.unanswered is not answers
