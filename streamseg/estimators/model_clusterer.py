@@ -34,7 +34,7 @@ Features = Sequence[Hashable]
 Centers = Mapping[int, Mapping[str, float]]
 
 NO_SEGMENT = -1
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 4
 
 
 class ModelClusterer(base.Clusterer):

@@ -35,7 +35,7 @@ from streamseg.model.reference import ROWS as REFERENCE_ROWS
 from streamseg.model.reference import Reference
 from streamseg.model.sample import merged, trimmed
 from streamseg.model.spec import ModelSpec
-from streamseg.model.state import Candidate, Metric, ModelState, Profile, Segment, Trial
+from streamseg.model.state import Candidate, Metric, ModelState, Profile, Search, Segment, Trial
 
 # Events after which a loss counts half: of the candidates', and of the one that tells whether it rises.
 SCORE_HALF_LIFE, FAST_HALF_LIFE = 4_000.0, 250.0
@@ -128,6 +128,14 @@ def _apply_searched(state: ModelState, change: Searched) -> bool:
     else:
         _wait_longer(state)
     return True
+
+
+def apply_fast_loss(search: Search, delta: Delta) -> None:
+    """The recent loss after a batch. INOUT search, IN delta."""
+    fast = exp2_scalar(-delta.rows / FAST_HALF_LIFE)
+    search.fast_loss = search.fast_loss * fast + delta.fast_loss
+    search.fast_weight = search.fast_weight * fast + delta.fast_weight
+    search.fast_squares = search.fast_squares * fast * fast + delta.fast_squares
 
 
 def _wait_longer(state: ModelState) -> None:
@@ -307,9 +315,7 @@ def _apply_candidates(state: ModelState, spec: ModelSpec, delta: Delta, began: f
     if state.tagging.id in parts:
         state.scored_weight = state.scored_weight * fades + delta.scored_weight
         state.scored_rows += delta.rows
-        fast = exp2_scalar(-delta.rows / FAST_HALF_LIFE)
-        state.search.fast_loss = state.search.fast_loss * fast + delta.fast_loss
-        state.search.fast_weight = state.search.fast_weight * fast + delta.fast_weight
+        apply_fast_loss(state.search, delta)
     trial, part_of_trial = state.trial, delta.trial
     if trial is not None and part_of_trial is not None and part_of_trial.candidate.id == trial.candidate.id:
         mine, theirs = spec.speeds[trial.candidate.speed].meet(began, delta.clock, delta.age)

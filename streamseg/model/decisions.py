@@ -7,6 +7,7 @@ champion, and is promoted or dropped by them.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -14,14 +15,15 @@ from msgspec.structs import replace
 
 from streamseg.kernel.clusters import nearest_label
 from streamseg.kernel.valley import dithered, passes, valley_ratios
+from streamseg.model.apply import apply_fast_loss
 from streamseg.model.identity import lineage
 from streamseg.model.learning import profile_of
 from streamseg.model.newcomers import newcomer
-from streamseg.model.records import Appeared, Decision, Dropped, Promoted, Retired
+from streamseg.model.records import Appeared, Decision, Delta, Dropped, Promoted, Retired
 from streamseg.model.rules import rules_of
 from streamseg.model.spec import ModelSpec
 from streamseg.model.start import z_of
-from streamseg.model.state import ModelState, Trial
+from streamseg.model.state import ModelState, Search, Trial
 
 # A candidate has to lose so much less.
 ADVANTAGE = 0.98
@@ -31,8 +33,9 @@ LEAST_SCORED, TRIAL_ROWS = 1_000, 2_000
 EARLY_ROWS, AHEAD_ROWS, BEHIND = 500, 50, 1.02
 # Rows between two looks at what is due, at most; and while a challenger is on trial, or a search comes soon.
 LOOK_ROWS, SOON_ROWS = 2_000, 500
-# A loss that has risen so much asks for a search at once, but not sooner after the last one than so many events.
-_RISEN, _APART = 1.15, 500
+# A loss that has risen so much, and by so many standard errors, asks for a search at once, but not sooner after the last one
+# than so many events.
+_RISEN, _ERRORS, _APART = 1.15, 5.0, 500
 
 Due = Literal["appeared", "half_life", "trial", "search", "retire"]
 
@@ -50,7 +53,7 @@ def due(state: ModelState, spec: ModelSpec) -> Due | None:
     trial = state.trial
     if trial is not None and _tried(trial):
         return "trial"
-    if trial is None and spec.refits and _loss_has_risen(state):
+    if trial is None and spec.refits and _loss_has_risen(state.search, state.rows):
         return "search"
     if (trial is None or trial.kind != "born") and better_half_life(state) is not None:
         return "half_life"
@@ -89,11 +92,22 @@ def better_half_life(state: ModelState) -> int | None:
     return best if losses[best] < ADVANTAGE * losses[state.champion] else None
 
 
-def _loss_has_risen(state: ModelState) -> bool:
-    search = state.search
-    if search.fast_weight <= 0.0 or state.rows - search.last < _APART:
+def rises_within(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
+    """Whether the loss rises in a batch so long that what is due would wait for its end. IN all."""
+    if not spec.refits or not state.ready or state.trial is not None or delta.rows <= SOON_ROWS:
         return False
-    return search.level > 0.0 and search.fast_loss / search.fast_weight > _RISEN * search.level
+    search = replace(state.search)
+    apply_fast_loss(search, delta)
+    return _loss_has_risen(search, state.rows + delta.rows)
+
+
+def _loss_has_risen(search: Search, rows: int) -> bool:
+    if search.fast_weight <= 0.0 or rows - search.last < _APART:
+        return False
+    if search.level <= 0.0 or search.fast_loss <= _RISEN * search.level * search.fast_weight:
+        return False
+    # Weights differ: a few new customers among many known ones are most of the loss, and vary as few do.
+    return search.fast_loss - search.level * search.fast_weight > _ERRORS * math.sqrt(search.fast_squares)
 
 
 def _forsaken(state: ModelState, spec: ModelSpec) -> list[int]:

@@ -305,8 +305,9 @@ class _Local:
         return Delta(
             base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, added, parts,
             self.profile, cells, counts[cells], self.renewal, None, trial, score.added_weight, score.fast_loss,
-            score.fast_weight, events=n_rows, first_s=self.first_s, clipped=self.clipped, held_back=self.held_back,
-            hit_s=hit_s, resumed_s=self.resumed_s, losses=np.array(score.parts).reshape(-1, 2).T.copy(),
+            score.fast_weight, score.fast_squares, events=n_rows, first_s=self.first_s, clipped=self.clipped,
+            held_back=self.held_back, hit_s=hit_s, resumed_s=self.resumed_s,
+            losses=np.array(score.parts).reshape(-1, 2).T.copy(),
         )  # fmt: skip
 
 
@@ -316,7 +317,7 @@ class _Score:
     def __init__(self, state: ModelState) -> None:
         self._loss, self._weight = state.tagging.loss, state.scored_weight
         self.added = np.zeros(len(state.candidates))
-        self.added_weight = self.fast_loss = self.fast_weight = 0.0
+        self.added_weight = self.fast_loss = self.fast_weight = self.fast_squares = 0.0
         self.of_challenger = self.beside_it = 0.0
         # Events and sums of their losses, by halves of blocks.
         self.parts: list[tuple[int, float]] = []
@@ -331,6 +332,8 @@ class _Score:
             self.parts.append((int(np.count_nonzero(w[half])), float(np.add.reduce(clipped[champion, half][w[half] > 0.0]))))
         weight, loss = float(np.add.reduce(w)), float(losses[champion])
         slow, fast = exp2_scalar(-len(w) / SCORE_HALF_LIFE), exp2_scalar(-len(w) / FAST_HALF_LIFE)
+        off = (clipped[champion] - (self._loss / self._weight if self._weight > 0.0 else 0.0)) * w
+        self.fast_squares = self.fast_squares * fast * fast + float(np.add.reduce(off * off))
         self._loss, self._weight = self._loss * slow + loss, self._weight * slow + weight
         self.added = self.added * slow + losses
         self.added_weight = self.added_weight * slow + weight

@@ -47,6 +47,7 @@ class Delta(msgspec.Struct, tag="delta"):
         epoch: metric epoch that the batch began in.
         clock, last_time, age, rows: as in `ModelState`; age and rows are what the batch adds.
         scored_weight: weight that the candidates' losses are over, faded to the batch's end.
+        fast_loss, fast_weight, fast_squares: as in `Search`, what the batch adds.
         profile, cells, cell_weights: of the champion; the histogram is sparse.
         renewal: the last metric that the batch went through, if it had to renew.
         sample: rows for the sample.
@@ -75,6 +76,7 @@ class Delta(msgspec.Struct, tag="delta"):
     scored_weight: float = 0.0
     fast_loss: float = 0.0
     fast_weight: float = 0.0
+    fast_squares: float = 0.0
     sample: Sample | None = None
     events: int = 0
     first_s: float | None = None

@@ -22,8 +22,6 @@ from streamseg.model.reference import Reference
 from streamseg.model.sample import Sample
 from streamseg.model.spec import ModelSpec
 
-FORMAT_VERSION = 2
-
 
 class Rule(msgspec.Struct, frozen=True):
     """A segment in one line, in the user's units; how many that it holds for are of the segment, and the other way round."""
@@ -135,7 +133,8 @@ class Search(msgspec.Struct):
 
     Attributes:
         number: of searches so far; due: rows at which the next one comes; last: rows at the last one.
-        level: mean loss at the last search; fast: recent loss and weight, faded over a few hundred events.
+        level: mean loss at the last search; fast: recent loss and weight, faded over a few hundred events, and the sum of
+            squared weighted deviations from the mean, of which the recent loss has its standard error.
     """
 
     number: int
@@ -145,6 +144,7 @@ class Search(msgspec.Struct):
     level: float = 0.0
     fast_loss: float = 0.0
     fast_weight: float = 0.0
+    fast_squares: float = 0.0
 
 
 class WarmUp(msgspec.Struct):

@@ -16,7 +16,7 @@ from streamseg.errors import ConfigError
 from streamseg.features.aggregates import NO_TIME
 from streamseg.kernel.types import Array
 from streamseg.model.codec import pack
-from streamseg.model.decisions import decided, due, rows_before_look
+from streamseg.model.decisions import decided, due, rises_within
 from streamseg.model.drift import Drift, Yardstick
 from streamseg.model.records import Asked, Decision, Renamed, Start
 from streamseg.model.reference import Reference
@@ -145,7 +145,8 @@ class Job:
             internal,
             {p: (r.manifest.tags_first, r.manifest.letters_first) for p, r in results.items()},
         )
-        return Planned(plan, deltas, partial(batch_committed, results, record))
+        rising = record.delta.rows if rises_within(self.state, self.settings.model, record.delta) else 0
+        return Planned(plan, deltas, partial(batch_committed, results, record), rising)
 
     def plan_decision(self, ownership: Ownership, *, input_ended: bool) -> Planned | None:
         """What is due in the model (first centers, a promotion, a search), with its catalog records. None where nothing is.
@@ -190,10 +191,6 @@ class Job:
         if start is None:
             self._failed_start_at = state.version
         return start
-
-    def most_records(self, batch_records: int) -> int:
-        """How many records the next batch takes at most, so that what is due in the model does not wait for long."""
-        return min(batch_records, rows_before_look(self.state, self.settings.model) or batch_records)
 
     @property
     def asks(self) -> bool:

@@ -22,7 +22,7 @@ from streamseg.model.state import ModelState
 from streamseg.model.watch import LossWatch
 from streamseg.records.frames import cut, frames
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 T = TypeVar("T")
 

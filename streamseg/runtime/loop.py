@@ -15,6 +15,7 @@ from typing import Protocol
 
 from streamseg.errors import RetriableError, TruncatedError
 from streamseg.model.records import Start
+from streamseg.processing.batch_size import BatchSize
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import (
@@ -81,7 +82,7 @@ class Loop:
         """`max_attempts`: failures in a row after which the error is raised."""
         self.transport, self.settings, self.clock = transport, settings, clock
         self.observer, self.stop = observer, stop
-        self.batch_records = batch_records
+        self._batch_size = BatchSize(batch_records)
         self.warm_start = warm_start
         self.max_attempts = max_attempts
         self._failures = 0
@@ -144,7 +145,7 @@ class Loop:
         A poll comes before everything: only it tells whether partitions are still this worker's.
         """
         with self._stages.stage("poll"):
-            polled = self.transport.poll(self.job.most_records(self.batch_records), _POLL_TIMEOUT_S)
+            polled = self.transport.poll(self._batch_size.next(self.job.state, self.job.settings.model), _POLL_TIMEOUT_S)
         self._observe(polling(polled, self.transport.lags()))
         if polled.ownership != self._ownership:
             self._adopt(polled.ownership)
@@ -152,9 +153,15 @@ class Loop:
         self._catch_up()
         if not self._decide(input_ended=False) or not self._snapshots(stopping=False):
             return False
+        if not self._batch_size.fits(polled, self.job.state, self.job.settings.model):
+            self._rewind()
+            return False
         if any(len(records.offsets) for records in polled.partitions.values()) or self.job.sweep_pending():
             with self._stages.stage("process", traces_of(polled)):
                 planned = self.job.plan_batch(polled)
+            if self._batch_size.shortened(self.job.state, planned):
+                self._rewind()
+                return False
             self._commit(planned, polled)
             self._measure_drift()
             return False
@@ -166,6 +173,10 @@ class Loop:
             self._measure_drift(now=True)
             self._explain_missing_model()
         return polled.ended
+
+    def _rewind(self) -> None:
+        """Poll again what was polled and not committed."""
+        self.transport.seek({p: task.mark.next for p, task in self.job.tasks.items()})
 
     def _adopt(self, ownership: Ownership) -> None:
         """Let go of partitions that were lost, restore those that were gained: before the first event of any."""
@@ -179,7 +190,7 @@ class Loop:
         for partition in lost:
             self.job.tasks.pop(partition).transition(TaskState.CLOSED)
         restore_tasks(self.transport, self.job, ownership.partitions, self._restoring)
-        self.transport.seek({p: task.mark.next for p, task in self.job.tasks.items()})
+        self._rewind()
         seconds = time.monotonic() - began
         self._observe(PartitionsMoved(tuple(sorted(gained)), tuple(sorted(lost)), self.job.n_customers, seconds))
 
