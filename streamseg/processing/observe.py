@@ -200,6 +200,9 @@ Observation = (
 )
 
 
+OBSERVER_FAILED = "observer_failed"
+
+
 class Observer(Protocol):
     def observe(self, event: Observation) -> None: ...
 
@@ -219,4 +222,5 @@ class Observers:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is not the job's
                 self._observers.remove(observer)
                 name = type(observer).__name__
-                self.observe(Waiting("observer_failed", f"{name} is told nothing more: {type(error).__name__}: {error}"))
+                message = f"{name} is told nothing more: {type(error).__name__}: {error}"
+                self.observe(Waiting(OBSERVER_FAILED, message, {"observer": name}))

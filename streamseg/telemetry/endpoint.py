@@ -32,6 +32,10 @@ class Answers(Protocol):
 
     def live(self) -> bool: ...
 
+    def frozen(self) -> bool:
+        """Whether the registry is told nothing more."""
+        ...
+
     def ready(self) -> bool: ...
 
     def status(self) -> Any: ...
@@ -147,6 +151,8 @@ def _handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
             return HTTPStatus.OK, _JSON, msgspec.json.format(msgspec.json.encode(answers.status()), indent=2)
 
         def _metrics(self) -> tuple[HTTPStatus, str, bytes]:
+            if answers.frozen():
+                return HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"the metrics failed and stand still: see the log\n"
             encode, kind = choose_encoder(self.headers.get("Accept", ""))
             return HTTPStatus.OK, kind, encode(answers.registry)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from streamseg import __version__
 from streamseg.processing.observe import (
+    OBSERVER_FAILED,
     BatchCommitted,
     CommitFailed,
     Detected,
@@ -30,14 +31,41 @@ SILENCE_S = 120.0
 _LAST = 10
 
 
+class Pulse:
+    """Whether the loop goes round. So little that it does not fail where those who know more do, of whom it knows then."""
+
+    def __init__(self, now: Callable[[], float] = time.time, silence_s: float = SILENCE_S) -> None:
+        self._now, self._silence_s = now, silence_s
+        self._heard = now()
+        self.stopped: str | None = None
+        self.failed: set[object] = set()
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since something was heard."""
+        return self._now() - self._heard
+
+    @property
+    def live(self) -> bool:
+        return self.stopped is None and self.silence_s <= self._silence_s
+
+    def observe(self, event: Observation) -> None:
+        self._heard = self._now()
+        if isinstance(event, Stopped):
+            self.stopped = event.reason
+        elif isinstance(event, Waiting) and event.event == OBSERVER_FAILED:
+            self.failed.add(event.details.get("observer"))
+
+
 class Health:
     """What was heard of the loop last."""
 
     def __init__(
         self, application: str, worker: str = "", now: Callable[[], float] = time.time, silence_s: float = SILENCE_S
     ) -> None:
-        self._now, self._silence_s = now, silence_s
-        self._began = self._heard = now()
+        self._now = now
+        self._began = now()
+        self.pulse = Pulse(now, silence_s)
         self._who = {"application": application, "worker": worker, "version": __version__}
         self._restored, self._member = False, False
         self._positions: dict[int, int] = {}
@@ -50,12 +78,11 @@ class Health:
         self._drift: dict[str, Any] | None = None
         self._told: list[dict[str, Any]] = []
         self._waiting: str | None = None
-        self._stopped: str | None = None
 
     @property
     def live(self) -> bool:
         """Whether the loop goes round."""
-        return self._stopped is None and self._now() - self._heard <= self._silence_s
+        return self.pulse.live
 
     @property
     def ready(self) -> bool:
@@ -63,7 +90,7 @@ class Health:
         return self.live and self._restored and self._member
 
     def observe(self, event: Observation) -> None:
-        self._heard = self._now()
+        self.pulse.observe(event)
         match event:
             case Polling():
                 self._member, self._lags = event.generation > 0, dict(event.lags)
@@ -98,8 +125,6 @@ class Health:
                 self._told = [*self._told, {"at": self._now(), "detector": event.detector, **event.details}][-_LAST:]
             case Waiting():
                 self._waiting = event.message
-            case Stopped():
-                self._stopped = event.reason
 
     def _batch(self, event: BatchCommitted) -> None:
         self._outcomes.update(event.outcomes)
@@ -119,7 +144,7 @@ class Health:
             "live": self.live,
             "ready": self.ready,
             "uptime_seconds": round(self._now() - self._began, 3),
-            "heard_seconds_ago": round(self._now() - self._heard, 3),
+            "heard_seconds_ago": round(self.pulse.silence_s, 3),
             "partitions": {p: {"next_offset": at, "lag": self._lags.get(p)} for p, at in sorted(self._positions.items())},
             "events": dict(self._outcomes),
             "aborts": dict(self._aborts),
@@ -129,5 +154,6 @@ class Health:
             "drift": self._drift,
             "detections": self._told,
             "waiting": self._waiting,
-            "stopped": self._stopped,
+            "stopped": self.pulse.stopped,
+            "failed": sorted(map(str, self.pulse.failed)),
         }

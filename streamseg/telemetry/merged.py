@@ -34,8 +34,8 @@ class Workers(Collector):
         families: dict[str, Metric] = {}
         up = Metric("streamseg_worker_up", "Whether a worker answers.", "gauge")
         for worker, answer in enumerate(self._asked("/metrics")):
-            up.add_sample("streamseg_worker_up", {"worker": str(worker)}, float(answer is not None))
-            if answer is None:
+            up.add_sample("streamseg_worker_up", {"worker": str(worker)}, float(answer is not None and answer.status == 200))
+            if answer is None or answer.status != 200:
                 continue
             for family in text_string_to_metric_families(answer.body.decode()):
                 merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
@@ -45,6 +45,10 @@ class Workers(Collector):
 
     def describe(self) -> list[Metric]:
         return []
+
+    def frozen(self) -> bool:
+        """A worker whose metrics stand still is one that is not up."""
+        return False
 
     def live(self) -> bool:
         """Whether any does: a supervisor starts those again that do not."""

@@ -26,7 +26,8 @@ class Serving:
     ) -> None:
         """`inherited`: the file descriptor of a socket that listens already."""
         self._health = health
-        self.observers: tuple[Observer, ...] = (health, metrics)
+        # The pulse stands for itself, too: it goes on where the rest of the health fails.
+        self.observers: tuple[Observer, ...] = (health.pulse, health, metrics)
         self.registry = metrics.registry
         listening = None if inherited is None else socket.socket(fileno=os.dup(inherited))
         self._endpoint = Endpoint(self, address, port, listening)
@@ -34,6 +35,9 @@ class Serving:
 
     def live(self) -> bool:
         return self._health.live
+
+    def frozen(self) -> bool:
+        return Metrics.__name__ in self._health.pulse.failed
 
     def ready(self) -> bool:
         return self._health.ready

@@ -214,11 +214,13 @@ def test_a_rise_of_the_loss_is_told_and_asks_for_a_search() -> None:
     job = restored(store, settings)
     assert job.replica.watch.detections >= 1
     assert verified(store, settings).decisions > 2
-    assert asked(store) == job.replica.watch.detections, "and a restart does not ask again"
+    # A search that came between answers a detection as well.
+    first = asked(store)
+    assert 1 <= first <= job.replica.watch.detections
     for _ in range(3):
         produce(store, shoppers(10))
         loop(store, settings, Recorder(), 250).run()
-    assert asked(store) == job.replica.watch.detections
+    assert asked(store) == first, "a restart does not ask again"
     job = restored(store, settings)
     store.commit(
         CommitPlan(

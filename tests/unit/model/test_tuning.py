@@ -232,3 +232,12 @@ def test_a_segment_that_nobody_comes_to_retires_only_where_that_was_asked_for() 
     assert state.ids == [0, 2, 3]
     assert ended.successors[0] in state.ids
     assert not apply(state, spec, decision)
+
+
+def test_a_few_heavy_customers_among_light_ones_are_no_risen_loss() -> None:
+    x = mixture(60_000, CENTERS, 3)
+    w = np.where(np.random.default_rng(3).random(len(x)) < 0.03, 1.0, 0.02)
+    model = Segmenter(FEATURES, warm_up=1_000, n_segments=4, half_life="auto")
+    model.learn_many(x, w)
+    # After 2,000, 4,000 and then every 8,000 events; a rise would ask at once, and again after 500, 1,000, 2,000.
+    assert 8 <= model._state.search.number <= 12

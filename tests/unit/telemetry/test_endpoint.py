@@ -7,11 +7,23 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from streamseg.errors import ConfigError
-from streamseg.processing.observe import Observation, Polling, Restoring, Started, Stopped, Suspended
+from streamseg.processing.observe import (
+    ModelChanged,
+    Observation,
+    Observers,
+    Polling,
+    Restoring,
+    SegmentSummary,
+    Started,
+    Stopped,
+    Suspended,
+    Waiting,
+)
 from streamseg.telemetry.endpoint import Endpoint, look_at
 from streamseg.telemetry.health import Health
 from streamseg.telemetry.merged import Workers
@@ -70,6 +82,30 @@ def test_status_tells_where_it_stands(worker: Serving) -> None:
     assert (said["application"], said["worker"], said["model"]["version"]) == ("shop", "w0", 4)
     assert said["partitions"] == {"0": {"next_offset": 12, "lag": 7}}
     assert get(worker.port, "/elsewhere")[0] == 404
+
+
+def test_metrics_that_fail_fail_the_scrape_and_health_that_fails_does_not_fail_the_probe(worker: Serving) -> None:
+    told: list[Observation] = []
+
+    class Log:
+        def observe(self, event: Observation) -> None:
+            told.append(event)
+
+    observers = Observers(Log(), *worker.observers)
+    begin(worker)
+    observers.observe(ModelChanged("promoted", 5, cast("tuple[SegmentSummary, ...]", 1)))
+    assert [event.details for event in told if isinstance(event, Waiting)] == [{"observer": "Metrics"}]
+    code, body = get(worker.port, "/metrics")
+    assert (code, "see the log" in body) == (500, True)
+    assert get(worker.port, "/readyz")[0] == 200
+    everyone = Endpoint(Workers([worker.port]), "127.0.0.1", 0)
+    assert 'streamseg_worker_up{worker="0"} 0.0' in get(everyone.port, "/metrics")[1]
+    everyone.close()
+    observers.observe(Polling(1, (), cast("dict[int, int]", 1), {}))
+    assert [event.details for event in told if isinstance(event, Waiting)][1:] == [{"observer": "Health"}]
+    assert get(worker.port, "/livez")[0] == 200
+    observers.observe(Stopped("signal", {}))
+    assert get(worker.port, "/livez")[0] == 503
 
 
 def test_a_loop_that_was_not_heard_of_is_not_live() -> None:
