@@ -28,10 +28,13 @@ from streamseg.processing.rehearsal import Rehearsal
 from streamseg.processing.restore import restore, restore_model, retried
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import LogReader, Outcome, Records
+from streamseg.records.events import EventDecoder
 from streamseg.runtime.loop import Loop, Stop
 from streamseg.runtime.stages import Tracer
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source, open_source, standard_output
+from streamseg.transports.files_doctor import examine_files
+from streamseg.transports.finding import Finding
 from streamseg.transports.reader import EmbeddedReader
 
 if TYPE_CHECKING:
@@ -118,6 +121,23 @@ def open_reader(config: Config) -> EmbeddedReader | KafkaReader:
         at_least_once = config.output.delivery == "at-least-once"
         return KafkaReader(connection_of(config), names_of(config), at_least_once=at_least_once)
     return EmbeddedReader(Path(config.embedded.path), lambda path: _source(config, path))
+
+
+def examine(config: Config, clock: Clock) -> Iterator[Finding]:
+    """Is everything there that the job needs?"""
+    decoder, now_us = EventDecoder(config.job_settings().fields, config.input.max_record_bytes), clock.now_us()
+    if config.input.transport == "kafka":
+        from streamseg.transports.kafka.doctor import examine as examine_kafka
+
+        yield from examine_kafka(connection_of(config), names_of(config), decoder, now_us)
+        return
+    if config.input.path is None:
+        yield Finding("input", False, "none is named: set input.path, or give brokers with --kafka SERVERS")
+        return
+    file = Path(config.input.path)
+    source = None if config.input.path == STANDARD else lambda: _source(config, file)
+    output = None if config.output.path in (None, STANDARD) else Path(config.output.path)
+    yield from examine_files(source, output, Path(config.embedded.path), decoder, now_us)
 
 
 def open_kafka(config: Config, worker: str, fault: Callable[[str], None] = lambda point: None) -> KafkaTransport:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from streamseg.config import Loaded, load, parse_assignment
-from streamseg.errors import ConfigError, StreamsegError
+from streamseg.errors import ConfigError, RetriableError, StreamsegError
 from streamseg.model.external import hashes_are_fixed
 
 P = ParamSpec("P")
@@ -24,6 +25,9 @@ R = TypeVar("R")
 _WIDE = 200
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False)
+
+# Of files that are named errors say which.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a defect of the program; 2 wrong settings, flags or files; 3 `verify` found a difference;
@@ -72,13 +76,35 @@ def process_edge(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            done = command(*args, **kwargs)
+            sys.stdout.flush()
+            return done
         except StreamsegError as error:
-            err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
-            raise typer.Exit(error.exit_code) from None
+            return _ended(error)
         except BrokenPipeError:
-            # The reader of our output has gone; what it did not take is kept and sent by the next run.
-            sys.stderr.close()
-            raise typer.Exit(0) from None
+            # The reader of our output has gone, which is no news to whoever sent it away.
+            _forget(sys.stdout)
+            raise typer.Exit(RetriableError.exit_code) from None
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            _forget(sys.stdout)
+            return _ended(RetriableError(f"cannot write to standard output: {error.strerror}", hint="free space, try again"))
 
     return run
+
+
+def _ended(error: StreamsegError) -> NoReturn:
+    try:
+        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+    except OSError:
+        # Who asked for it cannot be told more than the exit code says.
+        _forget(sys.stderr)
+    raise typer.Exit(error.exit_code) from None
+
+
+def _forget(stream: TextIO) -> None:
+    """What a stream still holds goes nowhere, also at the end of the process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from streamseg import worker_id
-from streamseg.app import connection_of, names_of
+from streamseg.app import connection_of, examine, names_of
 from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, configuration, on_kafka, out, process_edge
 from streamseg.cli.run import stop_on_signals
 from streamseg.errors import ConfigError, DeadLetterCode, RetriableError
@@ -22,6 +22,7 @@ from streamseg.records.events import EventDecoder
 from streamseg.records.outputs import encode_json
 from streamseg.telemetry.endpoint import look_at
 from streamseg.transports.files import open_source
+from streamseg.transports.finding import Finding
 
 _PORTION = 500
 _ATTEMPTS, _PAUSE_S = 60, 1.0
@@ -180,17 +181,14 @@ def _by_code(counted: Counter[str]) -> str:
 def doctor(config: ConfigFile = None, kafka: Kafka = None, as_json: AsJson = False, sets: Set = None) -> None:
     """Look at broker, topics, rights, events and the metrics' port before the job does; one fix a line.
 
-    Exit code 2 if something is wrong.
+    Of a job on files: at the input, a sample of its events, outputs and state. Exit code 2 if something is wrong.
 
     Example:
 
         streamseg doctor --kafka localhost:9092
     """
-    from streamseg.transports.kafka.doctor import Finding, examine
-
     loaded = configuration(config, sets, **on_kafka(kafka)).config
-    decoder = EventDecoder(loaded.job_settings().fields, loaded.input.max_record_bytes)
-    findings = list(examine(connection_of(loaded), names_of(loaded), decoder, SystemClock().now_us()))
+    findings = list(examine(loaded, SystemClock()))
     findings.append(Finding("metrics", *look_at(loaded.metrics.address, loaded.metrics.port)))
     if as_json:
         print(encode_json([finding._asdict() for finding in findings]).decode())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from streamseg.errors import RetriableError, StreamsegError
 from streamseg.records.events import EventDecoder
+from streamseg.transports.finding import Finding, each, in_short, sampled, tried
 from streamseg.transports.kafka.client import (
     TRANSACTION_TIMEOUT_MS,
     Connection,
@@ -30,29 +31,21 @@ _COORDINATOR_S, _LOOK_S = 10.0, 0.2
 _SKEW_S = 60.0
 
 
-class Finding(NamedTuple):
-    """`ok`: True, False, or None for what is not wrong but should be known."""
-
-    what: str
-    ok: bool | None
-    text: str
-
-
 def examine(connection: Connection, names: Names, decoder: EventDecoder, now_us: int) -> Iterator[Finding]:
     """Findings from the broker to the events. What depends on something that failed is not asked."""
     try:
         client = admin(connection)
     except StreamsegError as error:
-        yield Finding("broker", False, _short(error))
+        yield Finding("broker", False, in_short(error))
         return
     try:
-        yield from _each("broker", lambda: _brokers(client))
-        yield from _each("topics", lambda: _topics(client, names))
-        yield from _each("rights", lambda: _rights(client, names))
-        yield from _each("group", lambda: _group(client, names))
-        yield _tried("transactions", lambda: _begin(connection, names))
-        yield from _each("open transactions", lambda: _hanging(client, names))
-        yield from _each("events", lambda: _events(connection, client, names, decoder, now_us))
+        yield from each("broker", lambda: _brokers(client))
+        yield from each("topics", lambda: _topics(client, names))
+        yield from each("rights", lambda: _rights(client, names))
+        yield from each("group", lambda: _group(client, names))
+        yield tried("transactions", lambda: _begin(connection, names))
+        yield from each("open transactions", lambda: _hanging(client, names))
+        yield from each("events", lambda: _events(connection, client, names, decoder, now_us))
     finally:
         client.close()
 
@@ -70,7 +63,7 @@ def _topics(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
     missing = sorted(names.ours(n).keys() - ours.keys())
     if missing:
         yield Finding("topics", None, f"not there yet, `streamseg run` creates them: {', '.join(missing)}")
-    yield _tried("topics", lambda: _checked(client, names, n))
+    yield tried("topics", lambda: _checked(client, names, n))
 
 
 def _checked(client: KafkaAdminClient, names: Names, n_partitions: int) -> str:
@@ -112,7 +105,7 @@ def _brokers(client: KafkaAdminClient) -> Iterator[Finding]:
         cluster = client.describe_cluster()
     brokers = cluster["brokers"]
     yield Finding("broker", True, f"{len(brokers)} reached, cluster {cluster['cluster_id']}")
-    yield _tried("versions", lambda: _versions(client, [broker["broker_id"] for broker in brokers]))
+    yield tried("versions", lambda: _versions(client, [broker["broker_id"] for broker in brokers]))
 
 
 def _group(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
@@ -185,34 +178,7 @@ def _events(
         yield Finding("events", None, "the input is empty: send some, for example with `streamseg produce FILE`")
         return
     keys, values = [record.key for record in records], [record.value for record in records]
-    decoded, rejected = decoder.decode(keys, values, [record.timestamp for record in records], now_us)
-    if rejected:
-        first = rejected[0].error
-        # One poison pill is the producer's matter; if all are, the settings are wrong.
-        ok = None if decoded.ids else False
-        yield Finding("events", ok, f"{len(rejected)} of {len(records)} would be dead letters: {first.code}: {first}")
-    else:
-        yield Finding("events", True, f"a sample of {len(decoded.ids)} can be read")
+    yield sampled(decoder, keys, values, [record.timestamp for record in records], now_us)
     skew = max(record.timestamp for record in records) / 1000 - now_us / 1e6
     text = f"the last record is {skew:.0f} s ahead of this machine: set its clock" if skew > _SKEW_S else "agrees"
     yield Finding("clock", skew <= _SKEW_S, text)
-
-
-def _each(what: str, examine_it: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Findings, and an error as one more: the other looks go on."""
-    try:
-        yield from examine_it()
-    except StreamsegError as error:
-        yield Finding(what, False, _short(error))
-
-
-def _tried(what: str, attempt: Callable[[], str]) -> Finding:
-    try:
-        text = attempt()
-    except StreamsegError as error:
-        return Finding(what, False, _short(error))
-    return Finding(what, True, text)
-
-
-def _short(error: StreamsegError) -> str:
-    return f"{error.message}: {error.hint}" if error.hint else error.message

@@ -16,9 +16,7 @@ JUMP = 9_000
 
 
 @pytest.mark.parametrize(("batch_records", "first"), [(5_000, 0), (5_000, 1_234), (2_000, 700)])
-def test_a_jump_in_a_backlog_is_decided_on_as_soon_as_where_a_job_keeps_up(
-    batch_records: int, first: int
-) -> None:
+def test_a_jump_in_a_backlog_is_decided_on_as_soon_as_where_a_job_keeps_up(batch_records: int, first: int) -> None:
     settings = settings_for(model={"segments": 4, "warm_up": 500})
     store, _ = run_memory(jumping(16_000)[first:], settings, batch_records=batch_records)
     records = [decode_model_record(entry.payload) for entry in entries(store.read(Log.MODEL, 0, 0), "model")]

@@ -100,7 +100,7 @@ def test_an_observer_that_fails_is_told_nothing_more_and_the_others_are_told_tha
     observers = Observers(before, Broken(), after)
     observers.observe(STORY[0])
     observers.observe(STORY[-1])
-    failed = Waiting("observer_failed", "Broken is told nothing more: RuntimeError: a defect")
+    failed = Waiting("observer_failed", "Broken is told nothing more: RuntimeError: a defect", {"observer": "Broken"})
     assert before.events == [STORY[0], failed, STORY[-1]]
     assert sorted(map(str, after.events)) == sorted(map(str, before.events))
 

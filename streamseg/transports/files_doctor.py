@@ -1,0 +1,50 @@
+"""Is everything there that a job on files needs?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from streamseg.records.events import EventDecoder
+from streamseg.transports.files import Source
+from streamseg.transports.finding import Finding, each, sampled, tried
+from streamseg.transports.sqlite import open_for_reading
+
+_SAMPLE = 100
+
+
+def examine_files(
+    source: Callable[[], Source] | None, output: Path | None, state: Path, decoder: EventDecoder, now_us: int
+) -> Iterator[Finding]:
+    """Findings from the input to the state. `source`: opens the input; None for one that only comes once."""
+    if source is None:
+        yield Finding("input", None, "comes from a stream, of which nothing can be seen beforehand")
+    else:
+        yield from each("input", lambda: _events(source(), decoder, now_us))
+    if output is not None:
+        yield _writable("output", output)
+    yield tried("state", lambda: _opened(state)) if state.exists() else _writable("state", state)
+
+
+def _events(source: Source, decoder: EventDecoder, now_us: int) -> Iterator[Finding]:
+    values = source.read(0, _SAMPLE).values
+    if not values:
+        yield Finding("events", None, "the input is empty")
+        return
+    none = [None] * len(values)
+    yield sampled(decoder, none, values, none, now_us)
+
+
+def _opened(state: Path) -> str:
+    open_for_reading(str(state)).close()
+    return f"{str(state)!r} is there, and a run goes on from it"
+
+
+def _writable(what: str, path: Path) -> Finding:
+    there = path if path.exists() else path.parent
+    if not there.exists():
+        return Finding(what, False, f"there is no directory {str(there)!r}: create it")
+    if not os.access(there, os.W_OK):
+        return Finding(what, False, f"{str(there)!r} cannot be written: give this user the right to")
+    return Finding(what, True, f"{str(path)!r} can be written")

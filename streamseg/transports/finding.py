@@ -1,0 +1,55 @@
+"""What a look at a job's surroundings finds: one thing a line, each with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from streamseg.errors import StreamsegError
+from streamseg.records.events import EventDecoder
+
+
+class Finding(NamedTuple):
+    """`ok`: True, False, or None for what is not wrong but should be known."""
+
+    what: str
+    ok: bool | None
+    text: str
+
+
+def each(what: str, examine_it: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Findings, and an error as one more: the other looks go on."""
+    try:
+        yield from examine_it()
+    except StreamsegError as error:
+        yield Finding(what, False, in_short(error))
+
+
+def tried(what: str, attempt: Callable[[], str]) -> Finding:
+    """What an attempt says of itself, or its error."""
+    try:
+        text = attempt()
+    except StreamsegError as error:
+        return Finding(what, False, in_short(error))
+    return Finding(what, True, text)
+
+
+def in_short(error: StreamsegError) -> str:
+    return f"{error.message}: {error.hint}" if error.hint else error.message
+
+
+def sampled(
+    decoder: EventDecoder,
+    keys: Sequence[bytes | None],
+    values: Sequence[bytes | None],
+    timestamps_ms: Sequence[int | None],
+    now_us: int,
+) -> Finding:
+    """Whether records are events."""
+    decoded, rejected = decoder.decode(keys, values, timestamps_ms, now_us)
+    if not rejected:
+        return Finding("events", True, f"a sample of {len(decoded.ids)} can be read")
+    first = rejected[0].error
+    # One poison pill is the producer's matter; if all are, the settings are wrong.
+    ok = None if decoded.ids else False
+    return Finding("events", ok, f"{len(rejected)} of {len(values)} would be dead letters: {first.code}: {first}")
