@@ -112,17 +112,23 @@ def rename(
     out.print(f"segment {segment} was {escape(before)}, and is {escape(told)} now", soft_wrap=True)
 
 
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def model_in_words(job: Job) -> list[str]:
     """How many segments, why so many, how fast the champion forgets, what became of others."""
     state, spec = job.state, job.settings.model
     half_life = of_half_life(spec.speeds[state.tagging.speed])
-    number = f"{len(state.segments)} segments"
+    number = _counted(len(state.segments), "segment")
     if state.external is not None:
         number += ", as the model of model.factory says"
         if state.external.refused:
             number += f"; [yellow]{state.external.refused:,} events were left out, as its learn_one failed[/]"
     elif state.natural is None:
-        number += ", as set" if spec.n_segments is not None else ", as the start had"
+        given = spec.n_segments if spec.n_segments is not None else len(state.segments)
+        number += ", as the start had" if spec.n_segments is None else ", as set"
+        number += f" to {given}, and some retired since" if given != len(state.segments) else ""
     elif state.natural:
         number += ": there are natural gaps between them"
     else:
@@ -131,7 +137,7 @@ def model_in_words(job: Job) -> list[str]:
     lines = [
         f"[dim]{number}",
         f"[dim]{whose} {half_life}{' (of several that compete)' if len(state.candidates) > 1 else ''}; "
-        f"{state.promotions} promotions; model version {state.version}, metric epoch {state.metric.epoch}",
+        f"{_counted(state.promotions, 'promotion')}; model version {state.version}, metric epoch {state.metric.epoch}",
     ]
     lines += drift_in_words(job)
     for segment in state.segments:

@@ -30,7 +30,7 @@ from streamseg.model.spec import ModelSpec
 _LARGEST_LABEL = 2**31 - 1
 # A factory's model is tried on so many rows, and asked for so many labels. Two that begin by chance may agree by chance
 # (river's k-means of two centers every other time), so it is made more than twice.
-_TRIED_ROWS, _ASKED_ROWS, _TRIES = 200, 100, 12
+_TRIED_ROWS, _ASKED_ROWS, _TRIES = 600, 100, 12
 
 
 class Unnamed(msgspec.Struct):
@@ -115,7 +115,9 @@ def factory(path: str, features: Sequence[str]) -> Callable[[], Any]:
     sys.path.insert(0, os.getcwd())
     try:
         make: Callable[[], Any] = getattr(importlib.import_module(module), name)
-        answers = [_tried(make(), features) for _ in range(_TRIES)]
+        models = [make() for _ in range(_TRIES)]
+        _refuse_what_is_no_new_model(models)
+        answers = [_tried(model, features) for model in models]
     except Exception as error:
         raise ValueError(f"model.factory = {path!r} does not work: {type(error).__name__}: {error}") from error
     finally:
@@ -126,6 +128,15 @@ def factory(path: str, features: Sequence[str]) -> Callable[[], Any]:
             "derive its tags again: make it with a seed"
         )
     return make
+
+
+def _refuse_what_is_no_new_model(models: list[Any]) -> None:
+    first = models[0]
+    lacks = [name for name in ("learn_one", "predict_one") if not callable(getattr(first, name, None))]
+    if lacks:
+        raise TypeError(f"it gives a {type(first).__name__}, which is no clusterer: it has no {' and no '.join(lacks)}")
+    if any(model is first for model in models[1:]):
+        raise TypeError("it gives the same model each time: make a new one within the function")
 
 
 def _tried(estimator: Any, features: Sequence[str]) -> list[int]:

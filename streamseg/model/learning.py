@@ -152,7 +152,7 @@ class _Local:
         self.candidates = state.candidates
         self.origin = state.metric.origin[: spec.n_weighted]
         speeds = [spec.speeds[candidate.speed] for candidate in state.candidates]
-        common = np.array([speed.common for speed in speeds])
+        common = spec.common_half_lives
         self.bank = Step([candidate.centers for candidate in state.candidates], self.origin, common)
         self.challenger = None
         # Place of the challenger's speed among those of the candidates, which stand in their order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -166,6 +167,16 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         off = [speed.unit == "none" or self.max_gain is None for speed in self.speeds]
         widened = COMPETING_GAIN if len(self.speeds) > 1 else 1.0
         return np.where(off, np.inf, 1.0 if self.max_gain is None else min(1.0, widened * self.max_gain))
+
+    @cached_property
+    def common_half_lives(self) -> Array:
+        """At which each candidate's centers follow together, (n_candidates,), in weight; as long as the guard asks for.
+
+        An event of half-life h moves by 1 - 2^(-1/h), which is at most ln 2 / h.
+        """
+        commons = np.array([speed.common for speed in self.speeds])
+        slow_enough: Array = np.maximum(commons, math.log(2.0) / self.max_gains)
+        return slow_enough
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -236,6 +236,40 @@ def test_nothing_is_unpickled_where_no_factory_is_set() -> None:
     assert sprung, "and the trap works"
 
 
+ONE = Bands()
+
+
+def the_same() -> Bands:
+    return ONE
+
+
+def no_model() -> int:
+    return 3
+
+
+def test_a_factory_makes_a_new_model_each_time() -> None:
+    with pytest.raises(ValueError, match=r"the same model each time: make a new one within the function"):
+        factory(f"{__name__}:the_same", NAMES)
+    with pytest.raises(ValueError, match=r"gives a int, which is no clusterer: it has no learn_one and no predict_one"):
+        factory(f"{__name__}:no_model", NAMES)
+
+
+class LateDice(Bands):
+    """Answers by chance once it has learned 500 rows, as river's STREAMKMeans does."""
+
+    def learn_one(self, x: dict[str, float]) -> None:
+        super().learn_one(x)
+        self.rows = getattr(self, "rows", 0) + 1
+
+    def predict_one(self, x: dict[str, float]) -> int:
+        return random.randrange(1000) if self.rows >= 500 else 0
+
+
+def test_chance_that_begins_late_is_found_out() -> None:
+    with pytest.raises(ValueError, match=r"another answer.*seed"):
+        factory(f"{__name__}:LateDice", NAMES)
+
+
 @pytest.mark.parametrize("path", ["tests.unit.model.test_external:Nobody", "no.such:thing", f"{__name__}:Mute"])
 def test_a_factory_that_does_not_work_is_told_at_once(path: str) -> None:
     with pytest.raises(ValueError, match=r"model\.factory"):

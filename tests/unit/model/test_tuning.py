@@ -241,3 +241,12 @@ def test_a_few_heavy_customers_among_light_ones_are_no_risen_loss() -> None:
     model.learn_many(x, w)
     # After 2,000, 4,000 and then every 8,000 events; a rise would ask at once, and again after 500, 1,000, 2,000.
     assert 8 <= model._state.search.number <= 12
+
+
+def test_the_guard_holds_centers_that_follow_together_as_well() -> None:
+    together = Forgetting("weight", 150.0, 50.0)
+    for max_gain, half_life in ((0.001, np.log(2.0) / 0.001), (0.1, 50.0), (None, 50.0)):
+        spec = ModelSpec((ModelFeature("a"),), n_segments=1, speeds=(together,), warm_up=10, max_gain=max_gain)
+        assert spec.common_half_lives[0] == pytest.approx(half_life)
+        if max_gain is not None:
+            assert 1.0 - 2.0 ** (-1.0 / spec.common_half_lives[0]) <= max_gain
