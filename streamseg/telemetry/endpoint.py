@@ -64,7 +64,9 @@ def look_at(address: str, port: int) -> tuple[bool | None, str]:
         return None, "metrics.port is 0: nothing is served"
     where = _in_words(address, port)
     try:
-        with socket.create_server((address, port), family=_family(address)):
+        family = _family(address)
+        # As it is served: :: takes IPv4 as well.
+        with socket.create_server((address, port), family=family, dualstack_ipv6=address == "::"):
             return True, f"{where} is free"
     except OSError as error:
         if error.errno == errno.EADDRINUSE and _is_ours(address, port):

@@ -185,6 +185,8 @@ class Metrics:
             self._task(partition, "suspended")
 
     def _restoring(self, event: Restoring) -> None:
+        # Whether it gets as far as owning it or not: its series go with the rest.
+        self._owned.add(event.partition)
         self.restore_remaining.labels(event.partition).set(event.remaining)
         self._task(event.partition, "running" if event.remaining == 0 else "restoring")
 

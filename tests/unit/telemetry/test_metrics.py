@@ -19,6 +19,7 @@ from streamseg.processing.observe import (
     Observers,
     PartitionsMoved,
     Polling,
+    Restoring,
     SegmentSummary,
     Started,
     Stopped,
@@ -198,3 +199,13 @@ def test_a_bulk_histogram_counts_like_the_client_s_own() -> None:
     counted = {s.name + str(s.labels): s.value for family in ours.collect() for s in family.samples}
     expected = {s.name + str(s.labels): s.value for family in theirs.collect() for s in family.samples}
     assert counted == pytest.approx({name: value for name, value in expected.items() if "created" not in name})
+
+
+def test_a_partition_that_was_lost_while_it_was_restored_leaves_no_series() -> None:
+    metrics = Metrics("events")
+    metrics.observe(Restoring(3, 10))
+    assert 'partition="3"' in generate_latest(metrics.registry).decode()
+    metrics.observe(Started("shop", {0: 12}, 4, 60, 0.1))
+    page = generate_latest(metrics.registry).decode()
+    assert 'partition="0"' in page
+    assert 'partition="3"' not in page
