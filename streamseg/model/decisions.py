@@ -35,7 +35,7 @@ EARLY_ROWS, AHEAD_ROWS, BEHIND = 500, 50, 1.02
 LOOK_ROWS, SOON_ROWS = 2_000, 500
 # A loss that has risen so much, and by so many standard errors, asks for a search at once, but not sooner after the last one
 # than so many events.
-_RISEN, _ERRORS, _APART = 1.15, 5.0, 500
+_RISEN, _ERRORS, _APART = 1.15, 3.0, 500
 
 Due = Literal["appeared", "half_life", "trial", "search", "retire"]
 

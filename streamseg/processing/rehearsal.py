@@ -6,6 +6,7 @@ deltas too, and the rest of it is dropped.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from streamseg.features.table import NO_SEGMENT
 from streamseg.model.records import Start
 from streamseg.model.tagging import Quality
+from streamseg.processing.batch_size import BatchSize
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import BatchCommitted
@@ -53,6 +55,7 @@ class Rehearsal:
         self.job = Job(settings, clock, len(starts))
         self.outcome = Outcome()
         self._log_end = 0
+        self._batch_size = BatchSize(sys.maxsize)
         self._apply(self.job.plan_genesis(self._ownership, starts, warm_start))
         for partition, start in starts.items():
             task = Task(partition, settings.layout)
@@ -62,14 +65,24 @@ class Rehearsal:
             self.job.tasks[partition] = task
 
     def feed(self, records: dict[int, Records], *, ended: bool = False) -> None:
-        """A batch, and what is due before it. `ended`: there are no more."""
-        self._decide(input_ended=False)
-        if records or self.job.sweep_pending():
-            self._commit(self.job.plan_batch(Polled(records, self._ownership, ended)))
+        """A batch, in pieces as the loop would take them, and what is due before each. `ended`: there are no more."""
+        first, most = 0, max((len(each.offsets) for each in records.values()), default=0)
+        while first < most:
+            polled = self._next_size()
+            self._decide(input_ended=False)
+            end = first + min(polled, self._next_size())
+            pieces = {p: each.part(first, end) for p, each in records.items() if first < len(each.offsets)}
+            planned = self.job.plan_batch(Polled(pieces, self._ownership, ended))
+            if not self._batch_size.shortened(self.job.state, planned):
+                self._commit(planned)
+                first = end
         if ended:
             self._decide(input_ended=True)
             while self.job.sweep_pending():
                 self._commit(self.job.plan_batch(Polled({}, self._ownership, True)))
+
+    def _next_size(self) -> int:
+        return self._batch_size.next(self.job.state, self.job.settings.model)
 
     def _decide(self, *, input_ended: bool) -> None:
         """One at a time, as the loop does: what is due next comes before the next batch."""

@@ -45,6 +45,14 @@ class Records(NamedTuple):
     next_offset: int
     traces: Sequence[bytes | None] | None = None
 
+    def part(self, first: int, end: int) -> Records:
+        """Records `first` to `end` of these."""
+        end = min(end, len(self.offsets))
+        rows = slice(first, end)
+        next_offset = self.offsets[end] if end < len(self.offsets) else self.next_offset
+        traces = None if self.traces is None else self.traces[rows]
+        return Records(self.offsets[rows], self.keys[rows], self.values[rows], self.timestamps_ms[rows], next_offset, traces)
+
 
 class Ownership(NamedTuple):
     """Proof of owning partitions, taken when a batch is polled. A commit with one that is outdated publishes nothing.

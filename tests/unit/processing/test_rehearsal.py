@@ -11,6 +11,7 @@ from streamseg.processing.rehearsal import Rehearsal, compared, segments_of
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import Records
 from tests.harness import BAD, Event, FixedClock, event, restored, run_memory, settings_for, shoppers, tags
+from tests.unit.processing.test_batch_size import jumping
 
 
 def rehearsed(events: list[Event], settings: JobSettings, batch: int) -> Rehearsal:
@@ -45,6 +46,15 @@ def test_its_loss_is_the_mean_of_the_squared_distances_that_the_tags_tell() -> N
     quality = rehearsed(shoppers(1000), settings, 250).outcome.quality
     assert quality.rows == len(told)
     assert quality.squared / quality.rows == pytest.approx(sum(told) / len(told), rel=1e-2)
+
+
+def test_a_long_batch_is_taken_in_pieces_as_the_job_takes_it() -> None:
+    settings = settings_for(model={"segments": 4, "warm_up": 500})
+    events = jumping(16_000)
+    store, _ = run_memory(events, settings, batch_records=8_000)
+    rehearsal = rehearsed(events, settings, 8_000)
+    assert rehearsal.job.state.digest() == restored(store, settings).state.digest()
+    assert rehearsal.job.state.promotions > 0
 
 
 def test_the_same_settings_agree_and_others_are_told_apart() -> None:
