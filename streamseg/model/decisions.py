@@ -64,14 +64,19 @@ def due(state: ModelState, spec: ModelSpec) -> Due | None:
     return "search" if spec.refits and state.rows >= state.search.due else None
 
 
-def rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
+def most_rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
     """How many rows may be learned at most before it is asked again what is due; None where nothing is due by rows."""
     if not spec.tunes_itself or not state.ready:
         return None
-    if state.trial is not None:
-        return SOON_ROWS
-    until_search = state.search.due - state.rows if spec.refits else LOOK_ROWS
-    return min(max(until_search, SOON_ROWS), LOOK_ROWS)
+    return LOOK_ROWS if state.trial is None else SOON_ROWS
+
+
+def rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
+    """How many rows had best be learned until then: as many as are left until a search, if that is soon."""
+    most = most_rows_before_look(state, spec)
+    if most is None or state.trial is not None or not spec.refits:
+        return most
+    return min(max(state.search.due - state.rows, SOON_ROWS), most)
 
 
 def _tried(trial: Trial) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamseg.model.decisions import SOON_ROWS, rows_before_look
+from streamseg.model.decisions import SOON_ROWS, most_rows_before_look, rows_before_look
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
 from streamseg.processing.planned import Planned
@@ -24,9 +24,9 @@ class BatchSize:
         return min(self._most, before_look or self._most)
 
     def fits(self, polled: Polled, state: ModelState, spec: ModelSpec) -> bool:
-        """Whether polled records are no more than are to be taken now: what was decided since may ask for fewer. IN all."""
-        most = self.next(state, spec)
-        return all(len(records.offsets) <= most for records in polled.partitions.values())
+        """Whether polled records are few enough, where the model, or a trial, began since. IN all."""
+        most = most_rows_before_look(state, spec)
+        return most is None or all(len(records.offsets) <= most for records in polled.partitions.values())
 
     def shortened(self, state: ModelState, planned: Planned) -> bool:
         """Whether a batch's records are to be polled again, fewer at a time, as the loss rises within. IN all.

@@ -68,11 +68,13 @@ class Rehearsal:
         """A batch, in pieces as the loop would take them, and what is due before each. `ended`: there are no more."""
         first, most = 0, max((len(each.offsets) for each in records.values()), default=0)
         while first < most:
-            polled = self._next_size()
-            self._decide(input_ended=False)
-            end = first + min(polled, self._next_size())
+            end = first + self._batch_size.next(self.job.state, self.job.settings.model)
             pieces = {p: each.part(first, end) for p, each in records.items() if first < len(each.offsets)}
-            planned = self.job.plan_batch(Polled(pieces, self._ownership, ended))
+            polled = Polled(pieces, self._ownership, ended)
+            self._decide(input_ended=False)
+            if not self._batch_size.fits(polled, self.job.state, self.job.settings.model):
+                continue
+            planned = self.job.plan_batch(polled)
             if not self._batch_size.shortened(self.job.state, planned):
                 self._commit(planned)
                 first = end
@@ -80,9 +82,6 @@ class Rehearsal:
             self._decide(input_ended=True)
             while self.job.sweep_pending():
                 self._commit(self.job.plan_batch(Polled({}, self._ownership, True)))
-
-    def _next_size(self) -> int:
-        return self._batch_size.next(self.job.state, self.job.settings.model)
 
     def _decide(self, *, input_ended: bool) -> None:
         """One at a time, as the loop does: what is due next comes before the next batch."""

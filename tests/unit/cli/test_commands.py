@@ -176,7 +176,7 @@ def test_a_reader_that_goes_away_is_no_disaster_and_what_it_missed_comes_again(h
         assert running.stdin is not None
         running.stdin.write((here / "events.jsonl").read_bytes())
         running.stdin.close()
-        assert running.wait(timeout=120) == 0
+        assert running.wait(timeout=120) == 5
     with process("run", "-i", "-", "-o", "-", *FEW, cwd=here) as again:
         out, _ = again.communicate(b"", timeout=120)
     offsets = [json.loads(line)["source"]["offset"] for line in out.splitlines() if json.loads(line)["source"]]
