@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -34,8 +35,8 @@ class Workers(Collector):
         families: dict[str, Metric] = {}
         up = Metric("streamseg_worker_up", "Whether a worker answers.", "gauge")
         for worker, answer in enumerate(self._asked("/metrics")):
-            up.add_sample("streamseg_worker_up", {"worker": str(worker)}, float(answer is not None and answer.status == 200))
-            if answer is None or answer.status != 200:
+            up.add_sample("streamseg_worker_up", {"worker": str(worker)}, float(_is_well(answer)))
+            if not _is_well(answer):
                 continue
             for family in text_string_to_metric_families(answer.body.decode()):
                 merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
@@ -52,11 +53,11 @@ class Workers(Collector):
 
     def live(self) -> bool:
         """Whether any does: a supervisor starts those again that do not."""
-        return any(answer is not None and answer.status == 200 for answer in self._asked("/livez"))
+        return any(_is_well(answer) for answer in self._asked("/livez"))
 
     def ready(self) -> bool:
         """Whether all are."""
-        return all(answer is not None and answer.status == 200 for answer in self._asked("/readyz"))
+        return all(_is_well(answer) for answer in self._asked("/readyz"))
 
     def status(self) -> list[Any]:
         """Of each; None for one that does not answer."""
@@ -66,6 +67,10 @@ class Workers(Collector):
         """All at the same time: one that hangs holds up no scrape."""
         with ThreadPoolExecutor(len(self._ports)) as pool:
             return list(pool.map(lambda port: _get(port, path), self._ports))
+
+
+def _is_well(answer: Answer | None) -> TypeGuard[Answer]:
+    return answer is not None and answer.status == HTTPStatus.OK
 
 
 def _get(port: int, path: str) -> Answer | None:

@@ -26,18 +26,11 @@ from streamseg.config import Config
 from streamseg.config_sections import InputConfig, MetricsConfig
 from streamseg.errors import ConfigError
 from streamseg.processing.observe import Waiting
-from tests.harness import Recorder, event, shoppers, write_lines
+from tests.harness import Recorder, shoppers, write_lines
 from tests.integration.kafka_jobs import until
 
 ROOT = Path(__file__).parents[3]
 FEW = ["--set", "model.segments=3", "--set", "model.warm_up=30"]
-
-
-@pytest.fixture(name="here")
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    write_lines(tmp_path / "events.jsonl", [*shoppers(400), event("waits", 1.0, age=3.0)])
-    return tmp_path
 
 
 def streamseg(*arguments: str) -> Any:
