@@ -21,7 +21,7 @@ from streamseg.transports.kafka.client import (
     producer,
     translated,
 )
-from streamseg.transports.kafka.membership import members_of
+from streamseg.transports.kafka.membership import group_of
 from streamseg.transports.kafka.reader import records_of
 from streamseg.transports.kafka.topics import Names, check, partitions_of
 from streamseg.transports.kafka.transactions import transactional_id
@@ -114,7 +114,7 @@ def _group(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
     while True:
         try:
             with translated(f"group {names.application}"):
-                members = members_of(client, names.application)
+                members = group_of(client, names.application).members
                 client.list_group_offsets({names.application: None})
             break
         except RetriableError:

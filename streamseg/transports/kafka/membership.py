@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Set
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamseg.errors import ConfigError, FencedError, StreamsegError
 from streamseg.processing.transport import Ownership
@@ -25,11 +25,13 @@ from streamseg.transports.kafka.client import (
     translated,
 )
 
-# A broker that sent no records for so long is asked whether it is there: a poll alone cannot tell quiet from cut off.
-_SILENCE_S = 5.0
+# Between two looks at the group.
+_LOOK_S = 5.0
+# A partition that nobody was given in a group that rests for so long stays nobody's.
+_FORGOTTEN_S = 4.0
 
 
-class _Paused(ConsumerRebalanceListener):  # type: ignore[misc]
+class Paused(ConsumerRebalanceListener):  # type: ignore[misc]
     """Partitions that come give no records until somebody seeks."""
 
     def __init__(self, members: KafkaConsumer) -> None:
@@ -47,6 +49,20 @@ class _Paused(ConsumerRebalanceListener):  # type: ignore[misc]
         """As for revoked ones: what was uncommitted is dropped by whoever polled it."""
 
 
+class Place(NamedTuple):
+    """A member's id, which a restart changes, and what it was given."""
+
+    id: str
+    partitions: tuple[int, ...]
+
+
+class Group(NamedTuple):
+    """Members by their stable names, where they have one; `stable`: not in the middle of sharing the partitions."""
+
+    stable: bool
+    members: dict[str, Place]
+
+
 class Member:
     """Reads what it owns of a topic. `ownership` is as of the last poll, and the proof that a commit goes with."""
 
@@ -54,12 +70,14 @@ class Member:
         """`instance` is stable: a restart under the same one comes back without a rebalance, and fences who else has it."""
         self.topic, self.group, self.instance, self._skip_lost = topic, group, instance, skip_lost
         self.consumer = group_consumer(connection, group, instance)
-        self.consumer.subscribe([topic], listener=_Paused(self.consumer))
+        self.consumer.subscribe([topic], listener=Paused(self.consumer))
         self.ownership = Ownership(0, ())
         # Where the next poll goes on, as far as records tell; of which partitions the last one brought some.
         self._positions: dict[int, int] = {}
         self._came: Set[int] = frozenset()
-        self._heard = time.monotonic()
+        self._looked = time.monotonic()
+        # The generation in which a partition was seen to be nobody's, and when first.
+        self._forgotten: tuple[int, float] | None = None
         self._replaced = False
 
     @property
@@ -97,32 +115,51 @@ class Member:
                 count += len(records)
             wait_ms = 0
         self._look_at_ownership()
-        if count:
-            self._heard = time.monotonic()
         polled = {p: records for p, records in sorted(partitions.items()) if p in self.ownership.partitions}
         self._positions |= {p: records[-1].offset + 1 for p, records in polled.items()}
         self._came = polled.keys()
         return polled
 
-    def silent(self) -> bool:
-        """Whether nothing was heard for so long that somebody should ask; then the next time is as far away again."""
-        if time.monotonic() - self._heard <= _SILENCE_S:
-            return False
-        self._heard = time.monotonic()
-        return True
+    def look_at_group(self, client: KafkaAdminClient) -> None:
+        """Every few seconds `check_place`, which a poll cannot: it cannot even tell quiet from cut off. Raises as that."""
+        if time.monotonic() - self._looked > _LOOK_S:
+            self.check_place(client)
 
     def check_place(self, client: KafkaAdminClient) -> None:
         """Raises FencedError where another process has this one's place in the group, RetriableError.
 
         The client only logs that, and would go on without a place, fencing the other's producer again and again.
         """
-        there = members_of(client, self.group).get(self.instance)
+        self._looked = time.monotonic()
+        group = group_of(client, self.group)
+        there = group.members.get(self.instance)
         mine = self.consumer.group_metadata().member_id
-        if there and mine and there != mine:
+        if there and mine and there.id != mine:
             self._replaced = True
             raise FencedError(
                 "another worker runs with the same worker.id", where=self.instance, hint="give each worker an id of its own"
             )
+        if self._is_to_share_anew(group):
+            self._forgotten = None
+            with translated(f"group {self.group}"):
+                client.remove_group_members(self.group, [MemberToRemove(group_instance_id=self.instance)])
+
+    def _is_to_share_anew(self, group: Group) -> bool:
+        """Whether this member is to leave and come back, so that a partition that is nobody's is given to somebody.
+
+        A partition moves in two steps: its owner lets go of it and joins again, whereupon another one gets it. An owner that
+        is killed in between and comes back under its name has nothing to let go of: the broker gives it what the first step
+        left it, and nobody takes the second. The one that owns least does it for all.
+        """
+        shared = {partition for member in group.members.values() for partition in member.partitions}
+        if not group.stable or self.instance not in group.members or len(shared) >= (self.n_partitions or 0):
+            self._forgotten = None
+            return False
+        generation, now = self.ownership.generation, time.monotonic()
+        if self._forgotten is None or self._forgotten[0] != generation:
+            self._forgotten = generation, now
+        least = min(group.members, key=lambda name: (len(group.members[name].partitions), name))
+        return least == self.instance and now - self._forgotten[1] > _FORGOTTEN_S
 
     def _pass_lost_records(self) -> None:
         """What is to be read next is not there: stop, or go on behind what was deleted, as the settings say."""
@@ -184,8 +221,18 @@ class Member:
                 admin.remove_group_members(self.group, [MemberToRemove(group_instance_id=self.instance)])
 
 
-def members_of(client: KafkaAdminClient, group: str) -> dict[str, str]:
-    """Member ids of a group by their stable names. Raises RetriableError."""
+def group_of(client: KafkaAdminClient, group: str) -> Group:
+    """A group of a single topic as the broker knows it. Raises RetriableError."""
     with translated(f"group {group}"):
-        members = client.describe_groups([group])[group]["members"]
-    return {member["group_instance_id"]: member["member_id"] for member in members if member["group_instance_id"]}
+        found = client.describe_groups([group])[group]
+    members = {
+        member["group_instance_id"] or member["member_id"]: Place(member["member_id"], _given(member["member_assignment"]))
+        for member in found["members"]
+    }
+    return Group(found["group_state"] == "Stable", members)
+
+
+def _given(assignment: Any) -> tuple[int, ...]:
+    """Nothing where the assignment is none yet, or not one of a consumer."""
+    topics = assignment["assigned_partitions"] if isinstance(assignment, dict) else ()
+    return tuple(partition for topic in topics for partition in topic["partitions"])

@@ -88,8 +88,7 @@ class Repartition:
         if astray or self._member.ownership != before:
             self._go_on()
             return 0
-        if self._member.silent():
-            self._member.check_place(self._admin)
+        self._member.look_at_group(self._admin)
         rows = [record for records in polled.values() for record in records]
         if rows:
             self._send_on(rows, polled)

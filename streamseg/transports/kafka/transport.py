@@ -31,7 +31,7 @@ from streamseg.transports.kafka.client import (
     producer,
     translated,
 )
-from streamseg.transports.kafka.membership import Member, members_of
+from streamseg.transports.kafka.membership import Member, group_of
 from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, TRACE_HEADER, KafkaReader, columns
 from streamseg.transports.kafka.topics import Names, prepare
 from streamseg.transports.kafka.transactions import Transactions, arrived, transactional_id
@@ -89,9 +89,7 @@ class KafkaTransport(KafkaReader):
 
     def poll(self, max_records: int, timeout_s: float) -> Polled:
         polled = self.member.poll(max_records, timeout_s)
-        if self.member.silent():
-            # A poll alone cannot tell quiet from cut off, nor from thrown out.
-            self.member.check_place(self._admin)
+        self.member.look_at_group(self._admin)
         counted = self.member.n_partitions
         if counted is not None and counted != self.n_partitions:
             raise ConfigError(
@@ -169,7 +167,7 @@ class KafkaTransport(KafkaReader):
         ours = transactional_id(self.names.application, "")
         open_ids = {one.transactional_id for listed in found.values() for one in listed}
         suspects = {name for name in open_ids if name.startswith(ours)} - {self._transactional_id}
-        for name in sorted(suspects - members_of(self._admin, self.names.application).keys() if suspects else ()):
+        for name in sorted(suspects - group_of(self._admin, self.names.application).members.keys() if suspects else ()):
             Transactions(self.connection, name).close()
 
     def _blocked(self) -> None:
