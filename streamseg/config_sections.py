@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from streamseg.features.aggregates import AggregateName, Feature
 from streamseg.model.spec import MAX_SEGMENTS, parse_duration, parse_forgetting
 
-Duration = Annotated[str, Field(pattern=r"^\s*\d+(\.\d+)?\s*[smhdw]\s*$", examples=["90d", "12h"])]
+
+def _duration(text: str) -> str:
+    """Raises ValueError."""
+    parse_duration(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
 
 
 class Section(BaseModel):
@@ -38,6 +46,15 @@ class OutputConfig(Section):
     delivery: Literal["exactly-once", "at-least-once"] = Field(
         "exactly-once", description="Kafka: of tags and dead letters; state is always exactly once"
     )
+
+    @field_validator("path")
+    @classmethod
+    def _json_lines(cls, path: str | None) -> str | None:
+        """Raises ValueError."""
+        ending = "" if path is None else PurePath(path).suffix.lower()
+        if ending in (".csv", ".parquet"):
+            raise ValueError(f"tags are written as JSON lines, not as {ending[1:]}: end {path!r} in .jsonl")
+        return path
 
 
 class FeatureConfig(Section):

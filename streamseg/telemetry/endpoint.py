@@ -149,6 +149,9 @@ def _handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
             else:
                 self._send(*page())
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def _status(self) -> tuple[HTTPStatus, str, bytes]:
             return HTTPStatus.OK, _JSON, msgspec.json.format(msgspec.json.encode(answers.status()), indent=2)
 
@@ -163,7 +166,8 @@ def _handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Scrapes are no news."""

@@ -7,6 +7,8 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import cast
 
 import pytest
@@ -82,6 +84,20 @@ def test_status_tells_where_it_stands(worker: Serving) -> None:
     assert (said["application"], said["worker"], said["model"]["version"]) == ("shop", "w0", 4)
     assert said["partitions"] == {"0": {"next_offset": 12, "lag": 7}}
     assert get(worker.port, "/elsewhere")[0] == 404
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/livez", "/status"])
+def test_a_look_at_the_head_has_no_body(worker: Serving, path: str) -> None:
+    begin(worker)
+    with closing(HTTPConnection("127.0.0.1", worker.port, timeout=5)) as connection:
+        connection.request("HEAD", path)
+        response = connection.getresponse()
+        assert response.status == 200
+        assert int(response.headers["Content-Length"]) > 0
+        assert response.read() == b""
+        # Nothing of a body is left on the way to the next answer.
+        connection.request("GET", "/livez")
+        assert connection.getresponse().read() == b"ok\n"
 
 
 def test_metrics_that_fail_fail_the_scrape_and_health_that_fails_does_not_fail_the_probe(worker: Serving) -> None:
