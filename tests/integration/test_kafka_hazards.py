@@ -10,16 +10,22 @@ from collections.abc import Iterator
 import pytest
 
 from streamseg.errors import RetriableError, TruncatedError
+from streamseg.processing.restore import model_entries
 from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Tagged, Topic
+from streamseg.records.frames import MAX_FRAME_BYTES, cut, frames
 from streamseg.transports.kafka.client import (
     Connection,
     ConsumerGroupMetadata,
     KafkaProducer,
     OffsetAndMetadata,
     TopicPartition,
+    admin,
+    discarded,
     kafka_errors,
     producer,
 )
+from streamseg.transports.kafka.reader import KafkaReader
+from streamseg.transports.kafka.topics import prepare
 from streamseg.transports.kafka.transactions import Transactions
 from tests.broker import Broker, free_port, needed, new_name
 from tests.contract.test_transport import join, placed
@@ -208,3 +214,37 @@ def test_a_reader_behind_truncation_is_told(kafka: str) -> None:
     with pytest.raises(TruncatedError, match="not retained"):
         list(store.read(Log.MODEL, 0, found[1][0]))
     store.close()
+
+
+def test_large_entries_of_two_workers_stand_in_one_another_and_are_read_whole(kafka: str) -> None:
+    """Each piece is a batch of its own, so what two transactions write to one log is mixed."""
+    names = names_of(new_name())
+    create_input(kafka, names, PARTITIONS)
+    connection = Connection(kafka)
+    with discarded(admin(connection)) as client:
+        prepare(client, names, create=True)
+    place = names.log(Log.MODEL, 0)
+    payloads = [bytes([i]) * (2 * MAX_FRAME_BYTES + 5) for i in range(2)]
+    with (
+        discarded(producer(connection, f"{names.application}:a")) as a,
+        discarded(producer(connection, f"{names.application}:b")) as b,
+    ):
+        for one in (a, b):
+            one.init_transactions()
+            one.begin_transaction()
+        for pieces in zip(*(frames(cut(payload)) for payload in payloads), strict=True):
+            for one, piece in zip((a, b), pieces, strict=True):
+                one.send(place.topic, piece, partition=place.partition).get(timeout=10)
+        a.commit_transaction()
+        reader = KafkaReader(connection, names)
+        try:
+            # The other transaction is open, and holds up what was written since it began.
+            assert list(model_entries(reader, 0)) == []
+            b.commit_transaction()
+            until(lambda: [entry.payload for entry in model_entries(reader, 0)] == payloads, "both can be read")
+            first, second = model_entries(reader, 0)
+            assert (first.first, first.end, second.first) == (0, 1, 1)
+            (again,) = model_entries(reader, first.end)
+            assert again.payload == payloads[1]
+        finally:
+            reader.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice, repeat
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,9 +42,52 @@ def test_a_missing_piece_is_noticed() -> None:
         list(entries(numbered([records[0], records[2]]), "t"))
 
 
-def test_an_entry_without_its_end_was_never_written() -> None:
-    records = list(frames([b"a", b"b"]))
-    assert [e.payload for e in entries(numbered(records[:1], list(frames([b"next"]))), "t")] == [b"next"]
+def test_what_has_not_ended_is_left_out_and_holds_back_what_began_later() -> None:
+    whole, other = list(frames([b"a", b"b"])), list(frames([b"next"]))
+    assert list(entries(numbered(whole[:1], other), "t")) == []
+    found = list(entries(numbered(whole[:1], other, whole[1:]), "t"))
+    assert [(e.first, e.end, e.payload) for e in found] == [(0, 1, b"ab"), (1, 3, b"next")]
+
+
+def test_an_entry_that_never_ends_is_told_in_the_end() -> None:
+    begun, _ = frames([b"a", b"b"])
+    (whole,) = frames([b"next"])
+    log = chain([begun], repeat(whole, 100_001))
+    with pytest.raises(CorruptedError, match="its entry does not end"):
+        list(entries(enumerate(log), "t"))
+
+
+def test_a_piece_whose_beginning_is_lost_is_told_where_the_log_is_whole() -> None:
+    _, second = frames([b"a", b"b"])
+    with pytest.raises(CorruptedError, match="the beginning of its entry is missing"):
+        list(entries([(0, second)], "t"))
+    assert list(entries([(1, second)], "t")) == [], "the log was truncated, or is read from its middle"
+
+
+@given(
+    st.lists(st.lists(st.lists(st.sampled_from([b"x", b"y"]), min_size=1, max_size=4), max_size=4), min_size=1, max_size=3),
+    st.data(),
+)
+def test_entries_of_several_writers_in_one_another_are_read_once_each_wherever_reading_stops(
+    writers: list[list[list[bytes]]], data: st.DataObject
+) -> None:
+    waiting = [[record for payload in entry_list for record in frames(payload)] for entry_list in writers]
+    log: list[bytes] = []
+    while any(waiting):
+        log.append(data.draw(st.sampled_from([records for records in waiting if records])).pop(0))
+    whole = list(entries(enumerate(log), "t"))
+    assert sorted(e.payload for e in whole) == sorted(b"".join(p) for entry_list in writers for p in entry_list)
+    assert [e.first for e in whole] == sorted(e.first for e in whole)
+    found: list[tuple[int, bytes]] = []
+    position = visible = 0
+    while len(found) < len(whole):
+        visible = data.draw(st.integers(visible, len(log)))
+        most = data.draw(st.integers(1, 3))
+        for entry in islice(entries(list(enumerate(log))[position:visible], "t"), most):
+            found.append((entry.first, entry.payload))
+            position = entry.end
+        visible = min(visible + 1, len(log))
+    assert found == [(e.first, e.payload) for e in whole]
 
 
 def test_a_large_payload_is_cut_to_fit_a_record() -> None:
