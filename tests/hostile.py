@@ -208,6 +208,9 @@ class HostileTransport:
                 self.broker.init(transaction.member)
         return dict(self.broker.offsets)
 
+    def keep_place(self) -> None:
+        """Who owns what moves in polls alone."""
+
     def end_dead_transactions(self) -> None:
         alive = {*self.broker.members, self.member}
         for transaction in [t for t in self.broker.transactions if t.state == "open" and t.member not in alive]:

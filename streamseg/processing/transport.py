@@ -66,11 +66,16 @@ class Ownership(NamedTuple):
 
 
 class Polled(NamedTuple):
-    """A poll's answer. `ended`: the input is bounded and there is no more."""
+    """A poll's answer.
+
+    `ended`: the input is bounded and there is no more. `moving`: partitions are being shared anew, and hardly a commit goes
+    through until they are.
+    """
 
     partitions: Mapping[int, Records]
     ownership: Ownership
     ended: bool = False
+    moving: bool = False
 
 
 class Committed(NamedTuple):
@@ -197,6 +202,13 @@ class Transport(LogReader, Protocol):
         """Up to `max_records` input records of each owned partition, after the last polled. Waits up to `timeout_s`.
 
         Ownership may change here and nowhere else. A partition that was gained gives records only after a `seek`.
+        """
+        ...
+
+    def keep_place(self) -> None:
+        """Tell the other workers that this one lives, while it reads nothing for long. Asked often, it does little.
+
+        Polled records are as a poll left them; only a `seek` goes on with reading. Ownership is as of the last poll.
         """
         ...
 

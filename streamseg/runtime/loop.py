@@ -150,6 +150,8 @@ class Loop:
         if polled.ownership != self._ownership:
             self._adopt(polled.ownership)
             return False
+        if polled.moving:
+            return False
         self._catch_up()
         if not self._decide(input_ended=False) or not self._snapshots(stopping=False):
             return False
@@ -222,6 +224,8 @@ class Loop:
         if result.outcome is not Outcome.COMMITTED:
             self._observe(CommitFailed(result.outcome.value))
             self._suspend()
+            # Only a poll tells whether the partitions are still this worker's.
+            self.transport.poll(1, 0.0)
             self._restore()
             if not self._landed(planned):
                 self._count_failure()
@@ -373,6 +377,7 @@ class Loop:
         self._observe(Waiting("no_model", message, {"customers": complete, "segments": needed, "unknown": unknown}))
 
     def _restoring(self, partition: int, remaining: int) -> None:
+        self.transport.keep_place()
         self._observe(Restoring(partition, remaining))
 
     def _observe(self, event: Observation) -> None:

@@ -341,6 +341,9 @@ class EmbeddedTransport(EmbeddedReader):
     def end_dead_transactions(self) -> None:
         """One process writes, and what it leaves open ends with it."""
 
+    def keep_place(self) -> None:
+        """Nobody else waits for it."""
+
     def delete_below(self, log: Log, partition: int, offset: int) -> None:
         name = log_name(INPUT if log is Log.SPOOL else log, partition)
         if log is Log.SPOOL and not isinstance(self.wiring.source, LineStream):

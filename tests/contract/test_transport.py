@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def _transport(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writa
 
 def join(transport: WritableStore) -> None:
     """Until it owns all partitions."""
-    for _ in range(100):
-        if len(transport.ownership().partitions) == PARTITIONS:
-            break
+    deadline = time.monotonic() + 60.0
+    while len(transport.ownership().partitions) < PARTITIONS:
+        assert time.monotonic() < deadline, transport.ownership()
         transport.poll(1, 0.1)
     transport.seek(dict.fromkeys(range(PARTITIONS), 0))
 

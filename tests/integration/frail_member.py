@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import Any
 
-from streamseg.transports.kafka.client import Connection, admin
+from streamseg.transports.kafka.client import Assignor, Connection
 from streamseg.transports.kafka.membership import Member, Paused
 
 
@@ -23,12 +23,11 @@ class Frail(Paused):
 
 def main() -> None:
     servers, topic, group, instance = sys.argv[1:]
-    client = admin(Connection(servers))
     member = Member(Connection(servers), topic, group, instance)
-    member.consumer.subscribe([topic], listener=Frail(member.consumer))
+    member.consumer.subscribe([topic], listener=Frail(member.consumer, Assignor()))
     while True:
         member.poll(1, 0.05)
-        member.look_at_group(client)
+        member.look_at_group()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import logging
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,12 @@ from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, Offs
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.sasl.oauth import AbstractTokenProvider
-from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from streamseg.errors import ConfigError, FencedError, RetriableError, StreamsegError, TruncatedError
 
 __all__ = [
+    "Assignor",
     "ConfigResource",
     "ConfigResourceType",
     "ConsumerGroupMetadata",
@@ -36,6 +37,7 @@ __all__ = [
     "KafkaAdminClient",
     "KafkaConsumer",
     "KafkaProducer",
+    "MemberState",
     "MemberToRemove",
     "OffsetAndMetadata",
     "OffsetSpec",
@@ -181,16 +183,35 @@ def consumer(connection: Connection, **options: Any) -> KafkaConsumer:
         return KafkaConsumer(**connection.options(), **(settings | options))
 
 
-def group_consumer(connection: Connection, group: str, instance: str | None) -> KafkaConsumer:
+class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]
+    """Shares partitions as its base class does, and keeps the client's coordinator from forgetting a join.
+
+    A leader joins again when it learns of partitions, and takes that for done as soon as it has shared them. If a poll ends
+    before its own share has come, no later one asks for it: without partitions and without heartbeats, for ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.request_rejoin: Callable[[], None] = lambda: None
+
+    def metadata(self, topics: Any) -> Any:
+        """Asked for at the beginning of each join; what is requested here is taken back at its end."""
+        self.request_rejoin()
+        return super().metadata(topics)
+
+
+def group_consumer(connection: Connection, group: str, instance: str | None, assignor: Assignor) -> KafkaConsumer:
     """A consumer that shares the input with the group; a stable instance comes back without a rebalance."""
-    return consumer(
+    made = consumer(
         connection,
         group_id=group,
         group_instance_id=instance,
-        partition_assignment_strategy=(CooperativeStickyAssignor,),
+        partition_assignment_strategy=(assignor,),
         session_timeout_ms=connection.session_timeout_ms,
         heartbeat_interval_ms=connection.session_timeout_ms // 4,
     )
+    assignor.request_rejoin = made._coordinator.request_rejoin
+    return made
 
 
 def producer(connection: Connection, transactional_id: str | None, **options: Any) -> KafkaProducer:

@@ -21,7 +21,7 @@ from streamseg.transports.kafka.client import (
     producer,
     translated,
 )
-from streamseg.transports.kafka.membership import group_of
+from streamseg.transports.kafka.group import group_of
 from streamseg.transports.kafka.reader import records_of
 from streamseg.transports.kafka.topics import Names, check, partitions_of
 from streamseg.transports.kafka.transactions import transactional_id

@@ -9,33 +9,41 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Set
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
-from streamseg.errors import ConfigError, FencedError, StreamsegError
+from streamseg.errors import ConfigError, FencedError, RetriableError, StreamsegError
 from streamseg.processing.transport import Ownership
 from streamseg.transports.kafka.client import (
     CLOSE_S,
+    Assignor,
     Connection,
     ConsumerRebalanceListener,
-    KafkaAdminClient,
     KafkaConsumer,
-    MemberToRemove,
+    MemberState,
     group_consumer,
     kafka_errors,
     translated,
 )
+from streamseg.transports.kafka.group import Forgotten, GroupWatch
 
 # Between two looks at the group.
 _LOOK_S = 5.0
-# A partition that nobody was given in a group that rests for so long stays nobody's.
-_FORGOTTEN_S = 4.0
+# Between two signs of life of who does not read, and what one takes: in no time at all the client gets nothing done.
+_KEEP_S, _SIGN_MS = 1.0, 20
+# What a rebalance may take then, and a poll in it.
+_JOIN_S, _JOIN_MS = 5.0, 500
 
 
 class Paused(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Partitions that come give no records until somebody seeks."""
+    """Partitions that come give no records until somebody seeks.
 
-    def __init__(self, members: KafkaConsumer) -> None:
-        self._members = members
+    Attributes:
+        gone: partitions that were let go of, or lost, since somebody asked.
+    """
+
+    def __init__(self, members: KafkaConsumer, assignor: Assignor) -> None:
+        self._members, self._assignor = members, assignor
+        self.gone: set[int] = set()
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         for place in assigned:
@@ -44,23 +52,15 @@ class Paused(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_revoked(self, revoked: Any) -> None:
         """Nothing is open: commits happen between polls."""
+        self.gone |= {place.partition for place in revoked}
 
     def on_partitions_lost(self, lost: Any) -> None:
-        """As for revoked ones: what was uncommitted is dropped by whoever polled it."""
+        """As for revoked ones: what was uncommitted is dropped by whoever polled it.
 
-
-class Place(NamedTuple):
-    """A member's id, which a restart changes, and what it was given."""
-
-    id: str
-    partitions: tuple[int, ...]
-
-
-class Group(NamedTuple):
-    """Members by their stable names, where they have one; `stable`: not in the middle of sharing the partitions."""
-
-    stable: bool
-    members: dict[str, Place]
+        The client would claim them when it joins again, and who shares would wait for it to let go of them: for ever.
+        """
+        self.on_partitions_revoked(lost)
+        self._assignor.member_assignment = None
 
 
 class Member:
@@ -69,15 +69,19 @@ class Member:
     def __init__(self, connection: Connection, topic: str, group: str, instance: str, *, skip_lost: bool = False) -> None:
         """`instance` is stable: a restart under the same one comes back without a rebalance, and fences who else has it."""
         self.topic, self.group, self.instance, self._skip_lost = topic, group, instance, skip_lost
-        self.consumer = group_consumer(connection, group, instance)
-        self.consumer.subscribe([topic], listener=Paused(self.consumer))
+        self._assignor = Assignor()
+        self.consumer = group_consumer(connection, group, instance, self._assignor)
+        self._paused = Paused(self.consumer, self._assignor)
+        self.consumer.subscribe([topic], listener=self._paused)
+        self.watch = GroupWatch(connection, group)
         self.ownership = Ownership(0, ())
         # Where the next poll goes on, as far as records tell; of which partitions the last one brought some.
         self._positions: dict[int, int] = {}
         self._came: Set[int] = frozenset()
-        self._looked = time.monotonic()
-        # The generation in which a partition was seen to be nobody's, and when first.
-        self._forgotten: tuple[int, float] | None = None
+        self._looked = self._kept = time.monotonic()
+        # Whether records came since the last look at the group.
+        self._heard = False
+        self._forgotten = Forgotten()
         self._replaced = False
 
     @property
@@ -115,51 +119,41 @@ class Member:
                 count += len(records)
             wait_ms = 0
         self._look_at_ownership()
+        self._heard |= count > 0
         polled = {p: records for p, records in sorted(partitions.items()) if p in self.ownership.partitions}
         self._positions |= {p: records[-1].offset + 1 for p, records in polled.items()}
         self._came = polled.keys()
         return polled
 
-    def look_at_group(self, client: KafkaAdminClient) -> None:
+    def look_at_group(self) -> None:
         """Every few seconds `check_place`, which a poll cannot: it cannot even tell quiet from cut off. Raises as that."""
-        if time.monotonic() - self._looked > _LOOK_S:
-            self.check_place(client)
+        if time.monotonic() - self._looked <= _LOOK_S:
+            return
+        heard, self._heard = self._heard, False
+        try:
+            self.check_place()
+        except RetriableError:
+            # Where records come the broker is there, and the next look may find the group.
+            if not heard:
+                raise
 
-    def check_place(self, client: KafkaAdminClient) -> None:
+    def check_place(self) -> None:
         """Raises FencedError where another process has this one's place in the group, RetriableError.
 
         The client only logs that, and would go on without a place, fencing the other's producer again and again.
         """
         self._looked = time.monotonic()
-        group = group_of(client, self.group)
-        there = group.members.get(self.instance)
         mine = self.consumer.group_metadata().member_id
-        if there and mine and there.id != mine:
+        group = self.watch.look()
+        there = group.members.get(self.instance)
+        if there and mine and there.id != mine == self.consumer.group_metadata().member_id:
             self._replaced = True
             raise FencedError(
                 "another worker runs with the same worker.id", where=self.instance, hint="give each worker an id of its own"
             )
-        if self._is_to_share_anew(group):
-            self._forgotten = None
-            with translated(f"group {self.group}"):
-                client.remove_group_members(self.group, [MemberToRemove(group_instance_id=self.instance)])
-
-    def _is_to_share_anew(self, group: Group) -> bool:
-        """Whether this member is to leave and come back, so that a partition that is nobody's is given to somebody.
-
-        A partition moves in two steps: its owner lets go of it and joins again, whereupon another one gets it. An owner that
-        is killed in between and comes back under its name has nothing to let go of: the broker gives it what the first step
-        left it, and nobody takes the second. The one that owns least does it for all.
-        """
-        shared = {partition for member in group.members.values() for partition in member.partitions}
-        if not group.stable or self.instance not in group.members or len(shared) >= (self.n_partitions or 0):
-            self._forgotten = None
-            return False
-        generation, now = self.ownership.generation, time.monotonic()
-        if self._forgotten is None or self._forgotten[0] != generation:
-            self._forgotten = generation, now
-        least = min(group.members, key=lambda name: (len(group.members[name].partitions), name))
-        return least == self.instance and now - self._forgotten[1] > _FORGOTTEN_S
+        generation, n_partitions = self.ownership.generation, self.n_partitions or 0
+        if mine and self._forgotten.falls_to(self.instance, group, generation, self.topic, n_partitions, _LOOK_S):
+            self.watch.remove(self.instance, mine)
 
     def _pass_lost_records(self) -> None:
         """What is to be read next is not there: stop, or go on behind what was deleted, as the settings say."""
@@ -183,11 +177,40 @@ class Member:
                 self.consumer.seek(place, begins[place])
 
     def _look_at_ownership(self) -> None:
+        """What is owned, with the proof that belongs to it: a join may be under way, which another thread goes on with."""
         with translated("group membership"):
             proof = self.consumer.group_metadata()
-        partitions = tuple(sorted(place.partition for place in self.consumer.assignment()))
-        if (proof.generation_id, partitions) != (self.ownership.generation, self.ownership.partitions):
+        gone, self._paused.gone = self._paused.gone, set()
+        # What was lost and came back is let go of first: somebody else may have had it in between.
+        partitions = tuple(sorted(p.partition for p in self.consumer.assignment() if p.partition not in gone))
+        if partitions and proof.generation_id != self._assignor.generation:
+            return
+        before = self.ownership.proof
+        if before is None or (proof.generation_id, proof.member_id, partitions) != (
+            self.ownership.generation,
+            before.member_id,  # type: ignore[attr-defined]
+            self.ownership.partitions,
+        ):
             self.ownership = Ownership(proof.generation_id, partitions, proof)
+
+    def is_joining(self) -> bool:
+        """Whether the group is sharing its partitions: until it has, no poll brings records."""
+        return self.consumer.group_metadata().state is MemberState.REBALANCING
+
+    def keep_place(self) -> None:
+        """Take part in the group without reading: who does not poll for long holds up all others, or loses its place.
+
+        Whatever moves meanwhile the next poll tells; a seek goes on with reading.
+        """
+        if time.monotonic() - self._kept <= _KEEP_S:
+            return
+        self._kept = time.monotonic()
+        self.consumer.pause(*self.consumer.assignment())
+        with translated("group membership"):
+            self.consumer.poll(timeout_ms=_SIGN_MS, max_records=1)
+            # A join that comes to its end between two polls the client throws away, and begins another one.
+            while self.is_joining() and time.monotonic() - self._kept < _JOIN_S:
+                self.consumer.poll(timeout_ms=_JOIN_MS, max_records=1)
 
     def lags(self) -> dict[int, int]:
         """Records of owned partitions that were not polled yet, as far as is known without asking."""
@@ -212,27 +235,12 @@ class Member:
             position = self.consumer.position(place, timeout_ms=0)
         return max(self._positions[place.partition], int(position or 0))
 
-    def leave(self, admin: KafkaAdminClient) -> None:
+    def leave(self) -> None:
         """Leave the group, so that others take over at once; but never for another process that has the same name."""
+        mine = self.consumer.group_metadata().member_id
         with suppress(kafka_errors.KafkaError, OSError):
             self.consumer.close(timeout_ms=int(CLOSE_S * 1000))
-        with suppress(kafka_errors.KafkaError, OSError):
-            if not self._replaced:
-                admin.remove_group_members(self.group, [MemberToRemove(group_instance_id=self.instance)])
-
-
-def group_of(client: KafkaAdminClient, group: str) -> Group:
-    """A group of a single topic as the broker knows it. Raises RetriableError."""
-    with translated(f"group {group}"):
-        found = client.describe_groups([group])[group]
-    members = {
-        member["group_instance_id"] or member["member_id"]: Place(member["member_id"], _given(member["member_assignment"]))
-        for member in found["members"]
-    }
-    return Group(found["group_state"] == "Stable", members)
-
-
-def _given(assignment: Any) -> tuple[int, ...]:
-    """Nothing where the assignment is none yet, or not one of a consumer."""
-    topics = assignment["assigned_partitions"] if isinstance(assignment, dict) else ()
-    return tuple(partition for topic in topics for partition in topic["partitions"])
+        with suppress(StreamsegError):
+            if mine and not self._replaced:
+                self.watch.remove(self.instance, mine)
+        self.watch.close()

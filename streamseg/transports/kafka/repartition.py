@@ -88,7 +88,7 @@ class Repartition:
         if astray or self._member.ownership != before:
             self._go_on()
             return 0
-        self._member.look_at_group(self._admin)
+        self._member.look_at_group()
         rows = [record for records in polled.values() for record in records]
         if rows:
             self._send_on(rows, polled)
@@ -102,7 +102,7 @@ class Repartition:
         }
         positions = [(offsets, self._member.ownership.proof)]
         if self._transactions.publish(lambda client: self._write(client, rows), positions) is not Outcome.COMMITTED:
-            self._member.check_place(self._admin)
+            self._member.check_place()
             raise RetriableError("a transaction did not go through", where=self._target)
 
     def at_end(self) -> bool:
@@ -123,5 +123,5 @@ class Repartition:
 
     def close(self) -> None:
         self._transactions.close()
-        self._member.leave(self._admin)
+        self._member.leave()
         discard(self._admin)

@@ -31,7 +31,7 @@ from streamseg.transports.kafka.client import (
     producer,
     translated,
 )
-from streamseg.transports.kafka.membership import Member, group_of
+from streamseg.transports.kafka.membership import Member
 from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, TRACE_HEADER, KafkaReader, columns
 from streamseg.transports.kafka.topics import Names, prepare
 from streamseg.transports.kafka.transactions import Transactions, arrived, transactional_id
@@ -89,7 +89,7 @@ class KafkaTransport(KafkaReader):
 
     def poll(self, max_records: int, timeout_s: float) -> Polled:
         polled = self.member.poll(max_records, timeout_s)
-        self.member.look_at_group(self._admin)
+        self.member.look_at_group()
         counted = self.member.n_partitions
         if counted is not None and counted != self.n_partitions:
             raise ConfigError(
@@ -99,7 +99,10 @@ class KafkaTransport(KafkaReader):
                 hint="start a new application (another name) from the input's beginning; no state was lost",
             )
         partitions = {p: columns(records, records[-1].offset + 1) for p, records in polled.items()}
-        return Polled(partitions, self.member.ownership, False)
+        return Polled(partitions, self.member.ownership, moving=self.member.is_joining())
+
+    def keep_place(self) -> None:
+        self.member.keep_place()
 
     def lags(self) -> dict[int, int]:
         return self.member.lags()
@@ -116,7 +119,7 @@ class KafkaTransport(KafkaReader):
         positions = [(offsets, plan.ownership.proof)] if offsets else []
         outcome = self._transactions.publish(lambda client: self._write(client, plan, firsts), positions)
         if outcome is not Outcome.COMMITTED:
-            self.member.check_place(self._admin)
+            self.member.check_place()
             return CommitResult(outcome)
         return CommitResult(outcome, [future.value.offset for future in firsts])
 
@@ -167,7 +170,7 @@ class KafkaTransport(KafkaReader):
         ours = transactional_id(self.names.application, "")
         open_ids = {one.transactional_id for listed in found.values() for one in listed}
         suspects = {name for name in open_ids if name.startswith(ours)} - {self._transactional_id}
-        for name in sorted(suspects - group_of(self._admin, self.names.application).members.keys() if suspects else ()):
+        for name in sorted(suspects - self.member.watch.look().members.keys() if suspects else ()):
             Transactions(self.connection, name).close()
 
     def _blocked(self) -> None:
@@ -191,7 +194,7 @@ class KafkaTransport(KafkaReader):
         self._transactions.close()
         if self._outputs is not None:
             discard(self._outputs)
-        self.member.leave(self._admin)
+        self.member.leave()
         super().close()
 
 
