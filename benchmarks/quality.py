@@ -1,6 +1,6 @@
 """The model that tunes itself against fixed settings and peers, on the same events in the same order.
 
-    python -m benchmarks.quality [--events N] [--seeds N] [loss] [gate] [births] [churn] [baskets] [cost]
+    python -m benchmarks.quality [--events N] [--seeds N] [loss] [gate] [births] [churn] [baskets] [scale] [cost]
 
 `loss`: prequential: every 500 events are assigned with the centers that stood before them, in a scale that is the same for
 all. Each figure is the ratio of our defaults (with k given, as the peers need it) to the best of the others' settings in
@@ -9,6 +9,7 @@ hindsight; the worst of the seeds. Of a jump also: events until the loss of 1,00
 `gate`: how often the number of segments is right. `births`: events until a new segment of 5 % is found; segments that were
 born, and promotions, where nothing changes. `churn`: share of idle customers who are in another segment at the end than in
 the middle, by id, beside river's at the setting of least loss. `baskets`: customers' loss over that of k-means on them.
+`scale`: our k-means that tunes itself and Spark's, on baskets that are scaled already.
 `cost`: of several candidates over one, in the kernel and on the whole path.
 """
 
@@ -31,6 +32,7 @@ from benchmarks.quality_peers import (
     Array,
     CenterSeries,
     losses,
+    of_kmeans,
     of_minibatch,
     of_river,
     of_segmenter,
@@ -67,18 +69,13 @@ def compared(name: str, n: int, seed: int) -> list[float]:
     """Ratios, and the events after which the loss is back; NaN where there is nothing to say."""
     (x, w), k = rows_of(name, n, seed), 3 if name == "rare" else 5
     scale = 1.0 / x[:WARM_UP].std(axis=0)
-    counted = slice(WARM_UP + CHUNK, None)
-
-    def average(each: Array) -> float:
-        known = ~np.isnan(each[counted])
-        return float(np.average(np.minimum(each[counted][known], _MOST), weights=w[counted][known]))
 
     def mean(series: CenterSeries) -> float:
-        return average(losses(x, scale, series))
+        return average(losses(x, scale, series), w)
 
     each = losses(x, scale, of_segmenter(x, w, n_segments=k, half_life="auto"))
     window = losses(x, scale, of_window(x, k, scale))
-    ours = average(each)
+    ours = average(each, w)
     return [
         ours / min(mean(of_segmenter(x, w, n_segments=k, half_life=half_life)) for half_life in HALF_LIVES),
         ours / min(mean(of_river(x, river_kmeans(k, half_life))) for half_life in RIVER_HALF_LIVES),
@@ -86,9 +83,30 @@ def compared(name: str, n: int, seed: int) -> list[float]:
         ours / mean(of_river(x, river_streamkmeans(k))),
         ours / mean(of_minibatch(x, k)),
         np.nan if spark() is None else ours / min(mean(of_spark(x, k, scale, decay)) for decay in SPARK_DECAYS),
-        ours / average(window),
+        ours / average(window, w),
         back(each, window, int(JUMP * n)) if name == "jump" else np.nan,
     ]
+
+
+def average(each: Array, w: Array) -> float:
+    """Of what is known behind the warm-up. IN each, w (n_rows,)."""
+    each, w = each[WARM_UP + CHUNK :], w[WARM_UP + CHUNK :]
+    known = ~np.isnan(each)
+    return float(np.average(np.minimum(each[known], _MOST), weights=w[known]))
+
+
+def in_one_scale(n: int, seeds: int) -> None:
+    """`seeds` does not matter. In `loss` Spark is given the judge's scale, and ours finds its own."""
+    if spark() is None:
+        print("pyspark is not installed: no figures of Spark")
+        return
+    x, w = rows_of("baskets", n, 0)
+    for name, rows in (("the first 1,000", x[:WARM_UP]), ("all", x)):
+        scale = 1.0 / rows.std(axis=0)
+        ours = average(losses(x, scale, of_kmeans(x, w, 5, scale)), w)
+        theirs = {decay: average(losses(x, scale, of_spark(x, 5, scale, decay)), w) for decay in SPARK_DECAYS}
+        found = ", ".join(f"{ours / loss:.3f} at decay {decay}" for decay, loss in theirs.items())
+        print(f"baskets, scaled by the deviations of {name}: loss over Spark's {found}", flush=True)
 
 
 def rows_of(name: str, n: int, seed: int) -> tuple[Array, Array]:
@@ -240,7 +258,8 @@ def _fields(spec: object) -> dict[str, object]:
 
 
 PARTS: dict[str, Callable[[int, int], None]] = {
-    "loss": loss, "gate": gate, "births": births, "churn": churn, "baskets": on_baskets, "cost": cost,
+    "loss": loss, "gate": gate, "births": births, "churn": churn, "baskets": on_baskets, "scale": in_one_scale,
+    "cost": cost,
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from river import cluster, preprocessing
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.preprocessing import StandardScaler
 
+from streamseg import KMeans as KMeansThatTunesItself
 from streamseg import Segmenter
 
 Array = npt.NDArray[np.float64]
@@ -41,6 +42,15 @@ def segments_of(x: Array, w: Array | None = None, **settings: Any) -> Iterator[t
         found = model.centers
         yield (list(found), np.array([list(center.values()) for center in found.values()])) if found else None
         model.learn_many(chunk, None if w is None else w[i * CHUNK : i * CHUNK + len(chunk)])
+
+
+def of_kmeans(x: Array, w: Array, k: int, scale: Array) -> CenterSeries:
+    """Ours on rows that are scaled already."""
+    model = KMeansThatTunesItself(k, half_life="auto", warm_up=WARM_UP)
+    for i, chunk in enumerate(chunks(x * scale)):
+        found = model.centers
+        yield np.array([list(center.values()) for center in found.values()]) / scale if found else None
+        model.learn_many(chunk, w[i * CHUNK : i * CHUNK + len(chunk)])
 
 
 def of_river(x: Array, make: Callable[[], Any]) -> CenterSeries:
