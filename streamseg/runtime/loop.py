@@ -225,7 +225,7 @@ class Loop:
             self._observe(CommitFailed(result.outcome.value))
             self._suspend()
             # Only a poll tells whether the partitions are still this worker's.
-            self.transport.poll(1, 0.0)
+            self.transport.poll(1, _POLL_TIMEOUT_S)
             self._restore()
             if not self._landed(planned):
                 self._count_failure()
