@@ -180,11 +180,12 @@ class Member:
         """What is owned, with the proof that belongs to it: a join may be under way, which another thread goes on with."""
         with translated("group membership"):
             proof = self.consumer.group_metadata()
-        gone, self._paused.gone = self._paused.gone, set()
         # What was lost and came back is let go of first: somebody else may have had it in between.
-        partitions = tuple(sorted(p.partition for p in self.consumer.assignment() if p.partition not in gone))
+        mine = {place.partition for place in self.consumer.assignment()} - self._paused.gone
+        partitions = tuple(sorted(mine))
         if partitions and proof.generation_id != self._assignor.generation:
             return
+        self._paused.gone = set()
         before = self.ownership.proof
         if before is None or (proof.generation_id, proof.member_id, partitions) != (
             self.ownership.generation,
