@@ -21,7 +21,6 @@ from streamseg.processing.lane import Lane, Report, short
 from streamseg.processing.logs import (
     BatchRecord,
     DecisionRecord,
-    Genesis,
     ModelSnapshot,
     decode_model_record,
 )
@@ -88,13 +87,14 @@ class Verifier:
         return needed
 
     def _entry(self, entry: Entry) -> None:
-        record = decode_model_record(entry.payload)
+        record, begun = decode_model_record(entry.payload), self.job.replica.genesis is not None
         if isinstance(record, BatchRecord):
             self._batch(record, entry)
         if isinstance(record, DecisionRecord):
             self._decision(record)
         self.job.apply_model_entry(entry)
-        if isinstance(record, Genesis):
+        # Workers that start at once may each begin the log: the first one did.
+        if not begun:
             self._begin()
         self._remember()
         self._pass_snapshots()

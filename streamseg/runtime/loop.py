@@ -200,7 +200,7 @@ class Loop:
         """See to it that the model log has a genesis. Raises RetriableError."""
         if self.job.replica.genesis is not None or not self._ownership.partitions:
             return
-        self._catch_up()
+        self._follow(wait_s=0.0)
         if self.job.replica.genesis is None:
             self._commit_plan(self.job.plan_genesis(self._ownership, self.transport.begins(), self.warm_start))
         if self.job.replica.genesis is None:
@@ -270,13 +270,17 @@ class Loop:
         deadline = time.monotonic() + _OWN_DELTA_S
         while True:
             wait_s = max(0.0, deadline - time.monotonic()) if self.job.replica.next_offset <= own else _LOOK_S
-            for entry in model_entries(self.transport, self.job.replica.next_offset, wait_s):
-                event = self.job.apply_model_entry(entry)
-                if event is not None:
-                    self._observe(event)
+            self._follow(wait_s)
             if self.job.replica.next_offset > own or time.monotonic() >= deadline:
                 break
         self._unblock(own)
+
+    def _follow(self, wait_s: float) -> None:
+        """Apply what comes within the time; 0: what is there now, however long it takes to read."""
+        for entry in model_entries(self.transport, self.job.replica.next_offset, wait_s):
+            event = self.job.apply_model_entry(entry)
+            if event is not None:
+                self._observe(event)
 
     def _unblock(self, own: int) -> None:
         """What this worker committed stays unseen where a transaction before it is open: if its owner is dead, end that."""

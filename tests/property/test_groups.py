@@ -62,6 +62,7 @@ def prove(group: Group) -> None:
     assert ends == {p: len(rows) for p, rows in enumerate(broker.inputs) if rows}
     report = verified(reader, group.settings, FixedClock())
     assert report.unread == []
+    assert report.records == sum(end - report.horizon[p] for p, end in ends.items())
     for partition, rows in enumerate(broker.inputs):
         tagged = [
             tag["source"]["offset"]
