@@ -296,20 +296,26 @@ class Job:
 
     # -- Snapshots ----------------------------------------------------------------------------------------------------
 
-    def snapshots_due(self, *, stopping: bool = False) -> list[int]:
-        """Partitions whose customers should be written whole."""
-        return [
-            p
-            for p, task in self.tasks.items()
-            if task.delta_bytes > max(task.snapshot_bytes, self.settings.snapshot_bytes)
-            or self.state.version - task.metadata.newest > self.settings.snapshot_versions
-            or (task.mark.erased and (stopping or task.mark.batches >= _ERASURE_BATCHES))
-        ]
+    def snapshots_due(self, postponed: Mapping[int, float], *, stopping: bool = False) -> dict[int, float]:
+        """Partitions whose customers should be written whole, with what was written since as a share of what makes that due.
+
+        `postponed`: the same of partitions where the last try came to nothing. The next one waits until as much again was
+        written, so that a snapshot that does not work holds nothing up for long.
+        """
+        due = {}
+        for p, task in self.tasks.items():
+            ratio = max(self._due_ratio(task), task.mark.batches / _ERASURE_BATCHES if task.mark.erased else 0.0)
+            if ratio >= 1 + postponed.get(p, 0.0) or (stopping and task.mark.erased):
+                due[p] = ratio
+        return due
 
     def snapshot_due(self) -> float:
         """What was written since the last snapshots, as a share of what makes one due: the largest of all partitions."""
-        least = self.settings.snapshot_bytes
-        return max((task.delta_bytes / max(task.snapshot_bytes, least, 1) for task in self.tasks.values()), default=0.0)
+        return max(map(self._due_ratio, self.tasks.values()), default=0.0)
+
+    def _due_ratio(self, task: Task) -> float:
+        written = task.delta_bytes / max(task.snapshot_bytes, self.settings.snapshot_bytes)
+        return max(written, (self.state.version - task.metadata.newest) / self.settings.snapshot_versions)
 
     def profiles(self) -> list[SegmentRecord]:
         """What each segment is like now."""

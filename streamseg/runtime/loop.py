@@ -38,7 +38,7 @@ from streamseg.processing.task import TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled, Transport
 from streamseg.records.frames import entries
 from streamseg.runtime.stages import NoTracer, Stages, Tracer
-from streamseg.runtime.told import completed, detections_of, polling, traces_of
+from streamseg.runtime.told import completed, detections_of, missing_model, polling, traces_of
 
 _POLL_TIMEOUT_S = 0.5
 _FIRST_PAUSE_S = 0.1
@@ -89,6 +89,8 @@ class Loop:
         self._stages = Stages(tracer or NoTracer())
         self._drift_every_s, self._drift_at = drift_every_s, -inf
         self._told_of: set[str] = set()
+        # By partition, how much was due when a snapshot did not work.
+        self._postponed: dict[int, float] = {}
         self._ownership = transport.ownership()
         self._restored = False
         # The last own record of the model log that did not come back yet, and since when.
@@ -173,7 +175,8 @@ class Loop:
             return False
         if polled.ended:
             self._measure_drift(now=True)
-            self._explain_missing_model()
+            if not self.job.state.ready:
+                self._observe(missing_model(self.job))
         return polled.ended
 
     def _rewind(self) -> None:
@@ -191,6 +194,7 @@ class Loop:
             self.transport.end_dead_transactions()
         for partition in lost:
             self.job.tasks.pop(partition).transition(TaskState.CLOSED)
+            self._postponed.pop(partition, None)
         restore_tasks(self.transport, self.job, ownership.partitions, self._restoring)
         self._rewind()
         seconds = time.monotonic() - began
@@ -298,18 +302,19 @@ class Loop:
         A model snapshot goes before: `verify` needs one that is not newer than the oldest customers' snapshot.
         """
         ownership = self._ownership
-        due = self.job.snapshots_due(stopping=stopping)
+        due = self.job.snapshots_due(self._postponed, stopping=stopping)
         if due:
             model = self.job.plan_model_snapshot(ownership)
-            result = self._commit_plan(model.plan)
+            result = self._commit_snapshot(model.plan, due)
             if result is None:
                 return False
             self.job.model_snapshot_written(model, result)
-        for partition in due:
+        for partition, ratio in due.items():
             customers = self.job.plan_customer_snapshot(ownership, partition)
-            result = self._commit_plan(customers.plan)
+            result = self._commit_snapshot(customers.plan, {partition: ratio})
             if result is None:
                 return False
+            self._postponed.pop(partition, None)
             self._observe(self.job.customer_snapshot_written(customers, result))
         if self.job.unannounced():
             if self._commit_plan(self.job.plan_offsets(ownership)) is None:
@@ -317,6 +322,14 @@ class Loop:
             self.job.announced()
             self._delete()
         return True
+
+    def _commit_snapshot(self, plan: CommitPlan, due: dict[int, float]) -> CommitResult | None:
+        """None, or an error, where it is not known to be committed: those that are due wait before they are tried again."""
+        before, self._postponed = self._postponed, self._postponed | due
+        result = self._commit_plan(plan)
+        if result is not None:
+            self._postponed = before
+        return result
 
     def _delete(self) -> None:
         snapshots = entries(self.transport.read(Log.MODEL_SNAPSHOTS, 0, 0), "model snapshots")
@@ -366,19 +379,6 @@ class Loop:
         self._restored = False
         self.job.suspend()
         self._observe(Suspended())
-
-    def _explain_missing_model(self) -> None:
-        if self.job.state.ready:
-            return
-        complete, needed = len(self.job.state.warm_up.rows), self.settings.model.least_segments
-        customers, unknown = self.job.unknown_features()
-        message = (
-            f"the input ended before there was a model: {complete:,} of {customers:,} customers have all features, and at "
-            f"least {needed} that differ are needed for {needed} segments"
-        )
-        if unknown:
-            message += f"; no event had: {', '.join(unknown)}"
-        self._observe(Waiting("no_model", message, {"customers": complete, "segments": needed, "unknown": unknown}))
 
     def _restoring(self, partition: int, remaining: int) -> None:
         self.transport.keep_place()

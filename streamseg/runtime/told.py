@@ -11,7 +11,7 @@ import numpy as np
 from streamseg.model.drift import Drift
 from streamseg.model.spec import in_words
 from streamseg.processing.job import Job
-from streamseg.processing.observe import BatchCommitted, Detected, Observation, Polling
+from streamseg.processing.observe import BatchCommitted, Detected, Observation, Polling, Waiting
 from streamseg.processing.transport import Polled
 
 # Events whose traces a span is linked to.
@@ -55,6 +55,19 @@ def completed(event: Observation, polled: Polled, committed_us: int, stages: Map
         promotions=state.promotions, epoch=state.epoch, snapshot_due=job.snapshot_due(),
         refused=0 if state.external is None else state.external.refused,
     )  # fmt: skip
+
+
+def missing_model(job: Job) -> Waiting:
+    """Why there is none though the input has ended."""
+    complete, needed = len(job.state.warm_up.rows), job.settings.model.least_segments
+    customers, unknown = job.unknown_features()
+    message = (
+        f"the input ended before there was a model: {complete:,} of {customers:,} customers have all features, and at "
+        f"least {needed} that differ are needed for {needed} segments"
+    )
+    if unknown:
+        message += f"; no event had: {', '.join(unknown)}"
+    return Waiting("no_model", message, {"customers": complete, "segments": needed, "unknown": unknown})
 
 
 def detections_of(drift: Drift) -> dict[str, Detected]:
