@@ -43,9 +43,9 @@ class Feed:
     """Events of the present, at a steady pace, as the test wants them."""
 
     def __init__(self, servers: str, topic: str) -> None:
-        # What the test turns: events a second, factor of incomes, share of broken events, by how many groups
-        # everybody is another, standard deviations of noise; and from where on customers are new ones of the first group.
-        self.rate, self.income, self.bad, self.turn, self.noise = 0, 1.0, 0.0, 0, 0.1
+        # What the test turns: events a second, factor of incomes, years on top of ages, share of broken events, by how many
+        # groups everybody is another, standard deviations of noise; and from where on customers are new ones of the first.
+        self.rate, self.income, self.older, self.bad, self.turn, self.noise = 0, 1.0, 0.0, 0.0, 0, 0.1
         self.newcomers: int | None = None
         self.producer, self._topic = Producer({"bootstrap.servers": servers, "linger.ms": 5}), topic
         self._stop = threading.Event()
@@ -85,7 +85,7 @@ class Feed:
         group, person = (customer + self.turn) % 3, PEOPLE[customer % CUSTOMERS]
         noise = (self.noise * rng.normal(size=3)).tolist()
         fields = {
-            "age": 20 + 15 * group + person[0] + 10 * noise[0],
+            "age": 20 + self.older + 15 * group + person[0] + 10 * noise[0],
             "income": 1e3 * self.income * (1 + group + person[1] / 10 + noise[1]),
             "purchases": group + person[2] + noise[2],
         }
@@ -168,6 +168,11 @@ class Workers:
     def children(self) -> list[int]:
         pid = self.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """Of the log."""
+        found = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in found if line["event"] == event]
 
     def page(self, path: str) -> int:
         try:
@@ -299,8 +304,14 @@ def test_drift_is_told_with_the_feature_that_drifts(there: Watched) -> None:
     assert {found["metric"]["feature"] for found in told} == {"income"}
     counted = there.prometheus.ask('sum(streamseg_drift_detections_total{detector="feature"})')
     assert float(counted[0]["value"][1]) >= 1
-    logged = [json.loads(line) for line in there.workers.log.read_text().splitlines() if '"drift_detected"' in line]
+    logged = there.workers.lines("drift_detected")
     assert {line["feature"] for line in logged if line["detector"] == "feature"} == {"income"}
+
+
+def test_centers_that_moved_far_are_told(there: Watched) -> None:
+    """All as far as each other, so that features have the spread they had, and distances stay as they are."""
+    there.feed.older = 15.0
+    until(lambda: "StreamsegCenterShift" in there.prometheus.firing(), "that centers moved is told")
 
 
 def test_a_stopped_worker_is_told_and_comes_back(there: Watched) -> None:
