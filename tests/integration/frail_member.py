@@ -1,6 +1,7 @@
 """A member of a group that is killed between letting go of a partition and joining again.
 
-`python -m tests.integration.frail_member SERVERS TOPIC GROUP INSTANCE`
+`python -m tests.integration.frail_member SERVERS TOPIC GROUP INSTANCE DIRECTORY`: what it owns is the text of the file
+INSTANCE in DIRECTORY.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from streamseg.transports.kafka.client import Assignor, Connection
@@ -22,12 +24,16 @@ class Frail(Paused):
 
 
 def main() -> None:
-    servers, topic, group, instance = sys.argv[1:]
+    servers, topic, group, instance, directory = sys.argv[1:]
     member = Member(Connection(servers), topic, group, instance)
     member.consumer.subscribe([topic], listener=Frail(member.consumer, Assignor()))
+    owned: tuple[int, ...] = ()
     while True:
         member.poll(1, 0.05)
         member.look_at_group()
+        if owned != member.ownership.partitions:
+            owned = member.ownership.partitions
+            (Path(directory) / instance).write_text(" ".join(map(str, owned)))
 
 
 if __name__ == "__main__":

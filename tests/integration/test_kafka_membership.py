@@ -25,13 +25,26 @@ _ALL = [0, 1, 2, 3]
 class Frails:
     """Processes that are killed when they have let go of a partition."""
 
-    def __init__(self, servers: str, topic: str, group: str) -> None:
-        self._arguments = [servers, topic, group]
+    def __init__(self, servers: str, topic: str, group: str, directory: Path) -> None:
+        self._arguments, self._directory = [servers, topic, group], directory
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:
-        command = [sys.executable, "-W", "ignore", "-m", "tests.integration.frail_member", *self._arguments, name]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "tests.integration.frail_member",
+            *self._arguments,
+            name,
+            str(self._directory),
+        ]
         self.processes[name] = subprocess.Popen(command, cwd=_ROOT)
+
+    def owned(self) -> list[list[str]]:
+        """As the members know: the group has shared before they have heard of it."""
+        return [(self._directory / name).read_text().split() for name in self.processes if (self._directory / name).exists()]
 
     def killed(self) -> list[str]:
         return [name for name, process in self.processes.items() if process.poll() is not None]
@@ -53,18 +66,20 @@ def given(group: Group) -> list[int]:
 
 
 def test_what_its_owner_let_go_of_and_died_before_it_joined_again_is_given_to_somebody(
-    kafka: str, client: KafkaAdminClient
+    kafka: str, client: KafkaAdminClient, tmp_path: Path
 ) -> None:
     names = names_of(new_name("group"))
     create_input(kafka, names, len(_ALL))
-    frails = Frails(kafka, names.input, names.application)
+    frails = Frails(kafka, names.input, names.application, tmp_path)
     third = Member(Connection(kafka), names.input, names.application, "w2")
 
     def group() -> Group:
         return group_of(client, names.application)
 
     def halved() -> bool:
-        return sorted(len(place.shares) for place in group().members.values()) == [2, 2]
+        # A third that comes before both have heard of their share gets one that nobody had to let go of.
+        given_out = sorted(len(place.shares) for place in group().members.values())
+        return given_out == [2, 2] == [len(owned) for owned in frails.owned()]
 
     def killed() -> list[str]:
         third.poll(1, 0.5)
