@@ -7,7 +7,8 @@ every float is written so that it reads back as the same float.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -15,15 +16,17 @@ import numpy as np
 T = TypeVar("T")
 
 
-@runtime_checkable
-class Opaque(Protocol):
+class Opaque(ABC):
     """A value that knows its bytes. They may differ where values do not, so it also has a name, for digests."""
 
+    @abstractmethod
     def to_bytes(self) -> bytes: ...
 
     @classmethod
+    @abstractmethod
     def from_bytes(cls, data: bytes) -> Self: ...
 
+    @abstractmethod
     def name(self) -> bytes: ...
 
 

@@ -66,7 +66,8 @@ def priorities(keys: Ints, position: Array) -> Array:
 def merged(one: Sample, other: Sample) -> Sample:
     """Both, of each customer the row of higher priority. IN all."""
     keys, priority = np.concatenate([one.keys, other.keys]), np.concatenate([one.priority, other.priority])
-    order = np.lexsort((keys, -priority))
+    # Stable: quick where one is long and sorted, and the other short.
+    order = np.argsort(-priority, kind="stable")
     _, first = np.unique(keys[order], return_index=True)
     kept = order[np.sort(first)]
     return Sample(keys[kept], priority[kept], np.concatenate([one.x, other.x], axis=1)[:, kept])

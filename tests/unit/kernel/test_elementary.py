@@ -19,7 +19,8 @@ def test_exp2_of_whole_numbers_is_exact_and_underflows_to_zero() -> None:
 
 
 def test_exp2_of_one_number_gives_the_same_bytes() -> None:
-    x = -np.random.default_rng(1).random(500) * 60
+    rng = np.random.default_rng(1)
+    x = -np.concatenate([rng.random(500) * 60, rng.random(500) * 1200, np.arange(0, 1200, 0.5), [1e-300, np.inf]])
     assert [exp2_scalar(float(value)) for value in x] == exp2(x).tolist()
 
 
