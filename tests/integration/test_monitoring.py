@@ -194,6 +194,10 @@ class Watched:
     def __init__(self, servers: str, workers: Workers, feed: Feed, prometheus: Prometheus) -> None:
         self.servers, self.workers, self.feed, self.prometheus = servers, workers, feed, prometheus
 
+    def fence(self, transactional_id: str) -> None:
+        """Somebody else takes the id, as a second worker of the same name would."""
+        Producer({"bootstrap.servers": self.servers, "transactional.id": transactional_id}).init_transactions(30)
+
 
 @contextmanager
 def watched(servers: str, directory: Path) -> Iterator[Watched]:
@@ -344,6 +348,29 @@ def test_segments_that_overlap_are_told(there: Watched) -> None:
     there.feed.rate, there.feed.noise = 3 * EVENTS_A_SECOND, 1.0
     until(lambda: "StreamsegQuality" in there.prometheus.firing(), "that segments overlap is told")
     there.feed.noise = 0.1
+
+
+def test_commits_that_somebody_fences_are_told(kafka: str, tmp_path: Path) -> None:
+    """A job of its own: what it restores after each is short, so that enough of them come to nothing."""
+    with watched(kafka, tmp_path) as there:
+
+        def tagged() -> float:
+            found = there.prometheus.ask("sum(streamseg_events_total)")
+            return float(found[0]["value"][1]) if found else 0.0
+
+        def told() -> bool:
+            for line in started:
+                there.fence(f"{line['application']}:{line['worker']}")
+            return "StreamsegAborts" in there.prometheus.firing()
+
+        there.feed.rate = EVENTS_A_SECOND // 4
+        until(lambda: there.workers.page("/readyz") == 200 and tagged() > 0, "both workers work")
+        started = there.workers.lines("started")
+        assert len(started) == 2
+        until(told, "that commits come to nothing is told")
+        until(lambda: "StreamsegAborts" not in there.prometheus.firing(), "it is over")
+        before = tagged()
+        until(lambda: tagged() > before, "the job goes on")
 
 
 def test_the_dashboard_has_a_panel_for_each_row() -> None:
