@@ -25,8 +25,8 @@ from streamseg.model.spec import ModelSpec
 from streamseg.model.start import z_of
 from streamseg.model.state import ModelState, Search, Trial
 
-# A candidate has to lose so much less.
-ADVANTAGE = 0.98
+# A candidate has to lose so much less; and what is about the least.
+ADVANTAGE, ABOUT = 0.98, 1.01
 # Events before candidates are compared, and on which a challenger is tried; far ahead, or behind, it is told sooner.
 LEAST_SCORED, TRIAL_ROWS = 1_000, 2_000
 # Ahead by a tenth after 500 events, by a twentieth after 1,000, and so on.
@@ -89,12 +89,16 @@ def _tried(trial: Trial) -> bool:
 
 
 def better_half_life(state: ModelState) -> int | None:
-    """Place of the candidate that loses least, if that is enough to be promoted; a tie keeps the champion."""
+    """Place of the candidate to be promoted, if one loses so much less; a tie keeps the champion.
+
+    Of those that lose about the least, the one that remembers longest: what forgets faster than it must is led by noise.
+    """
     if state.scored_rows < LEAST_SCORED or len(state.candidates) < 2:
         return None
     losses = [candidate.loss for candidate in state.candidates]
-    best = min(range(len(losses)), key=losses.__getitem__)
-    return best if losses[best] < ADVANTAGE * losses[state.champion] else None
+    best, champion = min(losses), losses[state.champion]
+    better = [place for place, loss in enumerate(losses) if loss < ADVANTAGE * champion and loss <= ABOUT * best]
+    return max(better, default=None)
 
 
 def rises_within(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:

@@ -11,7 +11,7 @@ from streamseg.kernel.forgetting import Forgetting
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
 from streamseg.model.codec import pack, unpack
-from streamseg.model.decisions import decided, due
+from streamseg.model.decisions import better_half_life, decided, due
 from streamseg.model.identity import lineage
 from streamseg.model.learning import learn
 from streamseg.model.records import Dropped, Promoted, Renamed, Retired
@@ -202,6 +202,16 @@ def test_a_tie_keeps_the_champion() -> None:
     for candidate in state.candidates:
         candidate.loss = state.tagging.loss
     assert due(state, model._spec) != "half_life"
+
+
+def test_of_half_lives_that_lose_alike_the_longest_is_promoted() -> None:
+    _, state = tuned()
+    for candidate, share in zip(state.candidates, (0.895, 0.9, 0.91, 1.0, 1.0, 1.0), strict=True):
+        candidate.loss = share * state.tagging.loss
+    assert (state.champion, better_half_life(state)) == (5, 1)
+    for candidate in state.candidates[:3]:
+        candidate.loss = 0.985 * state.tagging.loss
+    assert better_half_life(state) is None
 
 
 def test_a_name_that_a_person_gave_is_unique_and_a_record_that_does_not_fit_changes_nothing() -> None:
