@@ -36,7 +36,9 @@ ROOT = Path(__file__).parents[2]
 EVENTS_A_SECOND, CUSTOMERS = 400, 3_000
 PEOPLE = (np.random.default_rng(0).normal(size=(CUSTOMERS, 3)) * [1.0, 1.0, 0.3]).tolist()
 QUIET_S, OLD_S = 15, 600.0
-FAST = {"1h": "20s", "10m": "10s", "5m": "10s", "7d": "60s", "1w": "30s", "15m": "2s", "30m": "2s", "1m": "2s", "2m": "2s"}
+# How far rules look back, and for how long a condition must hold.
+LOOK = {"1h": "20s", "10m": "10s", "5m": "10s", "7d": "60s", "1w": "30s", "15m": "2s", "30m": "2s", "1m": "2s", "2m": "2s"}
+HOLD_S = 4
 
 
 class Feed:
@@ -104,9 +106,9 @@ class Prometheus:
     def __init__(self, directory: Path, target: int) -> None:
         self.port = free_port()
         rules = RULES.read_text(encoding="utf-8")
-        for slow, fast in FAST.items():
-            rules = rules.replace(f"for: {slow}\n", f"for: {fast}\n").replace(f"[{slow}]", f"[{fast}]")
-            rules = rules.replace(f"offset {slow}", f"offset {fast}")
+        for slow, fast in LOOK.items():
+            rules = rules.replace(f"[{slow}]", f"[{fast}]").replace(f"offset {slow}", f"offset {fast}")
+        rules = re.sub(r"for: \d+[mh]\n", f"for: {HOLD_S}s\n", rules)
         (directory / "alerts.yml").write_text(rules)
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s", "scrape_timeout": "1s"},
