@@ -13,7 +13,14 @@ from streamseg.errors import CorruptedError, FencedError
 from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Ownership, Polled, Tagged, Topic
 from streamseg.records.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.embedded import EmbeddedTransport
-from streamseg.transports.kafka.client import TopicPartition
+from streamseg.transports.kafka.client import (
+    ConfigResource,
+    ConfigResourceType,
+    Connection,
+    TopicPartition,
+    admin,
+    discarded,
+)
 from tests.broker import new_name
 from tests.harness import Crash, crash_at, published
 from tests.hostile import HostileBroker, HostileTransport
@@ -249,6 +256,24 @@ def test_lags_count_what_was_not_polled_where_that_is_known(transport: WritableS
     assert all(0 <= behind <= 4 for behind in lags.values())
     drained(transport, 100, 7, found)
     assert all(behind == 0 for behind in transport.lags().values())
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_records_that_the_broker_compresses_are_read(kafka: str, codec: str) -> None:
+    """Input by whatever its producers use, and logs by whatever somebody set for their topics."""
+    store = KafkaStore.new(kafka, PARTITIONS)
+    join(store)
+    with discarded(admin(Connection(kafka))) as client:
+        topics = (store.names.input, store.names.customers, store.names.model)
+        client.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, name, {"compression.type": codec}) for name in topics]
+        )
+    fill(store, 200)
+    store.commit(plan(store))
+    assert drained(store, 1_000, 200) == {p: [(i, b"v%d-%d" % (p, i)) for i in range(200)] for p in range(PARTITIONS)}
+    assert values(store, Log.CUSTOMERS, 0, n=2) == [b"c1", b"c2"]
+    assert values(store, Log.MODEL, 0) == [b"m1"]
+    store.close()
 
 
 @pytest.mark.parametrize("committed", [True, False])

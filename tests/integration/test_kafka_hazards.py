@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamseg.errors import RetriableError, TruncatedError
+from streamseg.errors import CorruptedError, RetriableError, TruncatedError
 from streamseg.processing.restore import model_entries
 from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Tagged, Topic
 from streamseg.records.frames import MAX_FRAME_BYTES, cut, frames
@@ -28,7 +28,7 @@ from streamseg.transports.kafka.reader import KafkaReader
 from streamseg.transports.kafka.topics import prepare
 from streamseg.transports.kafka.transactions import Transactions
 from tests.broker import Broker, free_port, needed, new_name
-from tests.contract.test_transport import join, placed
+from tests.contract.test_transport import drained, join, placed
 from tests.harness import published
 from tests.integration.kafka_jobs import until
 from tests.integration.proxy import Proxy
@@ -40,16 +40,21 @@ _TAGS = Topic.ASSIGNMENTS
 _HEAL_S = 8.6
 
 
-@pytest.fixture(scope="module", name="behind_proxy")
-def _behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+@pytest.fixture(scope="module", name="own")
+def _own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Proxy]]:
     needed()
     port = free_port()
     broker = Broker(tmp_path_factory.mktemp("proxied"), advertised=port)
     proxy = Proxy(port, broker.ports["PLAINTEXT"])
     broker.start()
-    yield proxy
+    yield broker, proxy
     proxy.close()
     broker.stop()
+
+
+@pytest.fixture(name="behind_proxy")
+def _behind_proxy(own: tuple[Broker, Proxy]) -> Proxy:
+    return own[1]
 
 
 def plan(store: KafkaStore) -> CommitPlan:
@@ -248,3 +253,27 @@ def test_large_entries_of_two_workers_stand_in_one_another_and_are_read_whole(ka
             assert again.payload == payloads[1]
         finally:
             reader.close()
+
+
+def damage(broker: Broker, topic: str, before: bytes, after: bytes) -> None:
+    """What a disk does to a partition's log."""
+    (log,) = (broker.directory / "logs" / f"{topic}-0").glob("*.log")
+    stored = log.read_bytes()
+    assert stored.count(before) == 1
+    log.write_bytes(stored.replace(before, after))
+
+
+def test_a_damaged_batch_is_said_where_the_client_would_wait_for_ever(own: tuple[Broker, Proxy]) -> None:
+    """Its second poll after one never ends."""
+    broker, proxy = own
+    store = KafkaStore.new(proxy.address, PARTITIONS)
+    join(store)
+    store.produce(0, [(b"k", b"somebody's event", 1000)])
+    damage(broker, store.names.input, b"somebody's event", b"somebody's evelt")
+    with pytest.raises(CorruptedError, match=r"a batch of records is damaged: .* at offset 0"):
+        drained(store, 10, 1)
+    store.commit(CommitPlan(store.ownership(), {}, internal=[(Log.MODEL, 0, [b"somebody's model"])]))
+    damage(broker, store.names.model, b"somebody's model", b"somebody's modem")
+    with pytest.raises(CorruptedError, match="damaged"):
+        list(store.read(Log.MODEL, 0, 0))
+    store.close()

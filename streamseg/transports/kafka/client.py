@@ -26,7 +26,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
-from streamseg.errors import ConfigError, FencedError, RetriableError, StreamsegError, TruncatedError
+from streamseg.errors import ConfigError, CorruptedError, FencedError, RetriableError, StreamsegError, TruncatedError
 
 __all__ = [
     "Assignor",
@@ -276,6 +276,27 @@ def translated(where: str) -> Iterator[None]:
         raise ours(error, where) from None
     except (OSError, TimeoutError) as error:
         raise RetriableError(f"cannot reach the broker: {error}", where=where) from None
+
+
+@contextmanager
+def polling(where: str) -> Iterator[None]:
+    """As `translated`, around a poll. Who polls again after a batch that cannot be read waits for ever."""
+    with translated(where):
+        try:
+            yield
+        except kafka_errors.CorruptRecordError as error:
+            raise CorruptedError(
+                f"a batch of records is damaged: {error}",
+                where=where,
+                hint="start again; if it is still damaged, restore it from a replica, or, if it is of the input, delete the "
+                'records up to it (kafka-delete-records.sh) and set input.lost = "skip"',
+            ) from None
+        except kafka_errors.UnsupportedCodecError as error:
+            raise ConfigError(
+                f"records are compressed as nobody here can read them: {error}",
+                where=where,
+                hint="let producers use gzip, snappy, lz4, zstd or none",
+            ) from None
 
 
 def ours(error: BaseException, where: str) -> StreamsegError:

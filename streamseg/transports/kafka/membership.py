@@ -22,6 +22,7 @@ from streamseg.transports.kafka.client import (
     MemberState,
     group_consumer,
     kafka_errors,
+    polling,
     translated,
 )
 from streamseg.transports.kafka.group import Forgotten, GroupWatch
@@ -101,12 +102,13 @@ class Member:
     def poll(self, max_records: int, timeout_s: float) -> dict[int, list[Any]]:
         """Records by partition, of partitions that are owned. Waits up to `timeout_s` for the first ones.
 
-        Raises RetriableError where the broker is silent, ConfigError where records that were not read are gone.
+        Raises RetriableError where the broker is silent, ConfigError where records that were not read are gone,
+        CorruptedError where they are damaged.
         """
         partitions: dict[int, list[Any]] = {}
         count, wait_ms = 0, int(timeout_s * 1000)
         while count < max_records:
-            with translated(f"reading {self.topic}"):
+            with polling(f"reading {self.topic}"):
                 try:
                     found = self.consumer.poll(timeout_ms=wait_ms, max_records=max_records - count)
                 except kafka_errors.OffsetOutOfRangeError:

@@ -20,6 +20,7 @@ from streamseg.transports.kafka.client import (
     admin,
     consumer,
     discard,
+    polling,
     translated,
 )
 from streamseg.transports.kafka.topics import Names, partitions_of, settings_of_topics
@@ -152,7 +153,7 @@ class KafkaReader:
         deadline = time.monotonic() + wait_s
         found: list[Any] = []
         while not found and (left := deadline - time.monotonic()) > 0:
-            with translated(f"reading {place.topic}-{place.partition}"):
+            with polling(f"reading {place.topic}-{place.partition}"):
                 found = stream.poll(timeout_ms=1 + int(left * 1000)).get(place, [])
         while found and not ends_entry(found[-1].value):
             found += next_records(stream, place)
@@ -285,7 +286,7 @@ def next_records(stream: KafkaConsumer, place: TopicPartition, end: int = sys.ma
     """What comes next; nothing where that ends at `end`. Raises RetriableError where the broker is silent."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        with translated(f"reading {place.topic}-{place.partition}"):
+        with polling(f"reading {place.topic}-{place.partition}"):
             found: list[Any] = stream.poll(timeout_ms=_POLL_MS, max_records=_PORTION).get(place, [])
             position = stream.position(place)
         if found or position >= end:
