@@ -8,8 +8,8 @@ hindsight; the worst of the seeds. Of a jump also: events until the loss of 1,00
 1.02 of the window's.
 `gate`: how often the number of segments is right. `births`: events until a new segment of 5 % is found; segments that were
 born, and promotions, where nothing changes. `churn`: share of idle customers who are in another segment at the end than in
-the middle, by id, beside river's at the setting of least loss. `baskets`: customers' loss over that of k-means on them.
-`scale`: our k-means that tunes itself and Spark's, on baskets that are scaled already.
+the middle, by id, beside river's at the setting of least loss, and by the true centers. `baskets`: customers' loss over that
+of k-means on them. `scale`: our k-means that tunes itself and Spark's, on baskets that are scaled already.
 `cost`: of several candidates over one, in the kernel and on the whole path.
 """
 
@@ -44,7 +44,15 @@ from benchmarks.quality_peers import (
     segments_of,
     spark,
 )
-from benchmarks.quality_streams import STREAMS, baskets, centers_apart, shares, stream, with_newcomers
+from benchmarks.quality_streams import (
+    STREAMS,
+    baskets,
+    centers_apart,
+    shares,
+    stream,
+    true_centers,
+    with_newcomers,
+)
 from streamseg import Segmenter
 
 # No contestant is judged by a single outlier.
@@ -178,27 +186,28 @@ def found_after(x: Array, begins: int) -> float:
 
 def churn(n: int, seeds: int) -> None:
     for name in ("still", "slow", "fast", "season", "common", "heavy"):
-        rows = np.array([churned(stream(name, n, seed)) for seed in range(seeds)])
-        ours, theirs, ratio = rows.mean(axis=0)
-        print(
-            f"{name:8s} idle churn over half the stream: ours {ours:.2%}, river {theirs:.2%}; loss {ratio:.3f}", flush=True
-        )
+        rows = np.array([churned(name, n, seed) for seed in range(seeds)])
+        ours, theirs, true, ratio = rows.mean(axis=0)
+        of_whom = f"ours {ours:.2%}, river {theirs:.2%}, by the true centers {true:.2%}"
+        print(f"{name:8s} idle churn over half the stream: {of_whom}; loss {ratio:.3f}", flush=True)
 
 
-def churned(x: Array) -> tuple[float, float, float]:
-    """Ours, river's at its setting of least loss, and our loss over its."""
-    idle, scale = x[len(x) // 2 - _ACTIVE : len(x) // 2], 1.0 / x[:WARM_UP].std(axis=0)
+def churned(name: str, n: int, seed: int) -> tuple[float, float, float, float]:
+    """Ours, river's at its setting of least loss, that of the true centers, and our loss over river's."""
+    x = stream(name, n, seed)
+    idle, scale = x[n // 2 - _ACTIVE : n // 2], 1.0 / x[:WARM_UP].std(axis=0)
 
     def lost(series: list[Labeled | None]) -> float:
         return float(np.nanmean(np.minimum(losses(x, scale, (found and found[1] for found in series)), _MOST)))
 
+    def labeled(centers: Array | None) -> Labeled | None:
+        return None if centers is None else (np.arange(len(centers)), centers)
+
     ours = [found and (np.array(found[0]), found[1]) for found in segments_of(x, n_segments=5, half_life="auto")]
-    tries = [
-        [None if c is None else (np.arange(len(c)), c) for c in of_river(x, river_kmeans(5, half_life))]
-        for half_life in RIVER_HALF_LIVES
-    ]
+    tries = [list(map(labeled, of_river(x, river_kmeans(5, half_life)))) for half_life in RIVER_HALF_LIVES]
     best = min(tries, key=lost)
-    return moved(idle, scale, ours), moved(idle, scale, best), lost(ours) / lost(best)
+    true = [labeled(true_centers(name, n, seed, t)) for t in (0.0, 0.5, 1.0 - CHUNK / n)]
+    return moved(idle, scale, ours), moved(idle, scale, best), moved(idle, scale, true), lost(ours) / lost(best)
 
 
 def moved(idle: Array, scale: Array, series: list[Labeled | None]) -> float:

@@ -40,21 +40,46 @@ def shares(rng: np.random.Generator, k: int) -> Array:
             return found
 
 
+# How far each center has moved on its way after a share of the stream.
+DRIFTS: dict[str, Callable[[Any], Any]] = {
+    "still": lambda t: 0.0 * t,
+    "slow": lambda t: 6.0 * t,
+    "fast": lambda t: 24.0 * t,
+    "season": lambda t: 3.0 * np.sin(6.0 * np.pi * t),
+    "common": lambda t: 30.0 * t,
+}
+
+
+class Mixture:
+    """Five segments at least 4 sigma apart, rows of each, and a way to go for each: of a common drift, one for all."""
+
+    def __init__(self, name: str, n: int, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.centers = centers_apart(self.rng, 5, 3, 4.0)
+        self.which = self.rng.choice(5, n, p=self.rng.dirichlet(np.full(5, 3.0)))
+        self.noise = self.rng.normal(size=(n, 3))
+        ways = self.rng.normal(size=(5, 3))
+        ways /= np.linalg.norm(ways, axis=1)[:, None]
+        self.ways = np.broadcast_to(ways[0], ways.shape) if name == "common" else ways
+
+
+def true_centers(name: str, n: int, seed: int, t: float) -> Array:
+    """Of a stream that stands still or drifts, after a share `t` of it."""
+    mixture = Mixture(name, n, seed)
+    found: Array = mixture.centers + DRIFTS.get(name, DRIFTS["still"])(t) * mixture.ways
+    return found
+
+
 def stream(name: str, n: int, seed: int) -> Array:
     """Rows (n, 3 or more) of five segments at least 4 sigma apart, unless the name says otherwise."""
-    rng = np.random.default_rng(seed)
-    centers = centers_apart(rng, 5, 3, 4.0)
-    which = rng.choice(5, n, p=rng.dirichlet(np.full(5, 3.0)))
-    noise, t = rng.normal(size=(n, 3)), np.arange(n)[:, None] / n
-    ways = rng.normal(size=(5, 3))
-    ways /= np.linalg.norm(ways, axis=1)[:, None]
+    mixture = Mixture(name, n, seed)
+    rng, centers, which, noise = mixture.rng, mixture.centers, mixture.which, mixture.noise
+    t = np.arange(n)[:, None] / n
+    if name in DRIFTS:
+        drifted: Array = centers[which] + DRIFTS[name](t) * mixture.ways[which] + noise
+        return drifted
     moved: dict[str, Callable[[], Array]] = {
-        "still": lambda: centers[which],
-        "slow": lambda: centers[which] + 6.0 * t * ways[which],
-        "fast": lambda: centers[which] + 24.0 * t * ways[which],
         "jump": lambda: np.where(t < 0.6, centers[which], centers_apart(rng, 5, 3, 4.0)[which] + 5.0),
-        "season": lambda: centers[which] + 3.0 * np.sin(6.0 * np.pi * t) * ways[which],
-        "common": lambda: centers[which] + 30.0 * t * ways[0],
         "gain": lambda: np.where((which[:, None] == 0) & (t < 0.5), centers[1], centers[which]),
         "lose": lambda: np.where((which[:, None] == 0) & (t > 0.5), centers[1], centers[which]),
     }
