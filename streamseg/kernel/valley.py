@@ -7,6 +7,8 @@ are counted, and those near some point between.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from streamseg.kernel.metric import squared_distances_between
@@ -40,15 +42,32 @@ def valley_ratios(x: Array, labels: Ints, centers: Array, inverse: Array, least_
     IN x (n_features, n_rows), labels (n_rows,), centers (n_features, k), inverse (n_features,). With fewer rows near an end
     than `least_at_an_end` a pair does not pass, as that none are between says nothing then.
     """
+
+    def ratio(first: Array, second: Array) -> float:
+        if _apart(first, second) < _APART:
+            return np.inf
+        return float(np.nan_to_num(_ratio(first, second, least_at_an_end), nan=np.inf))
+
+    return _of_neighbors(ratio, x, labels, centers, inverse)
+
+
+def crowding(x: Array, labels: Ints, centers: Array, inverse: Array) -> Array:
+    """The same ratios of pairs that are as near to each other as parts of one cluster; NaN of others. IN all."""
+
+    def ratio(first: Array, second: Array) -> float:
+        return _ratio(first, second, LEAST_AT_AN_END) if _apart(first, second) < _APART else np.nan
+
+    return _of_neighbors(ratio, x, labels, centers, inverse)
+
+
+def _of_neighbors(ratio: Callable[[Array, Array], float], x: Array, labels: Ints, centers: Array, inverse: Array) -> Array:
+    """(k, k), symmetric; NaN where two are no neighbors. `ratio`: of the places of both centers' rows on the line."""
     k = centers.shape[1]
     out = np.full((k, k), np.nan)
-    pairs = neighbors(centers, inverse)
-    for i in range(k):
-        for j in range(i + 1, k):
-            if pairs[i, j]:
-                line = (centers[:, j] - centers[:, i]) * inverse
-                first, second = (_along(x[:, labels == c], centers[:, i], line, centers[:, j]) for c in (i, j))
-                out[i, j] = out[j, i] = _ratio(first, second, least_at_an_end)
+    for i, j in np.argwhere(np.triu(neighbors(centers, inverse))).tolist():
+        line = (centers[:, j] - centers[:, i]) * inverse
+        first, second = (_along(x[:, labels == c], centers[:, i], line, centers[:, j]) for c in (i, j))
+        out[i, j] = out[j, i] = ratio(first, second)
     return out
 
 
@@ -59,11 +78,14 @@ def _along(rows: Array, one: Array, line: Array, other: Array) -> Array:
     return place
 
 
+def _apart(first: Array, second: Array) -> float:
+    """How far the centers are from each other, in standard deviations of their own rows along the line. IN as below."""
+    spread = np.sqrt((first.var() + second.var()) / 2.0) if len(first) and len(second) else np.inf
+    return float(1.0 / spread) if spread > 0.0 else np.inf
+
+
 def _ratio(first: Array, second: Array, least_at_an_end: int) -> float:
     """IN both: places on the line of the rows of either center."""
-    spread = np.sqrt((first.var() + second.var()) / 2.0) if len(first) and len(second) else np.inf
-    if spread * _APART > 1.0:
-        return np.inf
     place = np.concatenate([first, second])
 
     def near(point: float) -> int:
@@ -71,13 +93,13 @@ def _ratio(first: Array, second: Array, least_at_an_end: int) -> float:
 
     end = min(near(0.0), near(1.0))
     if end < least_at_an_end:
-        return np.inf
+        return np.nan
     return (min(near(point) for point in _BETWEEN) + 0.5) / (end + 0.5)
 
 
-def passes(ratios: Array) -> Flags:
-    """Which centers have a valley around them: all of their pairs pass, (k,). IN `valley_ratios`' result."""
-    return np.logical_not((ratios >= GATE).any(axis=1))
+def passes(ratios: Array, gate: float = GATE) -> Flags:
+    """Which centers have a valley around them: all of their pairs are below the gate, (k,). IN `valley_ratios`' result."""
+    return np.logical_not((ratios >= gate).any(axis=1))
 
 
 def dithered(x: Array, seed: int, levels: int = 30) -> Array:

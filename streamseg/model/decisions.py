@@ -14,8 +14,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from streamseg.kernel.clusters import nearest_label
-from streamseg.kernel.valley import dithered, passes, valley_ratios
+from streamseg.kernel.valley import dithered
 from streamseg.model.apply import apply_fast_loss
+from streamseg.model.gaps import newborn_passes, without_gaps
 from streamseg.model.identity import lineage
 from streamseg.model.learning import profile_of
 from streamseg.model.newcomers import newcomer
@@ -81,7 +82,7 @@ def rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
 
 def _tried(trial: Trial) -> bool:
     """Whether it is clear what becomes of a challenger. After a jump every event counts."""
-    if trial.rows < EARLY_ROWS or (trial.kind == "born" and trial.rows < TRIAL_ROWS):
+    if trial.rows < EARLY_ROWS or (trial.kind != "refit" and trial.rows < TRIAL_ROWS):
         return False
     ahead = 1.0 - AHEAD_ROWS / trial.rows
     clear = trial.loss < ahead * trial.champion_loss or trial.loss > BEHIND * trial.champion_loss
@@ -137,11 +138,18 @@ def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision
         assert better is not None
         return Promoted(version, digest, state.candidates[better].id)
     if what == "trial" and state.trial is not None:
-        trial = state.trial
-        if trial.loss >= ADVANTAGE * trial.champion_loss or not _still_apart(state, spec, trial):
-            return Dropped(version, digest, trial.candidate.id)
+        if not _stood(state, spec, state.trial):
+            return Dropped(version, digest, state.trial.candidate.id)
         return _promoted(state, spec, digest)
     return _retired(state, spec, digest) if what == "retire" else None
+
+
+def _stood(state: ModelState, spec: ModelSpec, trial: Trial) -> bool:
+    """Whether a challenger is better, now that its trial is over. Fewer centers lose more: there, gaps decide alone."""
+    if trial.kind == "joined":
+        found = without_gaps(state, spec)
+        return found is not None and found.shape[1] == len(trial.candidate.centers.weights)
+    return trial.loss < ADVANTAGE * trial.champion_loss and (trial.kind == "refit" or _still_apart(state, spec, trial))
 
 
 def _still_apart(state: ModelState, spec: ModelSpec, trial: Trial) -> bool:
@@ -149,11 +157,9 @@ def _still_apart(state: ModelState, spec: ModelSpec, trial: Trial) -> bool:
 
     One more center loses less wherever it is put, and of many places that are tried one has a valley by chance.
     """
-    if trial.kind != "born":
-        return True
     x, inverse, centers = state.sample.x[: spec.n_weighted], state.metric.inverse(spec), trial.candidate.centers.centers
     labels, _ = nearest_label(x, centers, inverse)
-    return bool(passes(valley_ratios(dithered(x, spec.seed), labels, centers, inverse))[-1])
+    return newborn_passes(dithered(x, spec.seed), labels, centers, inverse)
 
 
 def _promoted(state: ModelState, spec: ModelSpec, digest: bytes) -> Promoted:

@@ -41,7 +41,7 @@ def lineage(
     """
     shared = np.zeros((len(old), n_new))
     np.add.at(shared, (before, after), 1.0)
-    match = {i: i for i in range(len(old))} if why == "born" and _stay(shared) else _matched(shared)
+    match = {i: i for i in range(len(old))} if why == "born" else _matched(shared)
     taken = [segment.name for segment in old]
     segments: list[Segment] = []
     for j in range(n_new):
@@ -62,18 +62,17 @@ def lineage(
     return Lineage(segments, retired)
 
 
-def _stay(shared: Array) -> bool:
-    """Whether each new center at an old one's place has mostly customers of that one. IN shared (n_old, n_new) counts."""
-    there = shared[:, : len(shared)]
-    return bool((2.0 * there.diagonal() >= there.sum(axis=0)).all())
-
-
 def _matched(shared: Array) -> dict[int, int]:
     """New place to old place. IN shared (n_old, n_new) counts."""
-    from scipy.optimize import linear_sum_assignment
-
-    pairs = zip(*linear_sum_assignment(-shared), strict=True)
     half_old, half_new = shared.sum(axis=1) / 2.0, shared.sum(axis=0) / 2.0
     return {
-        int(j): int(i) for i, j in pairs if shared[i, j] > 0 and shared[i, j] >= half_old[i] and shared[i, j] >= half_new[j]
+        j: i for i, j in paired(-shared) if shared[i, j] > 0 and shared[i, j] >= half_old[i] and shared[i, j] >= half_new[j]
     }
+
+
+def paired(costs: Array) -> list[tuple[int, int]]:
+    """Pairs of a row and a column each, of least cost together. IN costs (n, m)."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(costs)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))

@@ -112,7 +112,7 @@ class Searched(msgspec.Struct, tag="searched"):
     base_version: int
     base_digest: bytes
     number: int
-    kind: Literal["refit", "born"] | None
+    kind: Literal["refit", "born", "joined"] | None
     centers: Centers | None
     rules: dict[int, Rule]
 

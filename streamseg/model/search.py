@@ -4,8 +4,9 @@ A refit is fitted on one half of the sample and offered only if it loses 2 % les
 may not drop a segment that still has a valley around it: squared error alone would, as a rare segment costs little. Where
 the free fit would, those segments keep their centers, and the others are fitted on the rest of the customers.
 
-A new segment is looked for where the number is not given: one center more, that has a valley to all its neighbors, at least
-20 customers, and loses 2 % less on the other half.
+A new segment is looked for where the number is not given: one center more, that has a valley to all its neighbors, takes no
+other's place, has at least 20 customers, and loses 2 % less on the other half. Where segments are natural, those without a
+gap left between them are offered as one, and a refit may not leave fewer with a gap around them than there are.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from streamseg.kernel.starts import kmeans_labels
 from streamseg.kernel.types import Array, Flags, Ints
 from streamseg.kernel.valley import dithered, passes, valley_ratios
 from streamseg.model.decisions import ADVANTAGE
+from streamseg.model.gaps import RECENT, n_apart, newborn_passes, without_gaps
+from streamseg.model.identity import paired
 from streamseg.model.records import Searched
 from streamseg.model.rules import rules_of
 from streamseg.model.sample import ROWS
@@ -32,7 +35,7 @@ _ROWS_EACH = 20
 _NEW_TRIES = 8
 # A rare segment is protected by the few of its customers that a sample has, if some of them were here within so much learned
 # weight: where nobody comes to any more, a center is better used elsewhere.
-_LEAST_PROTECTED, _LEAST_RECENT, _RECENT = 3, 2, 2_000.0
+_LEAST_PROTECTED, _LEAST_RECENT = 3, 2
 _CLIPPED_AT = 10.0
 
 
@@ -62,12 +65,14 @@ def search(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Searched:
     if sample.n_rows < 2 * _ROWS_EACH * k:
         return out
     common, coin = np.arange(sample.n_rows) < ROWS, sample.halves
-    recent = sample.positions > state.age - _RECENT
+    recent = sample.positions > state.age - RECENT
     data = _Data(x, common & coin, common & ~coin, recent, inverse, champion, labels, spec.seed + state.search.number)
     if spec.n_segments is None and k < MAX_SEGMENTS and (found := _born(data)) is not None:
         out.kind, out.centers = "born", _weighed(data, found)
-    elif (found := _refit(data)) is not None:
+    elif (found := _refit(data)) is not None and not (state.natural and _closes_gaps(data, found)):
         out.kind, out.centers = "refit", _weighed(data, found)
+    elif (found := without_gaps(state, spec)) is not None:
+        out.kind, out.centers = "joined", _weighed(data, found)
     return out
 
 
@@ -127,6 +132,13 @@ def _with_valleys(data: _Data) -> Flags:
     return flags
 
 
+def _closes_gaps(data: _Data, centers: Array) -> bool:
+    """Whether fewer segments have a gap around them than the champion's."""
+    x = dithered(data.x, data.seed)
+    after, before = (n_apart(x, each, data.inverse, least_at_an_end=2) for each in (centers, data.champion))
+    return after < before
+
+
 def _kept(data: _Data, centers: Array) -> Flags:
     """Which of the champion's segments have a new center that is mostly theirs, (k,). One that was split is kept."""
     k = data.champion.shape[1]
@@ -158,10 +170,10 @@ def _born(data: _Data) -> Array | None:
     best: tuple[float, Array] | None = None
     for row in _far_rows(data, squared):
         begin = np.concatenate([data.champion, data.x[:, row : row + 1]], axis=1)
-        labels = kmeans_labels(data.x, data.inverse, k + 1, data.seed, begin=begin)
+        labels = _newborn_last(data, kmeans_labels(data.x, data.inverse, k + 1, data.seed, begin=begin))
         centers = means_by_label(data.x, labels, k + 1)
         counts = np.bincount(labels, minlength=k + 1)
-        if counts.min() < 1 or counts[k] < MIN_ROWS or not passes(valley_ratios(x, labels, centers, data.inverse))[k]:
+        if counts.min() < 1 or counts[k] < MIN_ROWS or not newborn_passes(x, labels, centers, data.inverse):
             continue
         fitted = means_by_label(data.x[:, data.half], labels[data.half], k + 1)
         seen = np.bincount(labels[data.half], minlength=k + 1) > 0
@@ -170,6 +182,20 @@ def _born(data: _Data) -> Array | None:
         if _better(data, fitted) and (best is None or loss < best[0]):
             best = loss, centers
     return None if best is None else best[1]
+
+
+def _newborn_last(data: _Data, labels: Ints) -> Ints:
+    """Labels (n_rows,) of k + 1 centers, numbered as those of the champion that they are nearest to, the one left over last.
+
+    Of centers that moved on, the one that was added may have come to stand where another one was.
+    """
+    k = data.champion.shape[1]
+    centers = means_by_label(data.x, labels, k + 1)
+    off = (data.champion[:, :, None] - centers[:, None, :]) ** 2 * data.inverse[:, None, None]
+    number = np.full(k + 1, k)
+    for old, new in paired(np.add.reduce(off, axis=0)):
+        number[new] = old
+    return number[labels]
 
 
 def _far_rows(data: _Data, squared: Array) -> list[int]:

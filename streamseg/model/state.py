@@ -36,7 +36,8 @@ class Segment(msgspec.Struct, frozen=True):
 
     Attributes:
         predecessors: segments that its first customers came from; successors: those that its last ones went to.
-        why: it was born, and it was retired: "started", "refit", "born", "retired" (nobody came any more).
+        why: it was born, and it was retired: "started", "refit", "born", "joined" (no gap was left between), "retired"
+            (nobody came any more).
         given: the name is a person's.
     """
 
@@ -117,12 +118,12 @@ class Trial(msgspec.Struct):
     """A challenger that is tried on new events beside the champion.
 
     Attributes:
-        kind: "refit" (as many segments) or "born" (one more).
+        kind: "refit" (as many segments), "born" (one more) or "joined" (fewer).
         rows: events since it entered; loss, champion_loss: sums over them.
     """
 
     candidate: Candidate
-    kind: Literal["refit", "born"]
+    kind: Literal["refit", "born", "joined"]
     rows: int = 0
     loss: float = 0.0
     champion_loss: float = 0.0
