@@ -88,9 +88,10 @@ class Verifier:
 
     def _entry(self, entry: Entry) -> None:
         record, begun = decode_model_record(entry.payload), self.job.replica.genesis is not None
-        if isinstance(record, BatchRecord):
+        # What does not begin with a genesis was truncated since we looked: that is said when it is applied.
+        if begun and isinstance(record, BatchRecord):
             self._batch(record, entry)
-        if isinstance(record, DecisionRecord):
+        if begun and isinstance(record, DecisionRecord):
             self._decision(record)
         self.job.apply_model_entry(entry)
         # Workers that start at once may each begin the log: the first one did.

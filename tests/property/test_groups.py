@@ -117,6 +117,7 @@ def test_partitions_without_events_do_not_keep_the_model_log() -> None:
 
 @given(st.integers(0, 10_000))
 @example(6045)
+@example(352)
 @example(740)
 @settings(max_examples=25)
 def test_a_group_is_verified_while_it_runs(seed: int) -> None:
