@@ -166,7 +166,8 @@ def drift_in_words(job: Job) -> list[str]:
         if one.drifted
     ]
     if drift.shares_drifted:
-        told.append(f"sizes of segments (up to {drift.share_off:.0%} off)")
+        off = drift.share_off
+        told.append(f"sizes of segments (up to {f'{off:.0%} off' if off < 1 else f'{1 + off:,.0f} times as large'})")
     said = f"[yellow]drift[/] against the {drift.m:,} customers of the reference: {escape('; '.join(told))}" if told else (
         f"[dim]no drift: the last {drift.n:,} customers are like the {drift.m:,} of the reference")  # fmt: skip
     return [*lines, said]
