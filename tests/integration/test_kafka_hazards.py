@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -266,14 +267,14 @@ def damage(broker: Broker, topic: str, before: bytes, after: bytes) -> None:
 def test_a_damaged_batch_is_said_where_the_client_would_wait_for_ever(own: tuple[Broker, Proxy]) -> None:
     """Its second poll after one never ends."""
     broker, proxy = own
-    store = KafkaStore.new(proxy.address, PARTITIONS)
-    join(store)
-    store.produce(0, [(b"k", b"somebody's event", 1000)])
-    damage(broker, store.names.input, b"somebody's event", b"somebody's evelt")
-    with pytest.raises(CorruptedError, match=r"a batch of records is damaged: .* at offset 0"):
-        drained(store, 10, 1)
-    store.commit(CommitPlan(store.ownership(), {}, internal=[(Log.MODEL, 0, [b"somebody's model"])]))
-    damage(broker, store.names.model, b"somebody's model", b"somebody's modem")
-    with pytest.raises(CorruptedError, match="damaged"):
-        list(store.read(Log.MODEL, 0, 0))
-    store.close()
+    with closing(KafkaStore.new(proxy.address, PARTITIONS)) as store:
+        join(store)
+        store.produce(0, [(b"k", b"somebody's event", 1000)])
+        plan = CommitPlan(store.ownership(), {}, internal=[(Log.MODEL, 0, [b"somebody's model"])])
+        assert store.commit(plan).outcome is Outcome.COMMITTED
+        damage(broker, store.names.input, b"somebody's event", b"somebody's evelt")
+        damage(broker, store.names.model, b"somebody's model", b"somebody's modem")
+        with pytest.raises(CorruptedError, match=r"a batch of records is damaged: .* at offset 0"):
+            drained(store, 10, 1)
+        with pytest.raises(CorruptedError, match="damaged"):
+            list(store.read(Log.MODEL, 0, 0))
