@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from streamseg.kernel.clusters import nearest_label
 from streamseg.kernel.valley import dithered
 from streamseg.model.apply import apply_fast_loss
-from streamseg.model.gaps import newborn_passes, without_gaps
+from streamseg.model.gaps import with_newborn, without_gaps
 from streamseg.model.identity import lineage
 from streamseg.model.learning import profile_of
 from streamseg.model.newcomers import newcomer
@@ -159,7 +159,7 @@ def _still_apart(state: ModelState, spec: ModelSpec, trial: Trial) -> bool:
     """
     x, inverse, centers = state.sample.x[: spec.n_weighted], state.metric.inverse(spec), trial.candidate.centers.centers
     labels, _ = nearest_label(x, centers, inverse)
-    return newborn_passes(dithered(x, spec.seed), labels, centers, inverse)
+    return with_newborn(dithered(x, spec.seed), labels, centers, inverse) is not None
 
 
 def _promoted(state: ModelState, spec: ModelSpec, digest: bytes) -> Promoted:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamseg.kernel.clusters import nearest_label
-from streamseg.kernel.metric import inverse_of
+from streamseg.kernel.mixture import of_mixture
 from streamseg.kernel.types import Array, Ints
 from streamseg.kernel.valley import LEAST_AT_AN_END, crowding, dithered, passes, valley_ratios
 from streamseg.model.selection import MIN_ROWS, means_by_label
@@ -20,8 +20,8 @@ from streamseg.model.state import ModelState
 # of a normal cluster 1.3, two clusters 4 sigma apart 0.3, or 0.6 where one of them is a twentieth. A newborn has fewer. At a
 # start less counts as a gap, as many numbers of centers are tried there.
 _PARTS = 0.9
-# Steps of k-means by what tells segments apart, before gaps are looked at.
-_STEPS = 3
+# Steps of the mixture before gaps are looked at: with 5 one new segment in ten is found late, 20 find no more than 10.
+_STEPS = 10
 # Learned weight within which a customer was here lately.
 RECENT = 2_000.0
 
@@ -36,23 +36,22 @@ def n_apart(x: Array, centers: Array, inverse: Array, least_at_an_end: int = LEA
     return int(np.count_nonzero(passes(valley_ratios(x, places, centers[:, among], inverse, least_at_an_end))))
 
 
-def newborn_passes(x: Array, labels: Ints, centers: Array, inverse: Array) -> bool:
-    """Whether the last segment has a valley around it. IN x (n_features, n_rows), labels (n_rows,), centers, inverse."""
+def with_newborn(x: Array, labels: Ints, centers: Array, inverse: Array) -> Ints | None:
+    """Labels (n_rows,) by which the last segment has a valley around it; None where it has none.
+
+    IN x (n_features, n_rows), labels (n_rows,), centers, inverse.
+    """
     labels, centers, within = _by_spread_within(x, labels, centers, inverse)
-    return bool(passes(valley_ratios(x, labels, centers, within), _PARTS)[-1])
+    return labels if passes(valley_ratios(x, labels, centers, within), _PARTS)[-1] else None
 
 
 def _by_spread_within(x: Array, labels: Ints, centers: Array, inverse: Array) -> tuple[Ints, Array, Array]:
-    """Labels, centers and metric after some steps in which features weigh by their spread within segments. IN all.
+    """Labels, centers and metric by a mixture, in which features weigh by their spread within segments. IN all.
 
     Those that tell segments apart lead then, whatever their weight.
     """
-    off = x - centers[:, labels]
-    within = inverse_of(np.add.reduce(off * off, axis=1) / x.shape[1], np.where(inverse > 0.0, 1.0, 0.0))
-    k = centers.shape[1]
-    for _ in range(_STEPS):
-        labels, _ = nearest_label(x, centers, within)
-        centers = np.where(np.bincount(labels, minlength=k) > 0, means_by_label(x, labels, k), centers)
+    centers, within = of_mixture(x, labels, centers, np.where(inverse > 0.0, 1.0, 0.0), _STEPS)
+    labels, _ = nearest_label(x, centers, within)
     return labels, centers, within
 
 

@@ -20,7 +20,7 @@ from streamseg.kernel.starts import kmeans_labels
 from streamseg.kernel.types import Array, Flags, Ints
 from streamseg.kernel.valley import dithered, passes, valley_ratios
 from streamseg.model.decisions import ADVANTAGE
-from streamseg.model.gaps import RECENT, n_apart, newborn_passes, without_gaps
+from streamseg.model.gaps import RECENT, n_apart, with_newborn, without_gaps
 from streamseg.model.identity import paired
 from streamseg.model.records import Searched
 from streamseg.model.rules import rules_of
@@ -170,11 +170,14 @@ def _born(data: _Data) -> Array | None:
     best: tuple[float, Array] | None = None
     for row in _far_rows(data, squared):
         begin = np.concatenate([data.champion, data.x[:, row : row + 1]], axis=1)
-        labels = _newborn_last(data, kmeans_labels(data.x, data.inverse, k + 1, data.seed, begin=begin))
-        centers = means_by_label(data.x, labels, k + 1)
-        counts = np.bincount(labels, minlength=k + 1)
-        if counts.min() < 1 or counts[k] < MIN_ROWS or not newborn_passes(x, labels, centers, data.inverse):
+        cut = _newborn_last(data, kmeans_labels(data.x, data.inverse, k + 1, data.seed, begin=begin))
+        labels = with_newborn(x, cut, means_by_label(x, cut, k + 1), data.inverse)
+        if labels is None:
             continue
+        counts = np.bincount(labels, minlength=k + 1)
+        if counts.min() < 1 or counts[k] < MIN_ROWS:
+            continue
+        centers = means_by_label(data.x, labels, k + 1)
         fitted = means_by_label(data.x[:, data.half], labels[data.half], k + 1)
         seen = np.bincount(labels[data.half], minlength=k + 1) > 0
         fitted = np.where(seen, fitted, centers)

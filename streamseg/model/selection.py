@@ -42,8 +42,9 @@ def choose(x: Array, inverse: Array, seed: int) -> Choice:
     if found is not None:
         return Choice(int(found.max()) + 1, found, True)
     distinct = np.unique(x[inverse > 0.0], axis=1).shape[1]
-    numbers = [k for k in STABLE if k <= distinct] or [min(distinct, STABLE[0])]
-    k = max(numbers, key=lambda k: (_agreement(x, inverse, k, seed), -k))
+    # Half of the rows have to do for as many.
+    numbers = [k for k in STABLE if k <= min(distinct, x.shape[1] // 2)]
+    k = max(numbers, key=lambda k: (_agreement(x, inverse, k, seed), -k), default=min(distinct, STABLE[0]))
     return Choice(k, kmeans_labels(x, inverse, k, seed), False)
 
 

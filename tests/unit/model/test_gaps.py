@@ -104,6 +104,27 @@ def test_a_newborn_that_took_the_place_of_another_segment_is_none(seed: int) -> 
     assert len(found) <= 3
 
 
+@pytest.mark.parametrize("seed", [1, 8, 12])
+def test_a_twentieth_beside_a_third_of_all_is_born_where_it_is(seed: int) -> None:
+    """At 4 sigma, where k-means takes a part of the third for the twentieth's, or of another neighbor."""
+    truth = np.array([[0.0, 0, 0], [6.3, 4, 0], [5, -5, 3], [-6, -6, -4], [-4, 6, -8]])
+    shares, beside = [0.34, 0.13, 0.13, 0.32, 0.08], np.array([4.0, 0, 0])
+    rng = np.random.default_rng(seed)
+    model = Segmenter(("a", "b", "c"), n_segments="auto", half_life="auto")
+
+    def learn(n: int, share: float) -> None:
+        which, new = rng.choice(5, n, p=shares), rng.random(n) < share
+        model.learn_many(np.where(new[:, None], beside, truth[which]) + rng.normal(size=(n, 3)))
+
+    learn(10_000, 0.0)
+    assert len(model.centers) == 5
+    for _ in range(14):
+        learn(500, 0.05)
+    newborn = model._state.segments[-1]
+    assert newborn.why == "born"
+    assert np.linalg.norm(np.array(list(model.centers[newborn.id].values())) - beside) < 0.75
+
+
 def test_where_segments_came_without_a_gap_none_is_joined() -> None:
     model = Segmenter(("a", "b", "c"), n_segments="auto", half_life="auto")
     x = np.random.default_rng(0).normal(size=(20_000, 3))
