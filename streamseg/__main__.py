@@ -1,5 +1,18 @@
-"""`python -m streamseg`."""
+"""`streamseg`, and `python -m streamseg`."""
 
-from streamseg.cli.main import app
+import signal
 
-app(prog_name="streamseg")
+
+def main() -> None:
+    """Ctrl-C ends it without a traceback also while it loads, and as each command says from then on."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from streamseg.cli.main import app
+
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    app(prog_name="streamseg")
+
+
+if __name__ == "__main__":
+    main()

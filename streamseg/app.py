@@ -137,7 +137,15 @@ def examine(config: Config, clock: Clock) -> Iterator[Finding]:
     file = Path(config.input.path)
     source = None if config.input.path == STANDARD else lambda: _source(config, file)
     output = None if config.output.path in (None, STANDARD) else Path(config.output.path)
-    yield from examine_files(source, output, Path(config.embedded.path), decoder, now_us)
+    yield from examine_files(source, output, Path(config.embedded.path), lambda: _resume(config), decoder, now_us)
+
+
+def _resume(config: Config) -> None:
+    """Raises StreamsegError where a run would not go on from the state."""
+    with closing(EmbeddedReader(Path(config.embedded.path))) as reader:
+        if config.input.path not in (None, STANDARD):
+            reader.check(_source(config, Path(str(config.input.path))))
+        restore_model(reader, Job(config.job_settings(), SystemClock(), reader.n_partitions))
 
 
 def open_kafka(config: Config, worker: str, fault: Callable[[str], None] = lambda point: None) -> KafkaTransport:
@@ -201,7 +209,9 @@ def read_fitted(config: Config) -> FittedModel | None:
     try:
         return load_fitted(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"cannot read the model file: {error}", where="model.start") from None
+        raise ConfigError(
+            f"cannot read the model file: {error}", where="model.start", hint="`streamseg fit` writes one"
+        ) from None
     except msgspec.MsgspecError as error:
         raise ConfigError(
             f"{str(path)!r} is no model file: {error}", where="model.start", hint="`streamseg fit` writes one"
@@ -261,7 +271,8 @@ def _past_of_topic(config: Config) -> Past:
 def rehearse(config: Config, starts: dict[int, int]) -> Rehearsal:
     """A configuration's job in memory. Raises ConfigError."""
     settings = config.job_settings()
-    return Rehearsal(settings, SystemClock(), starts, _warm_start(settings, read_fitted(config), config))
+    warm_start = _warm_start(settings, read_fitted(config), config)
+    return Rehearsal(settings, SystemClock(), starts, warm_start, config.input.batch_records)
 
 
 def reference_of(config: Config) -> Reference | None:
@@ -316,7 +327,11 @@ def _warm_start(settings: JobSettings, fitted: FittedModel | None, config: Confi
     try:
         return start_from_fitted(settings.model, fitted)
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"the model file does not fit: {error}", where=str(config.model.start)) from None
+        raise ConfigError(
+            f"the model file does not fit: {error}",
+            where=str(config.model.start),
+            hint="fit one with the features and the number of segments that are set here (`streamseg fit`), or set its own",
+        ) from None
 
 
 def _wiring(config: Config) -> Wiring:

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from streamseg.config import Config
 from streamseg.errors import ConfigError
 from streamseg.kernel.elementary import signed_log1p
+from streamseg.kernel.types import MAX_MAGNITUDE
 from streamseg.model.fitted import FittedFeature, FittedModel, FittedSegment
 from streamseg.model.naming import names_of
 
@@ -21,16 +22,16 @@ from streamseg.model.naming import names_of
 def read_table(file: Path, config: Config) -> tuple[pd.DataFrame, int]:
     """Columns of the weighted features, complete rows only, and how many rows were left out. Raises ConfigError."""
     if not file.is_file():
-        raise ConfigError(f"there is no file {str(file)!r}")
-    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
-        ".csv": pd.read_csv,
-        ".parquet": pd.read_parquet,
-        ".jsonl": _read_json_lines,
-    }
+        raise ConfigError(f"there is no file {str(file)!r}", hint="name a table of customers, one a row")
+    read = _READERS.get(file.suffix.lower())
+    if read is None:
+        raise ConfigError(
+            f"cannot tell what {str(file)!r} holds by {file.suffix!r}", hint="end it in .jsonl, .csv or .parquet"
+        )
     try:
-        frame = readers.get(file.suffix.lower(), pd.read_csv)(file)
+        frame = read(file)
     except (ValueError, OSError, ImportError, pd.errors.ParserError) as error:
-        raise ConfigError(f"cannot read {str(file)!r}: {error}") from None
+        raise ConfigError(f"cannot read {str(file)!r}: {error}", hint="its ending says what it is; text is UTF-8") from None
     features = [feature for feature in config.features if feature.weight > 0]
     for feature in features:
         if feature.one_hot is not None:
@@ -45,12 +46,20 @@ def read_table(file: Path, config: Config) -> tuple[pd.DataFrame, int]:
         numbers = frame[[feature.name for feature in features]].astype(np.float64)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{str(file)!r} has a value that is no number: {error}") from None
-    complete = np.isfinite(numbers.to_numpy()).all(axis=1)
+    # As of events: what is larger overflows when it is squared, and is a mistake.
+    complete = (np.abs(numbers.to_numpy()) <= MAX_MAGNITUDE).all(axis=1)
     return numbers[complete], int((~complete).sum())
 
 
 def _read_json_lines(file: Path) -> pd.DataFrame:
     return pd.read_json(file, lines=True)
+
+
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": pd.read_csv,
+    ".parquet": pd.read_parquet,
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json_lines),
+}
 
 
 def transformed(frame: pd.DataFrame, config: Config) -> NDArray[np.float64]:

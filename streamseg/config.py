@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
 import re
 import tomllib
@@ -71,13 +73,17 @@ class Config(Section):
     def _fits_together(self) -> Self:
         names = [feature.name for feature in self.features]
         if len(set(names)) != len(names):
-            raise ValueError("features: names must differ")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"features: {twice!r} is there twice")
         reserved = {self.input.customer_id, self.input.event_time, "erase", "event_id"}
         for feature in self.features:
             if (feature.field or feature.name) in reserved and not feature.feature().every_event:
                 raise ValueError(f"features: {feature.field or feature.name!r} is not a field for a feature")
         self._check_paths()
-        self.model_spec().check()
+        try:
+            self.model_spec().check()
+        except ValueError as error:
+            raise ValueError(_in_keys(str(error))) from None
         return self
 
     def _check_paths(self) -> None:
@@ -201,6 +207,22 @@ def load(file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
     return Loaded(config, origins)
 
 
+def as_written(loaded: Loaded, written: str) -> Config:
+    """What is not said is as a state has it. `written`: of SettingsError."""
+    semantics, tree = json.loads(written), loaded.config.model_dump()
+    for key, value in semantics.items():
+        section, _, name = key.partition(".")
+        if section in ("input", "model", "output") and loaded.origins.get(key) == "default":
+            tree[section][name] = value
+    if loaded.origins.get("features") == "default":
+        tree["features"] = [
+            {"name": name}
+            | {key: semantics[f"features.{name}.{key}"] for key in FeatureConfig.model_fields.keys() - {"name"}}
+            for name in semantics["features"]
+        ]
+    return Config.model_validate(tree)
+
+
 def parse_assignment(text: str) -> tuple[str, Any]:
     """`key=value` of --set; the value is read as TOML where it is, else as text. Raises ConfigError."""
     key, equals, value = text.partition("=")
@@ -231,9 +253,11 @@ def _from_file(file: Path | None) -> dict[str, Any]:
             raise ConfigError(f"there is no configuration file {str(file)!r}", hint="`streamseg init` writes one")
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration is not TOML: {error}", where=str(path)) from None
+        raise ConfigError(
+            f"the configuration is not TOML: {error}", where=str(path), hint="`streamseg init` writes one to start from"
+        ) from None
     except OSError as error:
         raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from None
 
@@ -293,31 +317,70 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any], origin: str, origins:
             origins[f"{prefix}{key}"] = origin
 
 
+def _in_keys(text: str) -> str:
+    """What the model says of its own settings, in the words of the configuration."""
+    text = re.sub(r"\bn_segments\b", "segments", text)
+    keys = "|".join(ModelConfig.model_fields)
+    return re.sub(rf"(?<![\w.])({keys})\b(?= |$|,)", r"model.\1", text).replace("or None", 'or "none"')
+
+
+# Of pydantic's errors, those whose words are not for who writes a configuration.
+_IN_WORDS = {
+    "missing": "is missing",
+    "tuple_type": 'a list is needed, such as [{name = "age"}]',
+    "model_type": 'a table is needed, such as {name = "age"}',
+    "model_attributes_type": 'a table is needed, such as {name = "age"}',
+    "string_type": 'a text is needed, in quotes ("90d")',
+}
+
+
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
-    # Of a value that may be one of several kinds, the error about its kind tells more than that about a fixed word.
-    first = min(error.errors(), key=lambda one: (one["type"] == "too_short", one["type"] == "literal_error"))
+    # A key that is not known tells more than one that lacks for it, and of a value that may be one of several kinds the
+    # error about its kind more than that about a fixed word.
+    first = min(
+        error.errors(),
+        key=lambda one: (one["type"] != "extra_forbidden", one["type"] == "too_short", one["type"] == "literal_error"),
+    )
     path = [str(part) for part in first["loc"] if not re.match(r"^(literal|constrained|function|float|int|str)", str(part))]
     key = ".".join(path)
-    origin = next((origins[known] for known in sorted(origins, reverse=True) if key.startswith(known)), "")
-    message = re.sub(r"^Value error, ", "", first["msg"])
+    origin = next((origins[known] for known in sorted(origins, reverse=True) if _within(key, known)), "")
     if first["type"] == "extra_forbidden":
-        section: Any = Config
-        names = _keys_beside(section, path)
-        return ConfigError(f"unknown key {key!r}", where=origin, hint=f"known there: {', '.join(names)}")
+        names = _keys_beside(path)
+        near = difflib.get_close_matches(path[-1].lower(), names, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        return ConfigError(f"unknown key {key!r}", where=origin, hint=f"{meant}known there: {', '.join(names)}")
+    message = _IN_WORDS.get(first["type"]) or re.sub(r"^Value error, ", "", first["msg"])
     secret = path[-1:] == ["password"]
-    told = first["type"] == "value_error" or isinstance(first["input"], dict) or secret
+    told = first["type"] in ("value_error", "missing") or isinstance(first["input"], dict) or secret
     value = "" if told else f" (it is {first['input']!r})"
-    return ConfigError(
-        f"{key}: {message}{value}" if key else message, where=origin, hint="`streamseg config show` lists all keys"
-    )
+    return ConfigError(f"{key}: {message}{value}" if key else message, where=origin, hint=_meaning(path))
 
 
-def _keys_beside(section: type[BaseModel], path: Sequence[str]) -> list[str]:
+def _within(key: str, known: str) -> bool:
+    """Whether one of two dotted keys is the other, or holds it."""
+    return f"{key}.".startswith(f"{known}.") or f"{known}.".startswith(f"{key}.")
+
+
+def _keys_beside(path: Sequence[str]) -> list[str]:
+    return sorted(_section_of(path).model_fields)
+
+
+def _section_of(path: Sequence[str]) -> type[BaseModel]:
+    """The section that a key is in; that of the known part, where it is not known."""
+    section: type[BaseModel] = Config
     for name in path[:-1]:
         if name.isdigit():
             section = FeatureConfig
-            continue
-        annotation = section.model_fields[name].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
-    return sorted(section.model_fields)
+        elif name in section.model_fields:
+            annotation = section.model_fields[name].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                section = annotation
+    return section
+
+
+def _meaning(path: Sequence[str]) -> str:
+    """What a key is for, as its hint."""
+    field = _section_of(path).model_fields.get(path[-1]) if path else None
+    if field is None or not field.description:
+        return "`streamseg config show --origin` lists all keys, and where each is from"
+    return f"{path[-1]}: {field.description}"

@@ -78,7 +78,15 @@ def baskets() -> pd.DataFrame:
 
 
 def write_demo(directory: Path) -> int:
-    """Write events, customers and a configuration that fits both. Returns the number of events. Raises ConfigError."""
+    """Write events, customers and a configuration that fits both. Returns the number of events.
+
+    Raises ConfigError, also where there is a configuration of somebody's own.
+    """
+    file = directory / CONFIG_FILE
+    if file.exists() and file.read_bytes() != CONFIG.encode():
+        raise ConfigError(
+            f"{str(file)!r} is there and is not the demo's", hint="name another directory, or move the file away"
+        )
     frame = baskets()
     try:
         directory.mkdir(parents=True, exist_ok=True)

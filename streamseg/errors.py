@@ -53,6 +53,18 @@ class ConfigError(StreamsegError):
     exit_code = 2
 
 
+class SettingsError(ConfigError):
+    """A state was written with other settings.
+
+    Attributes:
+        written: those that tags depend on, canonical JSON of dotted keys.
+    """
+
+    def __init__(self, message: str, written: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.written = written
+
+
 class DifferenceError(StreamsegError):
     """`verify` found the first place where logs and tags disagree."""
 

@@ -20,7 +20,7 @@ def fit(
     segments: Annotated[int, typer.Option("--segments", "-k", min=1, max=64, help="Number of segments.")] = 5,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Model file to write.")] = None,
     config: ConfigFile = None,
-    seed: Annotated[int, typer.Option(help="Seed of k-means.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of k-means.")] = 0,
     sets: Set = None,
 ) -> None:
     """Scale and cluster a table of customers with scikit-learn, print the profiles, save a model that `run` starts from.
@@ -40,7 +40,7 @@ def fit(
     frame, left_out = read_table(file, loaded)
     model = fit_table(frame, loaded, segments, seed)
     out.print(profiles(model))
-    missing = f", {left_out} left out for a missing feature" if left_out else ""
+    missing = f", {left_out} left out, of whom a feature is missing or no measurement" if left_out else ""
     out.print(f"{len(frame)} customers{missing}, inertia {model.inertia:.6f}")
     if output is not None:
         try:

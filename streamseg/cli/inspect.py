@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.markup import escape
@@ -14,8 +14,8 @@ from rich.table import Table
 
 from streamseg.app import open_reader, rename_segment, restored
 from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, State, configuration, err, on_kafka, out, process_edge
-from streamseg.config import Config
-from streamseg.errors import ConfigError, DifferenceError
+from streamseg.config import Config, Loaded, as_written
+from streamseg.errors import ConfigError, DifferenceError, SettingsError
 from streamseg.model.spec import in_words as of_half_life
 from streamseg.processing.catalog import segment_records
 from streamseg.processing.clock import SystemClock
@@ -27,17 +27,27 @@ from streamseg.processing.verify import verified
 from streamseg.records.outputs import SegmentRecord, encode_json
 from streamseg.telemetry.status import bar, number, sigmas
 
+T = TypeVar("T")
+
 _NAME_LENGTH = 100
 _REASONS = {"event": "because of an event", "model_update": "because the model changed", "time": "because time passed"}
 
 
-@contextmanager
-def _opened(config: Config) -> Iterator[Job]:
-    reader = open_reader(config)
+def of_state(loaded: Loaded, look: Callable[[Config], T]) -> T:
+    """Look at a state: with its own settings, where no others are given."""
     try:
-        yield restored(config, reader)
-    finally:
-        reader.close()
+        return look(loaded.config)
+    except SettingsError as error:
+        config = as_written(loaded, error.written)
+        if config == loaded.config:
+            raise
+        return look(config)
+
+
+def read_job(config: Config) -> Job:
+    """The job as of its last commit. Raises StreamsegError."""
+    with closing(open_reader(config)) as reader:
+        return restored(config, reader)
 
 
 segments_app = typer.Typer(invoke_without_command=True)
@@ -65,10 +75,10 @@ def segments(
     """
     if context.invoked_subcommand is not None:
         return
-    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state)).config
-    with _opened(loaded) as job:
-        clock_us = SystemClock().now_us()
-        found = segment_records(job.state, job.settings.model, clock_us) if job.state.ready else []
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state))
+    job = of_state(loaded, read_job)
+    clock_us = SystemClock().now_us()
+    found = segment_records(job.state, job.settings.model, clock_us) if job.state.ready else []
     found = sorted(found, key=lambda segment: -segment.size)
     if as_json:
         print(encode_json(found).decode())
@@ -107,8 +117,8 @@ def rename(
     told = name.strip()
     if not 0 < len(told) <= _NAME_LENGTH or not told.isprintable():
         raise ConfigError(f"a name has 1 to {_NAME_LENGTH} printable characters", where="NAME")
-    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state)).config
-    before = rename_segment(loaded, segment, told)
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state))
+    before = of_state(loaded, lambda config: rename_segment(config, segment, told))
     out.print(f"segment {segment} was {escape(before)}, and is {escape(told)} now", soft_wrap=True)
 
 
@@ -209,9 +219,8 @@ def explain(
 
         streamseg explain 718 --json
     """
-    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state)).config
-    with _opened(loaded) as job:
-        found = explain_customer(job, customer)
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state))
+    found = explain_customer(of_state(loaded, read_job), customer)
     if found is None:
         raise ConfigError(
             f"the state knows no customer {customer!r}",
@@ -234,7 +243,7 @@ def in_words(found: Explanation) -> list[str]:
         lines.append(f"margin {found.margin:.2f}; runner-up {escape(found.runner_up_segment_name or '')} "
                      f"({found.runner_up_segment_id})")  # fmt: skip
     if found.drivers:
-        lines.append("; ".join(f"{d.feature} {sigmas(d.z)} ({d.share:.0%} of why)" for d in found.drivers))
+        lines.append("; ".join(f"{d.feature} {sigmas(d.z)} ({round(d.share, 2) + 0.0:.0%} of why)" for d in found.drivers))
     if found.entered_at is not None and found.reason is not None:
         moved = "entered" if found.previous_segment_name is None else "moved"
         origin = f" from {escape(found.previous_segment_name)}" if found.previous_segment_name else ""
@@ -274,20 +283,8 @@ def verify(
 
         streamseg verify --json && echo every tag re-derived
     """
-    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state)).config
-    reader = open_reader(loaded)
-    columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} records"), TimeElapsedColumn())
-    try:
-        with Progress(*columns, console=err, disable=as_json or not err.is_terminal, transient=True) as progress:
-            bar_id = progress.add_task("verify", total=None)
-            report = verified(
-                reader,
-                loaded.job_settings(),
-                SystemClock(),
-                lambda done, total: progress.update(bar_id, completed=done, total=total),
-            )
-    finally:
-        reader.close()
+    loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state))
+    report = of_state(loaded, lambda config: _verified(config, quiet=as_json))
     if as_json:
         print(encode_json(report).decode())
     else:
@@ -295,6 +292,18 @@ def verify(
             out.print(line, soft_wrap=True)
     if report.lost:
         raise DifferenceError("not everything that should be there could be compared", where="; ".join(report.unread))
+
+
+def _verified(config: Config, *, quiet: bool) -> Report:
+    columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} records"), TimeElapsedColumn())
+    shown = Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True)
+    with closing(open_reader(config)) as reader, shown as progress:
+        bar_id = progress.add_task("verify", total=None)
+
+        def tell(done: int, total: int) -> None:
+            progress.update(bar_id, completed=done, total=total)
+
+        return verified(reader, config.job_settings(), SystemClock(), tell)
 
 
 def report_lines(report: Report) -> list[str]:

@@ -100,13 +100,16 @@ def run_app(
             stack.callback(tracer.close)
         application = App(config, Observers(told, *(endpoint.observers if endpoint else ())), stop=stop, tracer=tracer)
         running.append(application)
+        if config.input.transport == "embedded" and config.output.path is None:
+            message = "no output is named, tags stay in the state: name a file with --output, before events are read"
+            told.observe(Waiting("no_output", message, {}))
         application.run()
 
 
 def served(config: Config, told: Observer, inherited: int | None) -> Serving | None:
     """The endpoint, if there is to be one. Raises ConfigError where its port is taken.
 
-    A job on files that names no port does without: several may run beside each other.
+    A job on files that names neither port nor address does without: several may run beside each other.
     """
     metrics = config.metrics
     if metrics.port == 0 and inherited is None:
@@ -116,7 +119,7 @@ def served(config: Config, told: Observer, inherited: int | None) -> Serving | N
     try:
         return serving(config.application, worker, topic, names, metrics.address, metrics.port, inherited)
     except ConfigError as error:
-        if config.input.transport == "kafka" or "port" in metrics.model_fields_set:
+        if config.input.transport == "kafka" or metrics.model_fields_set & {"port", "address"}:
             raise
         told.observe(Waiting("no_metrics", error.message, {"port": metrics.port}))
         return None

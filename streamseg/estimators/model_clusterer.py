@@ -239,8 +239,11 @@ class ModelClusterer(base.Clusterer):
     def merge(self, other: Self) -> None:
         """Add what `other` learned apart from the same start, as if its rows came after this one's.
 
-        Both are in their warm-up, or both began with the same `start`. Raises ValueError otherwise.
+        One that is in its warm-up still gives its rows; two that are not both began with the same `start`. Raises
+        ValueError otherwise.
         """
+        if other is self:
+            raise ValueError("a model cannot be merged with itself")
         if other._spec.features != self._spec.features or other._spec.forgetting != self._spec.forgetting:
             raise ValueError("cannot merge models of different features or half-lives")
         if self._spec.tunes_itself:

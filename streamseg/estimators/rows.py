@@ -9,10 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from streamseg.kernel.types import Array, Flags
-
-# Larger magnitudes overflow when squared and summed: such a value is a mistake, not a measurement.
-MAX_MAGNITUDE = 1e100
+from streamseg.kernel.types import MAX_MAGNITUDE, Array, Flags
 
 
 class Frame(NamedTuple):

@@ -8,6 +8,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+# Larger magnitudes overflow when they are squared and summed: such a value is a mistake, not a measurement.
+MAX_MAGNITUDE = 1e100
 
 
 def sums_by_label(labels: Ints, weights: Array, n_labels: int) -> Array:

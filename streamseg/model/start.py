@@ -98,6 +98,11 @@ def start_from_fitted(spec: ModelSpec, model: FittedModel) -> Start:
     missing = [feature.name for feature in spec.features if feature.weight > 0 and feature.name not in by_name]
     if missing:
         raise ValueError(f"the model was fitted without the feature {missing[0]!r}; it has {sorted(by_name)}")
+    beyond = sorted(by_name.keys() - {feature.name for feature in spec.features})
+    if beyond:
+        raise ValueError(
+            f"the model was fitted with the feature {beyond[0]!r} too; the features here are {sorted(spec.names)}"
+        )
     for feature in spec.features:
         fitted = by_name.get(feature.name)
         if fitted is not None and fitted.transform != feature.transform:

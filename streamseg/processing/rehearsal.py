@@ -49,13 +49,21 @@ class Outcome:
 class Rehearsal:
     """One configuration's job over records that somebody feeds it."""
 
-    def __init__(self, settings: JobSettings, clock: Clock, starts: dict[int, int], warm_start: Start | None = None) -> None:
-        """`starts`: by partition, the offset of its first record."""
+    def __init__(
+        self,
+        settings: JobSettings,
+        clock: Clock,
+        starts: dict[int, int],
+        warm_start: Start | None = None,
+        batch_records: int = sys.maxsize,
+    ) -> None:
+        """`starts`: by partition, the offset of its first record; `batch_records`: of a batch, at most."""
         self._ownership = Ownership(0, tuple(sorted(starts)))
         self.job = Job(settings, clock, len(starts))
         self.outcome = Outcome()
         self._log_end = 0
-        self._batch_size = BatchSize(sys.maxsize)
+        self._batch_size = BatchSize(batch_records)
+        self._waiting = {partition: Records([], [], [], [], start) for partition, start in starts.items()}
         self._apply(self.job.plan_genesis(self._ownership, starts, warm_start))
         for partition, start in starts.items():
             task = Task(partition, settings.layout)
@@ -65,23 +73,37 @@ class Rehearsal:
             self.job.tasks[partition] = task
 
     def feed(self, records: dict[int, Records], *, ended: bool = False) -> None:
-        """A batch, in pieces as the loop would take them, and what is due before each. `ended`: there are no more."""
-        first, most = 0, max((len(each.offsets) for each in records.values()), default=0)
-        while first < most:
-            end = first + self._batch_size.next(self.job.state, self.job.settings.model)
-            pieces = {p: each.part(first, end) for p, each in records.items() if first < len(each.offsets)}
-            polled = Polled(pieces, self._ownership, ended)
+        """More records, which are taken in batches as the loop would take them. `ended`: there are no more."""
+        for partition, more in records.items():
+            self._waiting[partition] = self._waiting[partition].followed_by(more)
+        state, spec = self.job.state, self.job.settings.model
+        while True:
+            size, waiting = self._batch_size.next(state, spec), max(len(each.offsets) for each in self._waiting.values())
+            if not waiting or (waiting < size and not ended):
+                break
+            pieces = {p: each.part(0, size) for p, each in self._waiting.items() if len(each.offsets)}
+            polled = Polled(pieces, self._ownership)
             self._decide(input_ended=False)
-            if not self._batch_size.fits(polled, self.job.state, self.job.settings.model):
+            if not self._batch_size.fits(polled, state, spec):
                 continue
             planned = self.job.plan_batch(polled)
-            if not self._batch_size.shortened(self.job.state, planned):
+            if not self._batch_size.shortened(state, planned):
                 self._commit(planned)
-                first = end
+                self._waiting = {p: each.part(size, len(each.offsets)) for p, each in self._waiting.items()}
         if ended:
-            self._decide(input_ended=True)
-            while self.job.sweep_pending():
+            self._finish()
+
+    def _finish(self) -> None:
+        """What the loop does of an input that has ended: sweeps, and a model of those who are there."""
+        while True:
+            self._decide(input_ended=False)
+            if self.job.sweep_pending():
                 self._commit(self.job.plan_batch(Polled({}, self._ownership, True)))
+                continue
+            was_ready = self.job.state.ready
+            self._decide(input_ended=True)
+            if self.job.state.ready == was_ready:
+                return
 
     def _decide(self, *, input_ended: bool) -> None:
         """One at a time, as the loop does: what is due next comes before the next batch."""

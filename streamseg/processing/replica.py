@@ -5,7 +5,7 @@ Every worker holds one. After the same number of records all of them hold the sa
 
 from __future__ import annotations
 
-from streamseg.errors import ConfigError, CorruptedError, TruncatedError
+from streamseg.errors import ConfigError, CorruptedError, SettingsError, TruncatedError
 from streamseg.model.apply import apply
 from streamseg.model.codec import pack, unpack
 from streamseg.model.records import Asked, Searched
@@ -95,8 +95,9 @@ class Replica:
             )
         if genesis.config != self.config:
             changed = ", ".join(config_differences(genesis.config, self.config))
-            raise ConfigError(
+            raise SettingsError(
                 f"the state was written with other settings: {changed}",
+                genesis.config,
                 hint="give the settings that it was written with, in streamseg.toml or with --set; or begin anew from the "
                 "same input: another --state, or on Kafka another application with outputs of its own",
             )

@@ -53,6 +53,16 @@ class Records(NamedTuple):
         traces = None if self.traces is None else self.traces[rows]
         return Records(self.offsets[rows], self.keys[rows], self.values[rows], self.timestamps_ms[rows], next_offset, traces)
 
+    def followed_by(self, more: Records) -> Records:
+        """These, and the ones behind them, without traces."""
+        return Records(
+            [*self.offsets, *more.offsets],
+            [*self.keys, *more.keys],
+            [*self.values, *more.values],
+            [*self.timestamps_ms, *more.timestamps_ms],
+            more.next_offset,
+        )
+
 
 class Ownership(NamedTuple):
     """Proof of owning partitions, taken when a batch is polled. A commit with one that is outdated publishes nothing.

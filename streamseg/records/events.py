@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import DeadLetterCode, RecordError
+from streamseg.kernel.types import MAX_MAGNITUDE
 
-MAX_MAGNITUDE = 1e100
 MAX_AHEAD_US = 3_600_000_000
 MAX_ID_CHARACTERS = 4_096
 
@@ -232,8 +232,7 @@ class EventDecoder:
         if "out of range" in text:
             raise RecordError(DeadLetterCode.NOT_FINITE, text, field) from None
         if field != self.fields.event_time:
-            code = DeadLetterCode.WRONG_TYPE if field else DeadLetterCode.NOT_AN_OBJECT
-            raise RecordError(code, text, field) from None
+            raise (RecordError(DeadLetterCode.WRONG_TYPE, text, field) if field else self._no_object(value, text)) from None
         try:
             event = self._decode_any_time(value)
             row = tuple(read(event) for read in self._readers)
@@ -251,6 +250,18 @@ class EventDecoder:
     def _other_time_failed(error: msgspec.ValidationError) -> tuple[Any, ...]:
         where = re.search(r"`\$\.?([^`]*)`$", str(error))
         raise RecordError(DeadLetterCode.WRONG_TYPE, str(error), where[1] if where else "") from None
+
+    def _no_object(self, value: bytes, text: str) -> RecordError:
+        """Of another JSON type, or nothing whole: what begins as one may not go on so, as a row of a table does not."""
+        try:
+            value.decode()
+            msgspec.json.decode(value)
+        except UnicodeDecodeError:
+            return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
+        except (msgspec.DecodeError, RecursionError) as error:
+            message = f"neither a JSON object nor a row with as many cells as its table has columns: {error}"
+            return RecordError(DeadLetterCode.NOT_JSON, message)
+        return RecordError(DeadLetterCode.NOT_AN_OBJECT, text)
 
     @staticmethod
     def _malformed(value: bytes, error: msgspec.DecodeError) -> RecordError:
@@ -298,7 +309,9 @@ class EventDecoder:
                 if timestamp is not None:
                     exact[i] = timestamp * 1e3
                     continue
-                bad[i] = RecordError(DeadLetterCode.MISSING_TIME, "neither event nor record has a time", field)
+                bad[i] = RecordError(
+                    DeadLetterCode.MISSING_TIME, f"neither the event's {field!r} nor its record has a time", field
+                )
             elif latest < exact[i] <= _LATEST_US:
                 bad[i] = RecordError(DeadLetterCode.FUTURE_TIME, f"{times[i]} is over an hour ahead of the clock", field)
             else:

@@ -65,7 +65,9 @@ def missing_model(job: Job) -> Waiting:
         f"the input ended before there was a model: {complete:,} of {customers:,} customers have all features, and at "
         f"least {needed} that differ are needed for {needed} segments"
     )
-    if unknown:
+    if not customers:
+        message += "; no record was an event of a customer: dead letters say why"
+    elif unknown:
         message += f"; no event had: {', '.join(unknown)}"
     return Waiting("no_model", message, {"customers": complete, "segments": needed, "unknown": unknown})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -37,7 +38,7 @@ class JsonLog:
         self._last = 0.0
         self._last_restoring = 0.0
         self._events = 0
-        self._dead_letters = 0
+        self._dead_letters: Counter[str] = Counter()
 
     def observe(self, event: Observation) -> None:
         match event:
@@ -83,7 +84,8 @@ class JsonLog:
                     reason=event.reason,
                     offsets=dict(event.positions),
                     events=self._events,
-                    dead_letters=self._dead_letters,
+                    dead_letters=self._dead_letters.total(),
+                    dead_letter_codes=dict(self._dead_letters),
                 )
 
     def _restoring(self, event: Restoring) -> None:
@@ -95,13 +97,13 @@ class JsonLog:
 
     def _batch(self, event: BatchCommitted) -> None:
         self._events += sum(event.outcomes.values())
-        self._dead_letters += event.outcomes.get("dead_letter", 0)
+        self._dead_letters.update(event.dead_letters)
         if self._now() - self._last >= _INTERVAL_S:
             self._last = self._now()
             self._write(
                 "progress",
                 events=self._events,
-                dead_letters=self._dead_letters,
+                dead_letters=self._dead_letters.total(),
                 offsets=dict(event.positions),
                 model_version=event.model_version,
             )

@@ -34,6 +34,7 @@ class Counts:
         self._now = now
         self.events = 0
         self.outcomes: Counter[str] = Counter()
+        self.letters: Counter[str] = Counter()
         self.segments: tuple[SegmentSummary, ...] = ()
         self.adds: Counter[int] = Counter()
         self.drops: Counter[int] = Counter()
@@ -42,6 +43,7 @@ class Counts:
 
     def add(self, event: BatchCommitted) -> None:
         self.outcomes.update(event.outcomes)
+        self.letters.update(event.dead_letters)
         self.events = sum(self.outcomes.values())
         self.segments = event.segments
         self.watermark_us = event.watermark_us
@@ -92,6 +94,9 @@ class StatusLine:
             case Stopped():
                 self._live.update(self.render(), refresh=True)
                 self._live.stop()
+                if self.counts.letters:
+                    codes = ", ".join(f"{code} {n:,}" for code, n in self.counts.letters.most_common())
+                    self._live.console.print(f"dead letters: {codes}")
 
     def render(self) -> RenderableType:
         counts = self.counts

@@ -30,7 +30,7 @@ from streamseg.processing.transport import (
 )
 from streamseg.records.outputs import DeadLetter, dead_letter_line, tombstone_line
 from streamseg.transports import writer_lock
-from streamseg.transports.files import FileSink, LineStream, Source, StreamSink
+from streamseg.transports.files import FileSink, LineStream, Source, StreamSink, checksum_of
 from streamseg.transports.reader import INPUT, STREAM, EmbeddedReader, Reopenable
 from streamseg.transports.sqlite import log_name, open_for_writing, stored_records, translated
 
@@ -49,12 +49,16 @@ class Wiring(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """Records polled from a file and not committed: offsets [first, next) are at positions [position, end) of it."""
+    """Records polled from a file and not committed: offsets [first, next) are at positions [position, end) of it.
+
+    `checksum`: of their values.
+    """
 
     first: int
     next: int
     position: int
     end: int
+    checksum: int
 
 
 class EmbeddedTransport(EmbeddedReader):
@@ -88,6 +92,8 @@ class EmbeddedTransport(EmbeddedReader):
             self._polled = dict.fromkeys(range(self.n_partitions), 0)
             self._pending: _Pending | None = None
             self._sinks: dict[str, FileSink] = {}
+            if self.wiring.source is not None and not isinstance(self.wiring.source, LineStream):
+                self.check(self.wiring.source)
             self._open_sinks()
             self._deliver()
         except BaseException:
@@ -110,7 +116,7 @@ class EmbeddedTransport(EmbeddedReader):
             self._sinks[topic] = FileSink(path, self._file_position(path))
             self._sinks[topic].cut()
             with translated(self.path):
-                self._db.execute("INSERT OR IGNORE INTO files VALUES (?, 0)", (str(path.resolve()),))
+                self._db.execute("INSERT OR IGNORE INTO files VALUES (?, 0)", (self._key_of(path),))
 
     # -- Input --------------------------------------------------------------------------------------------------------
 
@@ -130,7 +136,7 @@ class EmbeddedTransport(EmbeddedReader):
 
     def _file_position(self, path: Path) -> int | None:
         with translated(self.path):
-            row = self._db.execute("SELECT position FROM files WHERE path = ?", (str(path.resolve()),)).fetchone()
+            row = self._db.execute("SELECT position FROM files WHERE path = ?", (self._key_of(path),)).fetchone()
         return None if row is None else int(row[0])
 
     def produce(self, partition: int, records: Iterable[tuple[bytes | None, bytes | None, int | None]]) -> None:
@@ -185,7 +191,7 @@ class EmbeddedTransport(EmbeddedReader):
         if not read.values:
             return Polled({}, self.ownership(), True)
         n = len(read.values)
-        self._pending = _Pending(first, first + n, position, read.position)
+        self._pending = _Pending(first, first + n, position, read.position, checksum_of(read.values))
         self._polled[0] = first + n
         records = Records(range(first, first + n), [None] * n, read.values, [None] * n, first + n)
         return Polled({0: records}, self.ownership(), False)
@@ -258,15 +264,15 @@ class EmbeddedTransport(EmbeddedReader):
         source, pending = self.wiring.source, self._pending
         with translated(self.path):
             for sink in self._sinks.values():
-                key = str(sink.path.resolve())
+                key = self._key_of(sink.path)
                 self._db.execute("UPDATE files SET position = ? WHERE path = ?", (sink.written, key))
             if pending is None or source is None or isinstance(source, LineStream):
                 return
             if plan.offsets.get(0, Committed(-1, "")).next_offset == pending.next:
-                key = str(source.path.resolve())
+                key = self._key_of(source.path)
                 self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (key, pending.end))
-                row = (pending.first, pending.next, key, pending.position)
-                self._db.execute("INSERT OR REPLACE INTO read_from VALUES (?, ?, ?, ?)", row)
+                row = (pending.first, pending.next, key, pending.position, pending.checksum)
+                self._db.execute("INSERT OR REPLACE INTO read_from VALUES (?, ?, ?, ?, ?)", row)
 
     def _publish_tags(self, partition: int, tags: Tagged) -> None:
         name = log_name(Topic.ASSIGNMENTS, partition)
@@ -290,7 +296,7 @@ class EmbeddedTransport(EmbeddedReader):
 
     def _append_lines(self, topic: Topic, name: str, lines: list[bytes]) -> None:
         sink = self._sinks[topic]
-        self._note_path(name, self._count(name, len(lines)), str(sink.path.resolve()), sink.written)
+        self._note_path(name, self._count(name, len(lines)), self._key_of(sink.path), sink.written)
         sink.append(b"".join([line + b"\n" for line in lines]))
 
     def _note_path(self, name: str, first: int, path: str, position: int) -> None:

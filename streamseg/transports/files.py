@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
+from zlib import crc32
 
 import msgspec
 
@@ -127,6 +128,8 @@ class _RowSource:
         self.path = path
         self._rows: Iterator[bytes] | None = None
         self._at = -1
+        # Behind the last row, once it was read.
+        self._end: int | None = None
 
     def _values(self) -> Iterator[bytes]:
         raise NotImplementedError
@@ -144,10 +147,12 @@ class _RowSource:
             if len(values) == max_records:
                 break
         self._at = position + len(values)
-        return SourceRecords(values, self._at, len(values) < max_records)
+        ended = len(values) < max_records
+        self._end = self._at if ended else None
+        return SourceRecords(values, self._at, ended)
 
     def remaining(self, position: int) -> str:
-        return f"row {position} on"
+        return "none" if position == self._end else f"from row {position} on"
 
 
 class CsvSource(_RowSource):
@@ -195,7 +200,9 @@ class CsvSource(_RowSource):
             number = float(text)
         except ValueError:
             return text
-        return number if math.isfinite(number) else msgspec.Raw(b"NaN")
+        if math.isfinite(number):
+            return number
+        return msgspec.Raw(b"NaN" if math.isnan(number) else b"Infinity" if number > 0 else b"-Infinity")
 
 
 def _csv_records(file: Iterator[str], width: int) -> Iterator[str]:
@@ -277,6 +284,12 @@ class FileSink:
         self.path = path
         self.length = committed or 0
         self.written = self.length
+        if committed and not path.exists():
+            raise CorruptedError(
+                f"the output file is gone, {committed} bytes of it were committed",
+                where=str(path),
+                hint="put it back, or start a new state and a new output",
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab", buffering=0)
@@ -346,6 +359,11 @@ class StreamSink:
 
 def standard_output() -> StreamSink:
     return StreamSink(sys.stdout.buffer)
+
+
+def checksum_of(values: Sequence[bytes]) -> int:
+    """CRC-32 of records in order."""
+    return crc32(b"\n".join(values))
 
 
 def lines_from(path: Path, first: int, start: int) -> Iterator[bytes]:

@@ -9,22 +9,30 @@ from pathlib import Path
 from streamseg.records.events import EventDecoder
 from streamseg.transports.files import Source
 from streamseg.transports.finding import Finding, each, sampled, tried
-from streamseg.transports.sqlite import open_for_reading
 
 _SAMPLE = 100
 
 
 def examine_files(
-    source: Callable[[], Source] | None, output: Path | None, state: Path, decoder: EventDecoder, now_us: int
+    source: Callable[[], Source] | None,
+    output: Path | None,
+    state: Path,
+    resume: Callable[[], None],
+    decoder: EventDecoder,
+    now_us: int,
 ) -> Iterator[Finding]:
-    """Findings from the input to the state. `source`: opens the input; None for one that only comes once."""
+    """Findings from the input to the state.
+
+    `source`: opens the input; None for one that only comes once. `resume`: raises StreamsegError where a run would not go
+    on from the state.
+    """
     if source is None:
         yield Finding("input", None, "comes from a stream, of which nothing can be seen beforehand")
     else:
         yield from each("input", lambda: _events(source(), decoder, now_us))
     if output is not None:
         yield _writable("output", output)
-    yield tried("state", lambda: _opened(state)) if state.exists() else _writable("state", state)
+    yield tried("state", lambda: _resumed(state, resume)) if state.exists() else _writable("state", state)
 
 
 def _events(source: Source, decoder: EventDecoder, now_us: int) -> Iterator[Finding]:
@@ -36,15 +44,15 @@ def _events(source: Source, decoder: EventDecoder, now_us: int) -> Iterator[Find
     yield sampled(decoder, none, values, none, now_us)
 
 
-def _opened(state: Path) -> str:
-    open_for_reading(str(state)).close()
+def _resumed(state: Path, resume: Callable[[], None]) -> str:
+    resume()
     return f"{str(state)!r} is there, and a run goes on from it"
 
 
 def _writable(what: str, path: Path) -> Finding:
-    there = path if path.exists() else path.parent
-    if not there.exists():
-        return Finding(what, False, f"there is no directory {str(there)!r}: create it")
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if there != path and not there.is_dir():
+        return Finding(what, False, f"{str(there)!r} is no directory: name another place")
     if not os.access(there, os.W_OK):
         return Finding(what, False, f"{str(there)!r} cannot be written: give this user the right to")
     return Finding(what, True, f"{str(path)!r} can be written")

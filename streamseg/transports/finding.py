@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from streamseg.errors import StreamsegError
-from streamseg.records.events import EventDecoder
+from streamseg.records.events import Decoded, EventDecoder
+
+# Seconds since 1970 that are taken for milliseconds are of January 1970 until the year 2055.
+_SECONDS_US = 2_700_000_000_000
 
 
 class Finding(NamedTuple):
@@ -48,8 +53,22 @@ def sampled(
     """Whether records are events."""
     decoded, rejected = decoder.decode(keys, values, timestamps_ms, now_us)
     if not rejected:
-        return Finding("events", True, f"a sample of {len(decoded.ids)} can be read")
+        return _told_of(decoded)
     first = rejected[0].error
     # One poison pill is the producer's matter; if all are, the settings are wrong.
     ok = None if decoded.ids else False
     return Finding("events", ok, f"{len(rejected)} of {len(values)} would be dead letters: {first.code}: {first}")
+
+
+def _told_of(decoded: Decoded) -> Finding:
+    """Events that can be read, and may not be what they should be for all that."""
+    text, events = f"a sample of {len(decoded.ids)} can be read", ~decoded.erase
+    if not events.any():
+        return Finding("events", True, text)
+    lacking = [name for name, column in decoded.numbers.items() if np.isnan(column[events]).all()]
+    lacking += [name for name, texts in decoded.texts.items() if all(value is None for value in texts)]
+    if lacking:
+        return Finding("events", None, f"{text}, none has: {', '.join(sorted(lacking))}; [[features]] names the fields")
+    if 0 <= decoded.times[events].min() <= decoded.times[events].max() < _SECONDS_US:
+        return Finding("events", None, f"{text}, their times are of 1970: are they seconds? numbers are milliseconds")
+    return Finding("events", True, text)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from streamseg.errors import ConfigError, TruncatedError
 from streamseg.processing.transport import Committed, Log, Published, Records, Topic
 from streamseg.transports import writer_lock
-from streamseg.transports.files import Source, lines_from
+from streamseg.transports.files import Source, checksum_of, lines_from
 from streamseg.transports.sqlite import log_name, open_for_reading, stored_records, translated
 
 INPUT = "input"
@@ -34,6 +34,30 @@ class EmbeddedReader:
         self.path = str(path)
         self._db = open_for_reading(self.path)
         self.n_partitions = int(self._meta("n_partitions"))
+
+    def _key_of(self, path: Path) -> str:
+        """How the state names a file: from its own directory on, so that both may be moved together."""
+        there, here = path.resolve(), Path(self.path).resolve().parent
+        return f"./{there.relative_to(here)}" if there.is_relative_to(here) else str(there)
+
+    def _path_of(self, key: str) -> Path:
+        return Path(self.path).resolve().parent / key
+
+    def check(self, source: Source) -> None:
+        """Raises ConfigError where the records of a file that were read last are not there any more."""
+        key = self._key_of(source.path)
+        query = "SELECT first_offset, next_offset, position, checksum FROM read_from WHERE path = ? ORDER BY 1 DESC LIMIT 1"
+        with translated(self.path):
+            row = self._db.execute(query, (key,)).fetchone()
+        if row is None:
+            return
+        first, end, position, checksum = row
+        if checksum_of(source.read(position, end - first).values) != checksum:
+            raise ConfigError(
+                "the input file is another one than before: the records that were read last are not there any more",
+                where=str(source.path),
+                hint="append to a file that was read; give new events a file of their own, or another --state",
+            )
 
     def _meta(self, key: str) -> Any:
         with translated(self.path):
@@ -73,7 +97,7 @@ class EmbeddedReader:
         with translated(self.path):
             row = self._db.execute("SELECT * FROM read_from WHERE first_offset = ?", (first,)).fetchone()
         if row is not None:
-            return self._from_file(row[2], row[3], first, next_offset)
+            return self._from_file(self._path_of(row[2]), row[3], first, next_offset)
         name = log_name(INPUT, partition)
         with translated(self.path):
             log = self._db.execute("SELECT first_offset FROM logs WHERE name = ?", (name,)).fetchone()
@@ -81,10 +105,10 @@ class EmbeddedReader:
                 return None
             return stored_records(self._db, name, first, next_offset - first, next_offset)
 
-    def _from_file(self, path: str, position: int, first: int, next_offset: int) -> Records | None:
-        if self._reopen is None or not Path(path).is_file():
+    def _from_file(self, path: Path, position: int, first: int, next_offset: int) -> Records | None:
+        if self._reopen is None or not path.is_file():
             return None
-        values = self._reopen(Path(path)).read(position, next_offset - first).values
+        values = self._reopen(path).read(position, next_offset - first).values
         offsets = range(first, first + len(values))
         return Records(offsets, [None] * len(values), values, [None] * len(values), next_offset)
 
@@ -98,9 +122,10 @@ class EmbeddedReader:
             total = self._db.execute("SELECT next_offset FROM logs WHERE name = ?", (name,)).fetchone()
         if files:
             ends = [row[0] for row in files[1:]] + [total[0] if total else 0]
-            if stored is not None or not all(path != STREAM and Path(path).is_file() for _, path, _ in files):
+            if stored is not None or not all(path != STREAM and self._path_of(path).is_file() for _, path, _ in files):
                 return None
-            lines = _published_in_files(files, ends, first, beyond=not writer_lock.is_held(self.path))
+            places = [(begin, self._path_of(path), position) for begin, path, position in files]
+            lines = _published_in_files(places, ends, first, beyond=not writer_lock.is_held(self.path))
             return Published(first, lines)
         if stored is None:
             return Published(first, iter(())) if total is None else None
@@ -119,12 +144,12 @@ class EmbeddedReader:
         self._db.close()
 
 
-def _published_in_files(files: list[tuple[int, str, int]], ends: list[int], first: int, *, beyond: bool) -> Iterator[bytes]:
+def _published_in_files(files: list[tuple[int, Path, int]], ends: list[int], first: int, *, beyond: bool) -> Iterator[bytes]:
     """`beyond`: also lines behind the committed ones, which nobody who writes now can have put there."""
     for (begin, path, position), end in zip(files, ends, strict=True):
         if end <= first:
             continue
-        lines = lines_from(Path(path), max(0, first - begin), position)
+        lines = lines_from(path, max(0, first - begin), position)
         for _ in range(max(first, begin), end):
             line = next(lines, None)
             if line is None:
@@ -134,7 +159,7 @@ def _published_in_files(files: list[tuple[int, str, int]], ends: list[int], firs
         yield from _beyond(files, ends)
 
 
-def _beyond(files: list[tuple[int, str, int]], ends: list[int]) -> Iterator[bytes]:
+def _beyond(files: list[tuple[int, Path, int]], ends: list[int]) -> Iterator[bytes]:
     """Lines in the last file that nobody committed."""
     begin, path, position = files[-1]
-    yield from lines_from(Path(path), ends[-1] - begin, position)
+    yield from lines_from(path, ends[-1] - begin, position)

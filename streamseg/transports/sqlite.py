@@ -11,7 +11,7 @@ from streamseg.processing.transport import Records
 Connection = sqlite3.Connection
 
 _APPLICATION_ID = 0x73736567
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -19,7 +19,7 @@ CREATE TABLE logs (name TEXT PRIMARY KEY, first_offset INTEGER NOT NULL, next_of
 CREATE TABLE offsets (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL, metadata TEXT NOT NULL);
 CREATE TABLE files (path TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE read_from (first_offset INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL, path TEXT NOT NULL,
-                        position INTEGER NOT NULL);
+                        position INTEGER NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE written_to (topic TEXT NOT NULL, first_record INTEGER NOT NULL, path TEXT NOT NULL, position INTEGER NOT NULL,
                          PRIMARY KEY (topic, first_record)) WITHOUT ROWID;
 CREATE TABLE outbox (id INTEGER PRIMARY KEY, value BLOB NOT NULL);

@@ -242,6 +242,9 @@ def test_a_model_of_other_features_does_not_start_a_run(here: Path) -> None:
     result = streamseg("run", "-i", "events.jsonl", "-o", "t.jsonl", "--start", "m.json")
     assert result.exit_code == 2
     assert "fitted without the feature 'income'" in result.stderr
+    more = streamseg("run", "-i", "events.jsonl", "-o", "t.jsonl", "--start", "m.json", "--set", 'features=[{name="age"}]')
+    assert more.exit_code == 2
+    assert "fitted with the feature 'x' too" in more.stderr
 
 
 def test_init_writes_a_configuration_that_works(here: Path) -> None:

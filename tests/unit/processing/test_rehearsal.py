@@ -14,10 +14,11 @@ from tests.harness import BAD, Event, FixedClock, event, restored, run_memory, s
 from tests.unit.processing.test_batch_size import jumping
 
 
-def rehearsed(events: list[Event], settings: JobSettings, batch: int) -> Rehearsal:
-    rehearsal = Rehearsal(settings, FixedClock(), {0: 0})
-    for first in range(0, len(events), batch):
-        part = events[first : first + batch]
+def rehearsed(events: list[Event], settings: JobSettings, batch: int, fed: int = 700) -> Rehearsal:
+    """`fed`: events that it is given at a time, which is its own matter."""
+    rehearsal = Rehearsal(settings, FixedClock(), {0: 0}, batch_records=batch)
+    for first in range(0, len(events), fed):
+        part = events[first : first + fed]
         keys, values, times = (list(column) for column in zip(*part, strict=True))
         end = first + len(part)
         rehearsal.feed({0: Records(range(first, end), keys, values, times, end)})
@@ -52,9 +53,10 @@ def test_a_long_batch_is_taken_in_pieces_as_the_job_takes_it() -> None:
     settings = settings_for(model={"segments": 4, "warm_up": 500})
     events = jumping(16_000)
     store, _ = run_memory(events, settings, batch_records=8_000)
-    rehearsal = rehearsed(events, settings, 8_000)
-    assert rehearsal.job.state.digest() == restored(store, settings).state.digest()
-    assert rehearsal.job.state.promotions > 0
+    for fed in (700, 8_000):
+        rehearsal = rehearsed(events, settings, 8_000, fed)
+        assert rehearsal.job.state.digest() == restored(store, settings).state.digest()
+        assert rehearsal.job.state.promotions > 0
 
 
 def test_the_same_settings_agree_and_others_are_told_apart() -> None:

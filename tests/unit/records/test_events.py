@@ -133,8 +133,12 @@ JSON = st.recursive(SCALARS, lambda inner: st.dictionaries(NAMES, inner), max_le
         (b'{"event_time": false, "customer_id": Infinity}', "not_finite"),
         (b'{"event_time": false, "customer_id": "\xff"}', "not_utf8"),
         (b'{"event_time": false, "a": ' + b"[" * 100_000, "not_json"),
+        (b"1,2", "not_json"),
+        (b"1,2,\xe9", "not_utf8"),
+        (b"1", "not_an_object"),
+        (b'"c100,100,1', "not_json"),
     ],
-    ids=["no json", "no utf-8", "too deep"],
+    ids=["no json", "no utf-8", "too deep", "a row", "a row of latin-1", "a number", "an open quote"],
 )
 def test_what_is_broken_behind_a_wrong_type_is_a_dead_letter(value: bytes, code: str) -> None:
     _, rejected = decode(value)

@@ -195,7 +195,7 @@ def test_csv_parquet_and_json_lines_give_the_same_tags(tmp_path: Path) -> None:
 def test_csv_cells_are_numbers_where_features_are_and_a_bad_row_stays_whole(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
     path.write_bytes(
-        b'customer_id,age,event_time,erase\n007,30,2023-01-01,\n8,,1700000000000,true\n9,old,x,\n1,2\n9,nan,1,\n"\xff",1,1,\n'
+        b'customer_id,age,event_time,erase\n007,30,2023-01-01,\n8,,1700000000000,true\n9,old,x,\n1,2\n9,nan,1,\n"\xff",1,1,\n9,-inf,1,\n'
     )
     values = CsvSource(path, ["age"], "event_time").read(0, 10).values
     assert json.loads(values[0]) == {"customer_id": "007", "age": 30, "event_time": "2023-01-01", "erase": None}
@@ -204,6 +204,7 @@ def test_csv_cells_are_numbers_where_features_are_and_a_bad_row_stays_whole(tmp_
     assert values[3] == b"1,2"
     assert b"NaN" in values[4]
     assert values[5] == b'"\xff",1,1,'
+    assert b"-Infinity" in values[6]
     (second,) = CsvSource(path, ["age"], "event_time").read(1, 1).values
     assert json.loads(second)["customer_id"] == "8"
 

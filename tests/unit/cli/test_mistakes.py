@@ -1,0 +1,189 @@
+"""What people do wrong, or find surprising, in their first hour."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from streamseg.demo_data import CONFIG_FILE, write_demo
+from streamseg.errors import ConfigError
+from tests.harness import event, shoppers, write_lines
+from tests.unit.cli.test_commands import FEW, ROOT, ran, streamseg
+
+RUN = ("run", "-i", "events.jsonl", "-o", "tags.jsonl")
+
+
+def last_log(result: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.stderr.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("n", range(1, 21))
+def test_a_handful_of_customers_is_tagged(here: Path, n: int) -> None:
+    write_lines(here / "events.jsonl", [event(f"c{i}", float(i), age=20 + i, income=i * i, purchases=i) for i in range(n)])
+    assert streamseg(*RUN).exit_code == 0
+    tags = [json.loads(line) for line in (here / "tags.jsonl").read_bytes().splitlines()]
+    assert {tag["customer_id"] for tag in tags} == {f"c{i}" for i in range(n)}
+    assert (tags[-1]["segment_id"] is None) == (n < 3), "three that differ make three segments"
+
+
+def test_events_that_replace_those_that_were_read_are_not_skipped_in_silence(here: Path) -> None:
+    ran(*RUN, *FEW)
+    write_lines(here / "events.jsonl", shoppers(500, seed=7))
+    result = streamseg(*RUN, *FEW)
+    assert result.exit_code == 2
+    assert "another one than before" in result.stderr
+    said = streamseg("doctor", *FEW, "--set", "input.path=events.jsonl", "--set", "output.path=tags.jsonl")
+    assert said.exit_code == 2
+    assert "another one than before" in said.output
+
+
+def test_a_job_goes_on_where_its_directory_has_moved(here: Path) -> None:
+    (here / "one").mkdir()
+    for name in ("events.jsonl",):
+        shutil.move(here / name, here / "one" / name)
+    os.chdir(here / "one")
+    ran(*RUN, *FEW)
+    tags = (here / "one" / "tags.jsonl").read_bytes()
+    os.chdir(here)
+    (here / "one").rename(here / "two")
+    os.chdir(here / "two")
+    assert last_log(streamseg(*RUN, *FEW))["events"] == 0
+    assert (here / "two" / "tags.jsonl").read_bytes() == tags
+    ran("verify", *FEW)
+
+
+def test_an_output_that_is_gone_is_said_and_not_made_anew(here: Path) -> None:
+    ran(*RUN, *FEW)
+    (here / "tags.jsonl").unlink()
+    result = streamseg(*RUN, *FEW)
+    assert result.exit_code == 4
+    assert "the output file is gone" in result.stderr
+    assert not (here / "tags.jsonl").exists()
+
+
+def test_a_run_without_an_output_says_that_tags_go_nowhere_else(here: Path) -> None:
+    result = streamseg("run", "-i", "events.jsonl", *FEW)
+    assert any(json.loads(line)["event"] == "no_output" for line in result.stderr.splitlines())
+
+
+def test_what_became_of_records_that_could_not_be_used_is_said_at_the_end(here: Path) -> None:
+    write_lines(here / "events.jsonl", [(None, b"{broken", None), (None, b'{"age": 3}', None), (None, b"[1]", None)])
+    result = streamseg(*RUN)
+    assert last_log(result)["dead_letter_codes"] == {"not_json": 1, "missing_customer_id": 1, "not_an_object": 1}
+    assert "no record was an event of a customer: dead letters say why" in result.stderr
+    assert "no event had" not in result.stderr
+
+
+def test_readers_take_settings_that_nobody_gives_from_the_state(here: Path) -> None:
+    ran(*RUN, "--segments", "3", "--set", "model.warm_up=30", "--set", "model.stickiness=0.1")
+    assert len(json.loads(ran("segments", "--json"))) == 3
+    assert "segment" in ran("explain", "c1")
+    ran("segments", "rename", "0", "Ours")
+    assert "Ours" in ran("segments")
+    assert json.loads(ran("verify", "--json"))["tags"] > 0
+    refused = streamseg("segments", "--set", "model.segments=4")
+    assert refused.exit_code == 2
+    assert "model.segments (3 there)" in refused.stderr
+    assert streamseg(*RUN).exit_code == 2, "who writes has to say what is meant"
+
+
+def test_readers_take_features_from_the_state(here: Path) -> None:
+    features = 'features=[{name="age", transform="log1p"}, {name="income"}]'
+    ran(*RUN, *FEW, "--set", features)
+    assert json.loads(ran("segments", "--json"))[0]["center"].keys() == {"age", "income"}
+
+
+def test_the_doctor_and_the_run_agree_about_a_state_of_other_settings(here: Path) -> None:
+    ran(*RUN, *FEW)
+    files = ("--set", "input.path=events.jsonl", "--set", "output.path=tags.jsonl")
+    assert streamseg("doctor", *files, *FEW).exit_code == 0
+    refused = streamseg("doctor", *files)
+    assert refused.exit_code == 2
+    assert "written with other settings: model.segments (3 there)" in " ".join(refused.output.split())
+
+
+def test_the_doctor_and_the_run_agree_about_an_output_in_a_directory_to_be_made(here: Path) -> None:
+    files = ("--set", "input.path=events.jsonl", "--set", "output.path=not/yet/tags.jsonl")
+    assert streamseg("doctor", *files).exit_code == 0
+    ran("run", "-i", "events.jsonl", "-o", "not/yet/tags.jsonl", *FEW)
+    within = streamseg("doctor", "--set", "input.path=events.jsonl", "--set", "output.path=events.jsonl/tags.jsonl")
+    assert within.exit_code == 2
+    assert "is no directory" in within.output
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"customer_id": "a", "event_time": "2023-01-01", "age": 1, "income": 2}, "none has: purchases"),
+        ({"customer_id": "a", "event_time": 1500000000, "age": 1, "income": 2, "purchases": 3}, "are they seconds?"),
+        (
+            {"customer_id": "a", "event_time": 1500000000000, "age": 1, "income": 2, "purchases": 3},
+            "sample of 3 can be read",
+        ),
+    ],
+    ids=lambda value: str(value)[-30:],
+)
+def test_the_doctor_sees_what_events_lack(here: Path, line: dict[str, Any], said: str) -> None:
+    (here / "events.jsonl").write_text((json.dumps(line) + "\n") * 3)
+    found = streamseg("doctor", "--set", "input.path=events.jsonl", "--set", "output.path=tags.jsonl")
+    assert found.exit_code == 0
+    assert said in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999"])
+def test_a_seed_that_is_none_is_refused(here: Path, seed: str) -> None:
+    pd.DataFrame({"age": range(9), "income": range(9), "purchases": range(9)}).to_csv("c.csv", index=False)
+    result = streamseg("fit", "c.csv", "-k", "2", "--seed", seed)
+    assert result.exit_code == 2
+    assert "--seed" in result.output + result.stderr
+
+
+def test_fit_leaves_out_what_run_would_not_take(here: Path) -> None:
+    ages = [*range(9), 1e200, float("inf"), float("nan")]
+    pd.DataFrame({"age": ages, "income": range(12), "purchases": range(12)}).to_csv("c.csv", index=False)
+    assert "9 customers, 3 left out, of whom a feature is missing or no measurement" in ran("fit", "c.csv", "-k", "2")
+
+
+def test_fit_reads_what_it_can_tell_by_its_ending(here: Path) -> None:
+    (here / "c.csv.gz").write_bytes(b"\x1f\x8b")
+    result = streamseg("fit", "c.csv.gz")
+    assert result.exit_code == 2
+    assert "cannot tell what 'c.csv.gz' holds by '.gz'" in result.stderr
+
+
+def test_an_address_that_was_asked_for_and_is_not_there_is_an_error(here: Path) -> None:
+    result = streamseg(*RUN, *FEW, "--set", "metrics.address=192.0.2.1")
+    assert result.exit_code == 2
+    assert "192.0.2.1" in result.stderr
+
+
+def test_the_demo_overwrites_nobody_s_configuration(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_text("# mine\n")
+    with pytest.raises(ConfigError, match="is not the demo's"):
+        write_demo(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [CONFIG_FILE]
+
+
+def test_ctrl_c_while_it_loads_is_no_traceback(tmp_path: Path) -> None:
+    """Sent when Python has begun to load what is ours."""
+    hold = "import os, signal\nprint('loading', flush=True)\nsignal.pause()\n"
+    (tmp_path / "typer.py").write_text(hold)
+    command = [sys.executable, "-m", "streamseg", "verify"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"loading\n"
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert said == b""
+    assert running.returncode == -signal.SIGINT
