@@ -22,7 +22,8 @@ from streamseg.model.state import ModelState
 from streamseg.model.watch import LossWatch
 from streamseg.records.frames import cut, frames
 
-FORMAT_VERSION = 7
+# Raised where records, or what is decided at a version, are no longer what they were: `verify` takes both again.
+FORMAT_VERSION = 8
 
 T = TypeVar("T")
 
