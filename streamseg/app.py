@@ -283,7 +283,10 @@ def reference_of(config: Config) -> Reference | None:
     # Only here: pandas takes a second to import.
     from streamseg.batch import read_table, transformed
 
-    frame, _ = read_table(Path(path), config)
+    try:
+        frame, _ = read_table(Path(path), config)
+    except ConfigError as error:
+        raise ConfigError(error.message, where="metrics.reference", hint=error.hint) from None
     weighted = transformed(frame, config).T
     names = config.model_spec().names
     x = np.full((len(names), weighted.shape[1]), np.nan)

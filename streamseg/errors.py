@@ -69,6 +69,10 @@ class DifferenceError(StreamsegError):
     """`verify` found the first place where logs and tags disagree."""
 
     exit_code = 3
+    _OF_LOGS = "the logs were changed, or other code wrote them: run the version that did, or restore them from a backup"
+
+    def __init__(self, message: str, *, where: str = "", hint: str = _OF_LOGS) -> None:
+        super().__init__(message, where=where, hint=hint)
 
 
 class CorruptedError(StreamsegError):

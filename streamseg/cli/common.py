@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from streamseg.config import Loaded, load, parse_assignment
+from streamseg.config import Config, Loaded, load, parse_assignment
 from streamseg.errors import ConfigError, RetriableError, StreamsegError
 from streamseg.model.external import hashes_are_fixed
 
@@ -55,12 +55,16 @@ def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Lo
             hint="use kafka.password_file, or the variable STREAMSEG_KAFKA__PASSWORD",
         )
     loaded = load(file, given)
-    if loaded.config.model.factory is not None and not hashes_are_fixed():
-        # Only a process that begins with them fixed has them fixed.
+    fix_hashes(loaded.config)
+    return loaded
+
+
+def fix_hashes(config: Config) -> None:
+    """Begin again where a model of somebody else's needs fixed hashes: only a process that begins with them has them."""
+    if config.model.factory is not None and not hashes_are_fixed():
         sys.stdout.flush()
         environment = os.environ | {"PYTHONHASHSEED": "0"}
         os.execve(sys.executable, [sys.executable, "-m", "streamseg", *sys.argv[1:]], environment)
-    return loaded
 
 
 def on_kafka(servers: str | None, *files: object) -> dict[str, str | None]:

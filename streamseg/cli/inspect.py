@@ -13,7 +13,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from streamseg.app import open_reader, rename_segment, restored
-from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, State, configuration, err, on_kafka, out, process_edge
+from streamseg.cli.common import (
+    AsJson,
+    ConfigFile,
+    Kafka,
+    Set,
+    State,
+    configuration,
+    err,
+    fix_hashes,
+    on_kafka,
+    out,
+    process_edge,
+)
 from streamseg.config import Config, Loaded, as_written
 from streamseg.errors import ConfigError, DifferenceError, SettingsError
 from streamseg.model.spec import in_words as of_half_life
@@ -41,6 +53,7 @@ def of_state(loaded: Loaded, look: Callable[[Config], T]) -> T:
         config = as_written(loaded, error.written)
         if config == loaded.config:
             raise
+        fix_hashes(config)
         return look(config)
 
 
@@ -116,7 +129,7 @@ def rename(
     """
     told = name.strip()
     if not 0 < len(told) <= _NAME_LENGTH or not told.isprintable():
-        raise ConfigError(f"a name has 1 to {_NAME_LENGTH} printable characters", where="NAME")
+        raise ConfigError(f"a name has 1 to {_NAME_LENGTH} printable characters", where="NAME", hint="give it such a one")
     loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state))
     before = of_state(loaded, lambda config: rename_segment(config, segment, told))
     out.print(f"segment {segment} was {escape(before)}, and is {escape(told)} now", soft_wrap=True)
@@ -291,7 +304,11 @@ def verify(
         for line in report_lines(report):
             out.print(line, soft_wrap=True)
     if report.lost:
-        raise DifferenceError("not everything that should be there could be compared", where="; ".join(report.unread))
+        raise DifferenceError(
+            "not everything that should be there could be compared",
+            where="; ".join(report.unread),
+            hint="put back what is gone",
+        )
 
 
 def _verified(config: Config, *, quiet: bool) -> Report:

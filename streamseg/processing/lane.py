@@ -26,6 +26,9 @@ from streamseg.processing.transport import Committed, Log, LogReader, Published,
 from streamseg.records.frames import Entry, entries
 from streamseg.records.outputs import dead_letter_line, tombstone_line
 
+# What to do where an output is not what it was.
+ANOTHER_WRITER = "somebody else wrote there, or changed it: restore it from a backup, or begin a new state and new outputs"
+
 
 @dataclass
 class Report:
@@ -140,6 +143,7 @@ class Lane:
             raise DifferenceError(
                 f"the manifest says {fields[0]} = {getattr(said, fields[0])}, the input gives {getattr(found, fields[0])}",
                 where=f"partition {self.partition}, input offsets {part.first} to {part.next}",
+                hint="the input is not what it was when it was read: put that back",
             )
         tagged = result.tags
         lines = [tombstone_line(i) if value is None else value for i, value in zip(tagged.ids, tagged.values, strict=True)]
@@ -185,6 +189,7 @@ class Lane:
                     f"a {what} is missing" if there is NOTHING else f"a {what} is not what its event gives",
                     where=f"partition {self.partition}, {what} {i} of input offsets {part.first} to {part.next}; "
                     f"expected {short(line)}, found {short(there)}",
+                    hint=ANOTHER_WRITER,
                 )
         return compared
 
@@ -195,6 +200,7 @@ class Lane:
             raise DifferenceError(
                 "the customer log ends before the model log",
                 where=f"partition {self.partition}, commit {self.task.mark.seq + 1}",
+                hint="the customer log was cut off: restore it from a backup, or begin a new state",
             )
         if result is not None and pack(result.delta) != entry.payload:
             raise DifferenceError(
@@ -252,7 +258,9 @@ class Lane:
             more = next(published.values, NOTHING) if published is not None else NOTHING
             if more is not NOTHING:
                 raise DifferenceError(
-                    f"there is a {what} that no batch gives", where=f"partition {self.partition}, at the end: {short(more)}"
+                    f"there is a {what} that no batch gives",
+                    where=f"partition {self.partition}, at the end: {short(more)}",
+                    hint=ANOTHER_WRITER,
                 )
 
 

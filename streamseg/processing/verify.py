@@ -17,7 +17,7 @@ from streamseg.model.state import ModelState
 from streamseg.processing.catalog import catalog_of
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
-from streamseg.processing.lane import Lane, Report, short
+from streamseg.processing.lane import ANOTHER_WRITER, Lane, Report, short
 from streamseg.processing.logs import (
     BatchRecord,
     DecisionRecord,
@@ -212,11 +212,15 @@ class Verifier:
         expected = {value for _, value in self.catalog}
         missing = expected.difference(published.values)
         if missing and published.first == 0:
-            raise DifferenceError("a catalog record is missing, or not what the model says", where=short(min(missing)))
+            raise DifferenceError(
+                "a catalog record is missing, or not what the model says", where=short(min(missing)), hint=ANOTHER_WRITER
+            )
         begun = max(lane.from_version for lane in self.lanes.values())
         for value in announced.values:
             if value is not None and value not in expected and decode_segment(value).model_version > begun:
-                raise DifferenceError("there is a catalog record that no model gives", where=short(value))
+                raise DifferenceError(
+                    "there is a catalog record that no model gives", where=short(value), hint=ANOTHER_WRITER
+                )
 
     @property
     def total(self) -> int:

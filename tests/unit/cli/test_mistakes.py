@@ -167,6 +167,21 @@ def test_an_address_that_was_asked_for_and_is_not_there_is_an_error(here: Path) 
     assert "192.0.2.1" in result.stderr
 
 
+def test_a_reference_that_is_not_there_is_said_with_its_key(here: Path) -> None:
+    result = streamseg(*RUN, *FEW, "--set", "metrics.reference=nope.csv")
+    assert result.exit_code == 2
+    assert "there is no file 'nope.csv' (metrics.reference)" in result.stderr
+
+
+def test_a_difference_says_what_to_do(here: Path) -> None:
+    ran(*RUN, *FEW)
+    lines = (here / "tags.jsonl").read_bytes()
+    (here / "tags.jsonl").write_bytes(lines.replace(b'"segment_id":0', b'"segment_id":1', 1))
+    result = streamseg("verify")
+    assert result.exit_code == 3
+    assert "what to do: somebody else wrote there, or changed it" in result.stderr
+
+
 def test_the_demo_overwrites_nobody_s_configuration(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text("# mine\n")
     with pytest.raises(ConfigError, match="is not the demo's"):
