@@ -102,6 +102,8 @@ class ModelClusterer(base.Clusterer):
 
         Raises ValueError for a wrong shape, a bad weight or time.
         """
+        if not len(X):  # type: ignore[arg-type]
+            return
         if self._features is None:
             self._know(list(X.columns) if isinstance(X, pd.DataFrame) else list(range(np.asarray(X).shape[1])))
         frame = frame_of(X, self._features or ())
@@ -116,7 +118,7 @@ class ModelClusterer(base.Clusterer):
         if self._spec.forgetting.unit == "time" and t is None:
             raise ValueError("a half-life in event time needs t, the event time of each row in seconds")
         while not self._state.ready and x.shape[1]:
-            first = min(x.shape[1], self._spec.warm_up - len(self._state.warm_up.rows))
+            first = min(x.shape[1], max(1, self._spec.warm_up - len(self._state.warm_up.rows)))
             self._warm(x[:, :first], w[:first], None if t is None else t[:first])
             x, w, t = x[:, first:], w[first:], None if t is None else t[first:]
         step = SOON_ROWS if self._spec.tunes_itself else max(1, x.shape[1])

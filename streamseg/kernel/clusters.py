@@ -151,6 +151,14 @@ class CenterDelta(msgspec.Struct):
     floor: Array
     learned: Array
 
+    def widened(self, k: int) -> CenterDelta:
+        """For k centers, of which the last ones came after it."""
+        n = k - len(self.hits)
+        if not n:
+            return self
+        hits, floor, learned = (np.concatenate([each, np.zeros(n)]) for each in (self.hits, self.floor, self.learned))
+        return CenterDelta(self.origin, hits, np.hstack([self.sums, np.zeros((len(self.sums), n))]), floor, learned)
+
 
 class Together(msgspec.Struct):
     """How all centers of a candidate moved together in a batch.
@@ -163,6 +171,10 @@ class Together(msgspec.Struct):
     shift: Array
     base: Array
     followed: float
+
+
+# Next to any other weight nothing, and still a number.
+_LEAST_HITS = 1e-200
 
 
 class Step:
@@ -212,6 +224,10 @@ class Step:
         if (factors != 1.0).any():
             each = np.repeat(factors, self.k) if self.n_candidates > 1 else factors
             self.prior *= each
+            # Over a thousand half-lives hits would fade to nothing, and with them where their rows were.
+            faded = (self.hits > 0.0) & (self.hits * each < _LEAST_HITS)
+            if faded.any():
+                each = np.where(faded, _LEAST_HITS / np.where(faded, self.hits, 1.0), each)
             self.hits *= each
             self.sums *= each
 

@@ -11,6 +11,8 @@ import numpy as np
 from streamseg.kernel.types import Array, Ints, sums_by_label
 
 RENEWAL_FACTOR = 1.5
+# Less is no spread: over it the squares of the largest values that are taken, 1e100, would overflow.
+_FLAT = 1e-100
 # Up to this many differences are taken at once: they stay in the first-level cache and cost fewer calls.
 _CACHED = 16_384
 
@@ -26,8 +28,8 @@ def shared_variance(variance: Array, groups: Ints) -> Array:
 
 
 def inverse_of(variance: Array, feature_weight: Array) -> Array:
-    """What multiplies a squared difference, (n_features,): weight / variance, and 0 where the variance is 0."""
-    flat = variance <= 0.0
+    """What multiplies a squared difference, (n_features,): weight / variance, and 0 where there is next to none."""
+    flat = variance < _FLAT
     return np.where(flat, 0.0, feature_weight / np.where(flat, 1.0, variance))
 
 

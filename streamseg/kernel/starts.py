@@ -36,7 +36,7 @@ def kmeans_labels(
     scale = np.sqrt(inverse)[:, None]
     how = {"init": "k-means++", "n_init": restarts} if begin is None else {"init": (begin * scale).T, "n_init": 1}
     with _threads().limit(limits=1):
-        model = KMeans(n_clusters, random_state=seed, **how).fit((x * scale).T)
+        model = KMeans(n_clusters, random_state=seed % 2**32, **how).fit((x * scale).T)
     labels: Ints = model.labels_.astype(np.int64)
     return labels
 
@@ -61,7 +61,7 @@ def trimmed_band(x: Array, sigmas: float) -> tuple[Array, Array]:
         values = np.sort(row[~np.isnan(row)])
         cut = int(np.ceil(len(values) * _TRIMMED_SHARE))
         kept = values[cut : len(values) - cut]
-        if len(kept) < 10:
+        if len(kept) < 10 or kept[0] == kept[-1]:
             continue
         mean = np.add.reduce(kept) / len(kept)
         spread = np.sqrt(np.add.reduce((kept - mean) * (kept - mean)) / len(kept))

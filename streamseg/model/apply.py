@@ -163,7 +163,7 @@ def _apply_promoted(state: ModelState, spec: ModelSpec, change: Promoted) -> boo
     state.rules = dict(change.rules)
     _begin_candidates(state, [challenger.centers] * len(spec.speeds))
     state.histogram = _no_distances(state)
-    state.champion = challenger.speed
+    state.champion = challenger.speed if change.speed is None else change.speed
     _note_births(state)
     state.promotions += 1
     # What is new may have settled in a corner again, or have kept a segment that nobody comes to any more.
@@ -183,12 +183,25 @@ def _apply_promoted_half_life(state: ModelState, spec: ModelSpec, change: Promot
 
 
 def _take_segments(state: ModelState, segments: list[Segment], retired: list[Segment]) -> None:
-    state.segments = list(segments)
+    state.segments = _with_given_names(segments, state.segments)
     state.retired = [*state.retired, *retired][-_REMEMBERED_RETIRED:]
     state.next_id = max(state.next_id, *(segment.id + 1 for segment in segments))
     state.members = {segment.id: state.members.get(segment.id, 0) for segment in segments}
     state.hit_s = {segment.id: state.hit_s.get(segment.id, state.clock) for segment in segments}
     state.epoch += 1
+
+
+def _with_given_names(segments: list[Segment], known: list[Segment]) -> list[Segment]:
+    """Segments under the names that people gave meanwhile, which no other one may have."""
+    given = {one.id: one.name for one in known if one.given}
+    named = []
+    for segment in segments:
+        if segment.id in given:
+            named.append(replace(segment, name=given[segment.id], given=True))
+        else:
+            taken = segment.name in given.values()
+            named.append(replace(segment, name=f"{segment.name} ({segment.id})") if taken else segment)
+    return named
 
 
 def _apply_retired(state: ModelState, change: Retired) -> bool:
@@ -203,6 +216,8 @@ def _apply_retired(state: ModelState, change: Retired) -> bool:
     _begin_candidates(state, [_some(candidate.centers, stay) for candidate in state.candidates])
     _note_births(state)
     state.trial = None
+    # A search that is on its way found centers for one that is gone.
+    state.search.number += 1
     return True
 
 
@@ -290,7 +305,7 @@ def _apply_shared(state: ModelState, spec: ModelSpec, delta: Delta, mine: float,
     same = any(part.id == state.tagging.id for part in delta.candidates)
     state.profile.decay(mine)
     if same:
-        state.profile.merge(Profile(delta.profile.weights * theirs, delta.profile.means))
+        state.profile.merge(Profile(delta.profile.weights * theirs, delta.profile.means).widened(len(state.segments)))
     if renewed:
         state.histogram = np.zeros_like(state.histogram)
     if same and (renewed or (delta.renewal is None and delta.epoch == state.metric.epoch)):
@@ -326,10 +341,12 @@ def _apply_candidates(state: ModelState, spec: ModelSpec, delta: Delta, began: f
 
 
 def _learned(candidate: Candidate, part: CandidateDelta, mine: float, theirs: float) -> None:
+    # A label that appeared since has a center that the delta does not know.
+    added = part.centers.widened(len(candidate.centers.weights))
     if part.together is None:
-        apply_delta(candidate.centers, part.centers, mine, theirs)
+        apply_delta(candidate.centers, added, mine, theirs)
     else:
-        candidate.shift = apply_together(candidate.centers, candidate.moved, part.centers, part.together, mine, theirs)
+        candidate.shift = apply_together(candidate.centers, candidate.moved, added, part.together, mine, theirs)
 
 
 def _apply_sample(state: ModelState, spec: ModelSpec, delta: Delta) -> None:

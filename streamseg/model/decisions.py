@@ -175,7 +175,9 @@ def _promoted(state: ModelState, spec: ModelSpec, digest: bytes) -> Promoted:
     )
     profile = profile_of(sample.x[n:], after, np.ones(sample.n_rows), k)
     rules = rules_of(sample.x[:n], after, [segment.id for segment in found.segments], spec)
-    return Promoted(state.version, digest, trial.candidate.id, found.segments, found.retired, profile, rules)
+    # Refit after refit would begin the half-lives' race anew each time, so that none would ever be long enough ahead.
+    speed = better_half_life(state) if trial.kind == "refit" else None
+    return Promoted(state.version, digest, trial.candidate.id, found.segments, found.retired, profile, rules, speed)
 
 
 def _retired(state: ModelState, spec: ModelSpec, digest: bytes) -> Retired:

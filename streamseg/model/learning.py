@@ -28,6 +28,8 @@ from streamseg.model.state import Metric, ModelState, Profile
 
 # An event's loss counts for at most so many times the mean.
 _CLIPPED_AT = 10.0
+# ... which is taken for at least so much of what one center for all would lose.
+_LEAST_MEAN = 1e-3
 
 
 def block_edges(counter: int, n_rows: int, first: int = 0) -> list[int]:
@@ -100,6 +102,9 @@ def _sample_of(state: ModelState, spec: ModelSpec, x: Array, w: Array, sampled: 
     known, centers, inverse = state.sample, state.tagging.centers.centers, state.metric.inverse(spec)
     n = spec.n_weighted
     labels, _ = nearest_label(rows.x[:n], centers, inverse)
+    spread = clip_spread(state.metric, spec)
+    if spread is not None:
+        rows.x[:n] = clip_to_centers(rows.x[:n], labels, centers, spread)
     if known.n_rows > ROWS:
         # The last that is in among all, and among each segment's.
         lowest = np.full(centers.shape[1], known.priority[ROWS - 1])
@@ -130,9 +135,9 @@ def collect(
     """
     clock, last, first, held = state.clock, state.last_time, None, 0
     if t is not None and len(t):
-        first, last = float(t[0]), float(t[-1])
+        last = float(t[-1])
         guarded, ahead = guarded_times(t, clock, state.last_time, spec.max_ahead)
-        clock = max(clock, float(guarded.max()))
+        first, clock = float(guarded[0]), max(clock, float(guarded.max()))
         held = int(np.count_nonzero(ahead))
     d = len(spec.features)
     return Delta(
@@ -140,6 +145,16 @@ def collect(
         Profile.empty(d - spec.n_weighted, 0), np.zeros(0, dtype=np.int64), np.zeros(0), None, rows,
         events=events, first_s=first, held_back=held, fed=fed,
     )  # fmt: skip
+
+
+def clip_spread(metric: Metric, spec: ModelSpec) -> Array | None:
+    """How far from its center a row is learned at most, (n_weighted,); None where that guard is off. IN both."""
+    if spec.clip_sigmas is None or not metric.settled:
+        return None
+    inverse = metric.inverse(spec)
+    scaled = inverse > 0.0
+    safe = np.where(scaled, inverse, 1.0)
+    return np.where(scaled, spec.clip_sigmas * np.sqrt(spec.feature_weight / safe), np.inf)
 
 
 class _Local:
@@ -167,7 +182,7 @@ class _Local:
         # Two rows: the running moments, and what the batch adds to them.
         self.moments = stacked([state.moments, Moments.empty(len(spec.features))])
         self.seen: list[_Seen] = []
-        self.score = _Score(state)
+        self.score = _Score(state, spec)
         self.clock = state.clock
         self.first_s: float | None = None
         self.age = 0.0
@@ -179,19 +194,15 @@ class _Local:
         self._set_metric(state.metric)
 
     def _set_metric(self, metric: Metric) -> None:
-        spec, sigmas = self.spec, self.spec.clip_sigmas
+        spec = self.spec
         self.metric = metric
         self.inverse = metric.inverse(spec)
         variance = metric.variance[: spec.n_weighted]
         self.lowest, self.highest = variance / RENEWAL_FACTOR, variance * RENEWAL_FACTOR
-        self.spread: Array | None = None
-        self.clip_above = np.inf
-        if sigmas is not None and metric.settled:
-            scaled = self.inverse > 0.0
-            safe = np.where(scaled, self.inverse, 1.0)
-            self.spread = np.where(scaled, sigmas * np.sqrt(spec.feature_weight / safe), np.inf)
-            # Nearer than this, no feature can be beyond the clip: most blocks need no more than this look.
-            self.clip_above = sigmas * sigmas * float(spec.feature_weight.min())
+        self.spread = clip_spread(metric, spec)
+        # Nearer than this, no feature can be beyond the clip: most blocks need no more than this look.
+        sigmas = np.inf if self.spread is None or spec.clip_sigmas is None else spec.clip_sigmas
+        self.clip_above = sigmas * sigmas * float(spec.feature_weight.min())
 
     def block(self, x: Array, w: Array, t: Array | None, given: Ints | None = None) -> None:
         """Learn one block, having assigned it with what stands now. IN all.
@@ -314,8 +325,10 @@ class _Local:
 class _Score:
     """What candidates lose on events that they have not learned yet; one event counts for at most ten times the mean."""
 
-    def __init__(self, state: ModelState) -> None:
+    def __init__(self, state: ModelState, spec: ModelSpec) -> None:
         self._loss, self._weight = state.tagging.loss, state.scored_weight
+        # Of one center for all: until there is a mean, and a little of it where rows lie on their centers.
+        self._of_one = float(spec.feature_weight.sum())
         self.added = np.zeros(len(state.candidates))
         self.added_weight = self.fast_loss = self.fast_weight = self.fast_squares = 0.0
         self.of_challenger = self.beside_it = 0.0
@@ -324,7 +337,8 @@ class _Score:
 
     def add(self, squared: Array, w: Array, champion: int, of_challenger: Array | None) -> None:
         """One block's squared distances, (n_candidates, n_rows). IN all; a row of no weight does not count."""
-        most = _CLIPPED_AT * self._loss / self._weight if self._weight > 0.0 else np.inf
+        mean = self._loss / self._weight if self._weight > 0.0 else 0.0
+        most = _CLIPPED_AT * (max(mean, _LEAST_MEAN * self._of_one) if self._weight > 0.0 else self._of_one)
         clipped = np.minimum(squared, most)
         losses = np.add.reduce(clipped * w, axis=1)
         middle = len(w) // 2
@@ -332,7 +346,7 @@ class _Score:
             self.parts.append((int(np.count_nonzero(w[half])), float(np.add.reduce(clipped[champion, half][w[half] > 0.0]))))
         weight, loss = float(np.add.reduce(w)), float(losses[champion])
         slow, fast = exp2_scalar(-len(w) / SCORE_HALF_LIFE), exp2_scalar(-len(w) / FAST_HALF_LIFE)
-        off = (clipped[champion] - (self._loss / self._weight if self._weight > 0.0 else 0.0)) * w
+        off = (clipped[champion] - mean) * w
         self.fast_squares = self.fast_squares * fast * fast + float(np.add.reduce(off * off))
         self._loss, self._weight = self._loss * slow + loss, self._weight * slow + weight
         self.added = self.added * slow + losses

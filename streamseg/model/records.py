@@ -124,6 +124,7 @@ class Promoted(msgspec.Struct, tag="promoted"):
         candidate: its id; where there is none of it any more, the record is passed over.
         segments: the challenger's, in the order of its centers; None for a half-life.
         retired: segments that it has no more; profile: of its segments.
+        speed: place of the half-life that it goes on with; None for the one that it was found at.
     """
 
     base_version: int
@@ -133,6 +134,7 @@ class Promoted(msgspec.Struct, tag="promoted"):
     retired: list[Segment] = []
     profile: Profile | None = None
     rules: dict[int, Rule] = {}
+    speed: int | None = None
 
 
 class Dropped(msgspec.Struct, tag="dropped"):

@@ -209,5 +209,6 @@ def _far_rows(data: _Data, squared: Array) -> list[int]:
     total = float(np.add.reduce(share))
     if total <= 0.0:
         return []
-    drawn: list[int] = rng.choice(len(squared), size=_NEW_TRIES, replace=False, p=share / total).tolist()
+    tries = min(_NEW_TRIES, int(np.count_nonzero(share)))
+    drawn: list[int] = rng.choice(len(squared), size=tries, replace=False, p=share / total).tolist()
     return drawn

@@ -21,6 +21,9 @@ from streamseg.model.selection import choose
 from streamseg.model.spec import CUSTOMERS_PER_SEGMENT, MAX_SEGMENTS, WARM_UP_EVENTS_FACTOR, ModelSpec
 from streamseg.model.state import Metric, ModelState, Profile, Segment
 
+# There is room for later ones above it.
+_LARGEST_ID = 2**62
+
 
 def warm_up_over(state: ModelState, spec: ModelSpec, *, input_ended: bool = False) -> bool:
     """Whether the first centers are due."""
@@ -59,6 +62,10 @@ def start_from_warm_up(state: ModelState, spec: ModelSpec, digest: bytes = b"") 
         return None
     ids, labels, natural = _chosen(state, x[:n], inverse, spec)
     centers = means_of(x[:n], labels, weights, len(ids))
+    # Customers whose weight has faded to nothing still are where they are.
+    centers.centers = np.where(
+        centers.weights > 0.0, centers.centers, means_of(x[:n], labels, np.ones_like(weights), len(ids)).centers
+    )
     segments = _named(spec, ids, centers.centers, metric, {}, state.version + 1)
     profile = profile_of(x[n:], labels, weights, len(ids))
     rules = rules_of(x[:n], labels, ids, spec) if spec.refits or spec.make else {}
@@ -134,8 +141,8 @@ def _checked_ids(spec: ModelSpec, centers: Mapping[int, Mapping[str, float]]) ->
     if not centers:
         raise ValueError("a start needs at least one center")
     for segment_id, center in centers.items():
-        if isinstance(segment_id, bool) or not isinstance(segment_id, int) or segment_id < 0:
-            raise ValueError(f"segment ids are integers from 0, not {segment_id!r}")
+        if isinstance(segment_id, bool) or not isinstance(segment_id, int) or not 0 <= segment_id <= _LARGEST_ID:
+            raise ValueError(f"segment ids are integers from 0 to {_LARGEST_ID}, not {segment_id!r}")
         missing = [name for name in spec.names[: spec.n_weighted] if name not in center]
         if missing:
             raise ValueError(f"the starting center {segment_id} lacks the feature {missing[0]!r}")

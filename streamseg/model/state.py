@@ -74,6 +74,11 @@ class Profile(msgspec.Struct):
     def copy(self) -> Profile:
         return Profile(self.weights.copy(), self.means.copy())
 
+    def widened(self, k: int) -> Profile:
+        """For k segments, of which the last ones came after it."""
+        more = np.zeros((len(self.weights), k - self.weights.shape[1]))
+        return Profile(np.hstack([self.weights, more]), np.hstack([self.means, more])) if more.shape[1] else self
+
 
 class Metric(msgspec.Struct):
     """The metric of an epoch, frozen: `origin` (n_features,) and `variance` (n_features,).
@@ -153,7 +158,7 @@ class WarmUp(msgspec.Struct):
 
     Attributes:
         rows: by customer (a hash, or a running number): weight, position or time, and the latest row.
-        events: accepted events; first_s: event time of the first, in seconds.
+        events: accepted events; first_s: event time of the first, as far as it is believed, in seconds.
     """
 
     rows: dict[int, tuple[float, float | None, list[float | None]]] = {}
@@ -170,7 +175,7 @@ class ModelState(msgspec.Struct):
         champion: place in candidates; scored_weight, scored_rows: what their losses are sums over, since they last began.
         epoch: of the tags: it moves on with the metric, and whenever segments change.
         natural: whether there are valleys between the segments; None where nobody asked.
-        clock: largest event time believed so far, in seconds; -inf before the first.
+        clock: largest event time believed so far, in seconds; NEVER before the first.
         last_time: event time of the last event as it came.
         age: weight learned so far; rows: rows learned so far, warm-up included.
         members: customers tagged with each segment, by id; hit_s: event time of the last event of each segment, by id.

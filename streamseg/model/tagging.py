@@ -112,9 +112,8 @@ class Holder:
     def __init__(self, state: ModelState, spec: ModelSpec) -> None:
         self._spec, self._centers, self._inverse = spec, state.tagging.centers.centers, state.metric.inverse(spec)
         self._between = squared_distances_between(self._centers, self._inverse)
-        ids = np.array(state.ids, dtype=np.int64)
-        self._column = np.full(int(ids.max()) + 1, -1)
-        self._column[ids] = np.arange(len(ids))
+        self._ids = np.array(state.ids, dtype=np.int64)
+        self._by_id = np.argsort(self._ids)
         self._state = state
 
     def held(self, x: Array, near: Nearest, previous: Ints) -> Ints:
@@ -124,8 +123,8 @@ class Holder:
         """
         if self._spec.stickiness <= 0.0:
             return near.labels
-        known = (previous >= 0) & (previous < len(self._column))
-        own = np.where(known, self._column[np.where(known, previous, 0)], -1)
+        place = self._by_id[np.minimum(np.searchsorted(self._ids, previous, sorter=self._by_id), len(self._ids) - 1)]
+        own = np.where(self._ids[place] == previous, place, -1)
         rows = np.flatnonzero((own >= 0) & (own != near.labels))
         if not len(rows):
             return near.labels

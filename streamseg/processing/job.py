@@ -231,7 +231,7 @@ class Job:
             what = "metric_renewed" if was_ready else "started"
             return ModelChanged(what, self.state.version, self.segments())
         if self.state.ids != segments or self.state.promotions != promotions:
-            what = "segments_changed" if self.state.ids != segments else "promoted"
+            what = "segments_changed" if set(self.state.ids) != set(segments) else "promoted"
             return ModelChanged(what, self.state.version, self.segments())
         if self.replica.watch.detections > detections:
             return Detected("loss", "customers lie farther from the centers than they did", {"version": self.state.version})

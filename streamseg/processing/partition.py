@@ -210,10 +210,11 @@ class PartitionJob:
         self.tags.values.extend(values)
 
     def _count_moves(self, before: Ints, after: Ints) -> None:
-        size = max(int(before.max(initial=-1)), int(after.max(initial=-1))) + 2
-        change = np.bincount(after + 1, minlength=size) - np.bincount(before + 1, minlength=size)
-        for segment in np.flatnonzero(change[1:]).tolist():
-            self.moved[segment] += int(change[segment + 1])
+        ids, places = np.unique(np.concatenate([before, after]), return_inverse=True)
+        came, went = (np.bincount(p, minlength=len(ids)) for p in (places[len(before) :], places[: len(before)]))
+        for segment, change in zip(ids.tolist(), (came - went).tolist(), strict=True):
+            if change and segment != NO_SEGMENT:
+                self.moved[segment] += change
 
     def _watermark(self, times: Ints) -> tuple[int | None, int]:
         """Largest event time believed, and the last one, in microseconds."""

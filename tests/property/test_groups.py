@@ -186,6 +186,26 @@ def test_a_group_with_a_model_of_somebody_else_s_is_verified_and_holds_the_same_
     assert len(learned) == 1
 
 
+class Tens(Bands):
+    """A label for each ten years of age."""
+
+    def predict_one(self, x: dict[str, float]) -> int:
+        self.questions += 1
+        return int(min(40.0, max(0.0, x.get("age", 0.0) // 10)))
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_labels_that_appear_while_deltas_are_on_their_way_stop_nobody(seed: int) -> None:
+    events = stream(1_500, 60, 1)
+    for number, place in enumerate(range(300, 1_500, 40)):
+        events.insert(place, event(f"new{place}", place * 60.0, age=70.0 + 10 * number, income=1000.0, purchases=1.0))
+    group = Group(events, external_settings(Tens, 2_000), 2, 20)
+    group.run(seed, {"late visibility": 0.5, "empty look": 0.2}, 2, steps=200)
+    prove(group)
+    states = [loop.job.state for loop in group.workers.values()]
+    assert max(len(state.ids) for state in states) == 35
+
+
 def test_every_hazard_fired() -> None:
     """A run of the test before prints how often each hazard struck."""
     for seed in range(12):
