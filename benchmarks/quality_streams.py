@@ -142,9 +142,10 @@ def baskets() -> Baskets:
         config = load(directory / CONFIG_FILE, {"input.path": str(directory / EVENTS_FILE)}, {}).config
         settings = config.job_settings()
         spec = msgspec.structs.replace(settings.model, make=_Rows, speeds=settings.model.speeds[-1:], refits=False)
-        rehearsal = Rehearsal(dataclasses.replace(settings, model=spec), SystemClock(), {0: 0})
+        rehearsal = Rehearsal(dataclasses.replace(settings, model=spec), SystemClock(), {0: 0}, config.input.batch_records)
         for batch in past(config).batches:
             rehearsal.feed(batch)
+        rehearsal.feed({}, ended=True)
         lines = (directory / EVENTS_FILE).read_bytes().splitlines()
     events: list[dict[str, Any]] = [msgspec.json.decode(line) for line in lines]
     _, customers = np.unique([event["customer_id"] for event in events], return_inverse=True)

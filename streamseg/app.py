@@ -272,7 +272,7 @@ def rehearse(config: Config, starts: dict[int, int]) -> Rehearsal:
     """A configuration's job in memory. Raises ConfigError."""
     settings = config.job_settings()
     warm_start = _warm_start(settings, read_fitted(config), config)
-    return Rehearsal(settings, SystemClock(), starts, warm_start, config.input.batch_records)
+    return Rehearsal(settings, SystemClock(), starts, config.input.batch_records, warm_start)
 
 
 def reference_of(config: Config) -> Reference | None:

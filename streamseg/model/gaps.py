@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from streamseg.kernel.clusters import nearest_label
-from streamseg.kernel.mixture import of_mixture
 from streamseg.kernel.types import Array, Ints
 from streamseg.kernel.valley import LEAST_AT_AN_END, crowding, dithered, passes, valley_ratios
-from streamseg.model.selection import MIN_ROWS, means_by_label
+from streamseg.model.selection import MIN_ROWS, by_mixture, means_by_label
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
 
@@ -20,8 +19,6 @@ from streamseg.model.state import ModelState
 # of a normal cluster 1.3, two clusters 4 sigma apart 0.3, or 0.6 where one of them is a twentieth. A newborn has fewer. At a
 # start less counts as a gap, as many numbers of centers are tried there.
 _PARTS = 0.9
-# Steps of the mixture before gaps are looked at: with 5 one new segment in ten is found late, 20 find no more than 10.
-_STEPS = 10
 # Learned weight within which a customer was here lately.
 RECENT = 2_000.0
 
@@ -41,18 +38,8 @@ def with_newborn(x: Array, labels: Ints, centers: Array, inverse: Array) -> Ints
 
     IN x (n_features, n_rows), labels (n_rows,), centers, inverse.
     """
-    labels, centers, within = _by_spread_within(x, labels, centers, inverse)
+    labels, centers, within = by_mixture(x, labels, centers, inverse)
     return labels if passes(valley_ratios(x, labels, centers, within), _PARTS)[-1] else None
-
-
-def _by_spread_within(x: Array, labels: Ints, centers: Array, inverse: Array) -> tuple[Ints, Array, Array]:
-    """Labels, centers and metric by a mixture, in which features weigh by their spread within segments. IN all.
-
-    Those that tell segments apart lead then, whatever their weight.
-    """
-    centers, within = of_mixture(x, labels, centers, np.where(inverse > 0.0, 1.0, 0.0), _STEPS)
-    labels, _ = nearest_label(x, centers, within)
-    return labels, centers, within
 
 
 def without_gaps(state: ModelState, spec: ModelSpec) -> Array | None:
@@ -76,7 +63,7 @@ def joined(x: Array, labels: Ints, centers: Array, inverse: Array, seed: int) ->
     if x.shape[1] < 2 * MIN_ROWS:
         return None
     x = dithered(x, seed)
-    labels, _, within = _by_spread_within(x, labels, centers, inverse)
+    labels, _, within = by_mixture(x, labels, centers, inverse)
     there = np.bincount(labels, minlength=k) >= MIN_ROWS
     stay, whole, rows = np.ones(k, dtype=np.bool_), np.zeros(k, dtype=np.bool_), there[labels]
     x, labels = x[:, rows], labels[rows]

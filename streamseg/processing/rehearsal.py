@@ -6,7 +6,6 @@ deltas too, and the rest of it is dropped.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -54,8 +53,8 @@ class Rehearsal:
         settings: JobSettings,
         clock: Clock,
         starts: dict[int, int],
+        batch_records: int,
         warm_start: Start | None = None,
-        batch_records: int = sys.maxsize,
     ) -> None:
         """`starts`: by partition, the offset of its first record; `batch_records`: of a batch, at most."""
         self._ownership = Ownership(0, tuple(sorted(starts)))

@@ -16,7 +16,7 @@ from tests.unit.processing.test_batch_size import jumping
 
 def rehearsed(events: list[Event], settings: JobSettings, batch: int, fed: int = 700) -> Rehearsal:
     """`fed`: events that it is given at a time, which is its own matter."""
-    rehearsal = Rehearsal(settings, FixedClock(), {0: 0}, batch_records=batch)
+    rehearsal = Rehearsal(settings, FixedClock(), {0: 0}, batch)
     for first in range(0, len(events), fed):
         part = events[first : first + fed]
         keys, values, times = (list(column) for column in zip(*part, strict=True))
