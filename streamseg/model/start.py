@@ -128,6 +128,9 @@ def start_from_fitted(spec: ModelSpec, model: FittedModel) -> Start:
             moments.m2[j] = fitted.variance * fitted.count
     metric = _frozen(spec, moments, 1)
     names = {i: by_id[i].name for i in ids}
+    given = [name for name in names.values() if name]
+    if len(set(given)) < len(given):
+        raise ValueError("two segments of the model have the same name")
     segments = _named(spec, ids, array, metric, names, 1)
     return Start(0, b"", segments, Centers(array, sizes, sizes.copy()), profile, moments, metric)
 
@@ -138,8 +141,8 @@ def _frozen(spec: ModelSpec, moments: Moments, epoch: int) -> Metric:
 
 
 def _checked_ids(spec: ModelSpec, centers: Mapping[int, Mapping[str, float]]) -> list[int]:
-    if not centers:
-        raise ValueError("a start needs at least one center")
+    if not 1 <= len(centers) <= MAX_SEGMENTS:
+        raise ValueError(f"a start has 1 to {MAX_SEGMENTS} centers, not {len(centers)}")
     for segment_id, center in centers.items():
         if isinstance(segment_id, bool) or not isinstance(segment_id, int) or not 0 <= segment_id <= _LARGEST_ID:
             raise ValueError(f"segment ids are integers from 0 to {_LARGEST_ID}, not {segment_id!r}")

@@ -13,12 +13,13 @@ from streamseg import KMeans, Segmenter
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
 from streamseg.model.decisions import decided, due
+from streamseg.model.fitted import FittedFeature, FittedModel, FittedSegment
 from streamseg.model.learning import Sampled, block_edges, learn
 from streamseg.model.records import Promoted, Renamed, Retired, Searched, Start
 from streamseg.model.rules import rules_of
 from streamseg.model.search import search
 from streamseg.model.spec import ModelFeature, ModelSpec
-from streamseg.model.start import start_from_centers
+from streamseg.model.start import start_from_centers, start_from_fitted
 from streamseg.model.state import ModelState
 from streamseg.model.tagging import kept_segment_of
 
@@ -184,6 +185,14 @@ def test_segment_ids_may_be_large(largest: int) -> None:
 def test_an_id_that_is_none_is_refused(wrong: int) -> None:
     with pytest.raises(ValueError, match="segment ids are integers from 0 to"):
         Segmenter(("a",), n_segments=2, start={wrong: {"a": 0.0}, 5: {"a": 5.0}})
+
+
+@pytest.mark.parametrize(("names", "message"), [(["a", "a"], "the same name"), ([""] * 65, "1 to 64 centers, not 65")])
+def test_a_model_file_of_segments_that_cannot_be_told_apart_is_refused(names: list[str], message: str) -> None:
+    segments = [FittedSegment(id=i, name=name, center={"a": float(i)}) for i, name in enumerate(names)]
+    feature = FittedFeature(name="a", transform="none", count=10.0, mean=0.0, variance=1.0)
+    with pytest.raises(ValueError, match=message):
+        start_from_fitted(ModelSpec((ModelFeature("a"),)), FittedModel(features=[feature], segments=segments, inertia=0.0))
 
 
 @pytest.mark.parametrize("size", [1e-90, 1e-150, 1e-156, 1e-160])
