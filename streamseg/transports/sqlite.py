@@ -51,6 +51,8 @@ class translated:
 
 def open_for_reading(path: str) -> Connection:
     """A connection that sees one committed state. Raises CorruptedError where the file is no state or is damaged."""
+    if Path(path).stat().st_size == 0:
+        raise ConfigError("the state file is empty, no run has begun with it", where=path, hint="name another with --state")
     with translated(path):
         db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, isolation_level=None, timeout=10.0)
         _check_file(db, path)

@@ -173,6 +173,14 @@ def test_a_reference_that_is_not_there_is_said_with_its_key(here: Path) -> None:
     assert "there is no file 'nope.csv' (metrics.reference)" in result.stderr
 
 
+def test_an_empty_state_file_is_not_called_another_program_s(here: Path) -> None:
+    (here / "streamseg.db").write_bytes(b"")
+    result = streamseg("segments")
+    assert result.exit_code == 2
+    assert "the state file is empty, no run has begun with it" in result.stderr
+    ran(*RUN, *FEW)
+
+
 def test_a_difference_says_what_to_do(here: Path) -> None:
     ran(*RUN, *FEW)
     lines = (here / "tags.jsonl").read_bytes()
