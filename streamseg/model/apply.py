@@ -34,7 +34,7 @@ from streamseg.model.records import (
 from streamseg.model.reference import ROWS as REFERENCE_ROWS
 from streamseg.model.reference import Reference
 from streamseg.model.sample import merged, trimmed
-from streamseg.model.spec import ModelSpec
+from streamseg.model.spec import WARM_UP_MOST, ModelSpec
 from streamseg.model.state import Candidate, Metric, ModelState, Profile, Search, Segment, Trial
 
 # Events after which a loss counts half: of the candidates', and of the one that tells whether it rises.
@@ -384,6 +384,9 @@ def _apply_warm_up(state: ModelState, spec: ModelSpec, delta: Delta) -> None:
     rows = delta.warm_up
     for key, w, at, row in zip(rows.keys, rows.weights.tolist(), rows.at.tolist(), rows.x.T.tolist(), strict=True):
         warm_up.rows[key] = (w, at, row)
+    # Where no start is possible, as customers do not differ, the latest are kept, and a start comes when those do.
+    for key in list(warm_up.rows)[: max(0, len(warm_up.rows) - WARM_UP_MOST * spec.warm_up)]:
+        del warm_up.rows[key]
     if state.ready and len(warm_up.rows) >= min(spec.warm_up, REFERENCE_ROWS):
         _take_reference(state, spec)
 

@@ -31,6 +31,8 @@ SETTLING_ROWS = 250
 # A warm-up that ends before `warm_up` customers were seen needs this many for each segment.
 CUSTOMERS_PER_SEGMENT = 10
 WARM_UP_EVENTS_FACTOR = 10
+# Customers that are kept where a warm-up lasts, as a multiple of `warm_up`.
+WARM_UP_MOST = 10
 WARM_UP_SECONDS = 30 * 86400.0
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}

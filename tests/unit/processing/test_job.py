@@ -90,6 +90,17 @@ def test_warm_up_then_a_sweep_tags_everybody() -> None:
     assert sum(s.customers for s in recorder.of(BatchCommitted)[-1].segments) == 40
 
 
+def test_a_warm_up_of_customers_who_do_not_differ_is_bounded_and_ends_when_they_do() -> None:
+    job = job_with(model=ONE["model"] | {"warm_up": 20})
+    alike = [event(f"c{i}", i, x=1.0) for i in range(500)]
+    store, _ = run_memory(alike, job, batch_records=30)
+    assert len(restored(store, job).state.warm_up.rows) == 200
+    more = [event(f"d{i}", 500 + i, x=float(i % 2)) for i in range(50)]
+    store, _ = run_memory([*alike, *more], job, batch_records=30)
+    assert len(restored(store, job).state.segments) == 2
+    assert verified(store, job).tags > 0
+
+
 def test_a_bounded_input_ends_the_warm_up() -> None:
     store, _ = run_memory(shoppers(100), settings_for(model={"segments": 3}))
     assert {tag["reason"] for tag in tags(store) if tag is not None} == {"warming_up", "model_update"}
