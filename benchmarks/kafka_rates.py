@@ -24,6 +24,7 @@ from streamseg.processing.observe import Observation
 from streamseg.processing.transport import CommitPlan, CommitResult, Log
 from streamseg.runtime.loop import Loop
 from streamseg.transports.kafka.client import (
+    Assignor,
     Connection,
     ConsumerRebalanceListener,
     KafkaConsumer,
@@ -157,7 +158,7 @@ def new_names() -> Names:
 
 def from_the_beginning(connection: Connection, topic: str, group: str) -> KafkaConsumer:
     """A member of a group that owns all partitions."""
-    members = group_consumer(connection, group, None)
+    members = group_consumer(connection, group, None, Assignor())
 
     class Begin(ConsumerRebalanceListener):  # type: ignore[misc]
         def on_partitions_assigned(self, assigned: Any) -> None:

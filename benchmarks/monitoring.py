@@ -51,7 +51,7 @@ def cost() -> None:
         store.produce(0, [(key, value, 1_700_000_000_000) for key, value, _ in events])
         job = loop(store, settings, Recorder(), 5_000, None, FixedClock())
         endpoint = serving("bench", "", "events", settings.model.names, "127.0.0.1", 0) if watched else None
-        job.observer = Observers(endpoint) if endpoint else Silent()
+        job.observer = Observers(*endpoint.observers) if endpoint else Silent()
         if not watched:
             job._drift_every_s = float("inf")
             job._drift_at = float("inf")
@@ -94,7 +94,7 @@ class Watched:
             "model": {"segments": 3, "warm_up": 100, "customer_half_life": "none"},
         })  # fmt: skip
         self.endpoint = serving("truth", "w0", names.input, ("age", "income", "purchases"), "127.0.0.1", 0)
-        self.app = App(config, self.endpoint, stop=self.stop)
+        self.app = App(config, Observers(*self.endpoint.observers), stop=self.stop)
         self._thread = threading.Thread(target=self.app.run, daemon=True)
         self._thread.start()
 
@@ -136,7 +136,7 @@ def _latency(servers: str) -> None:
         while not done.is_set():
             for message in reader.consume(200, 0.001):
                 now = time.time()
-                made = msgspec.json.decode(message.value())["event_time"]
+                made = msgspec.json.decode(message.value() or b"")["event_time"]
                 seen.append((now, now - np.datetime64(made.rstrip("Z")).astype("datetime64[us]").astype(float) / 1e6))
 
     thread = threading.Thread(target=read, daemon=True)

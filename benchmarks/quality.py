@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 from sklearn.cluster import KMeans
 
@@ -246,10 +247,10 @@ def cost(n: int, seeds: int) -> None:
     """Medians of runs in turn, seconds of learning 100,000 rows."""
     x = stream("still", 100_000, 0)
 
-    def seconds(half_life: object, refits: bool) -> float:
+    def seconds(half_life: float | str, refits: bool) -> float:
         model = Segmenter(("a", "b", "c"), n_segments=5, half_life=half_life, warm_up=WARM_UP)
         if not refits:
-            model._spec = type(model._spec)(**{**_fields(model._spec), "refits": False})
+            model._spec = msgspec.structs.replace(model._spec, refits=False)
         began = time.process_time()
         for chunk in range(0, len(x), 5_000):
             model.learn_many(x[chunk : chunk + 5_000])
@@ -260,10 +261,6 @@ def cost(n: int, seeds: int) -> None:
     print(f"competing half-lives cost {several / one:.2f} times one; with sample and searches {all_of_it / one:.2f}")
     added, rest = (1e6 * spent / len(x) for spent in (several - one, all_of_it - several))
     print(f"they add {added:.2f} us an event, sample and searches {rest:.2f}")
-
-
-def _fields(spec: object) -> dict[str, object]:
-    return {name: getattr(spec, name) for name in type(spec).__struct_fields__}  # type: ignore[attr-defined]
 
 
 PARTS: dict[str, Callable[[int, int], None]] = {

@@ -156,4 +156,5 @@ def baskets() -> Baskets:
     gaps = np.empty(len(times))
     for i, customer in enumerate(customers):
         gaps[i], last[customer] = times[i] - last[customer], times[i]
+    assert settings.customer_half_life_s is not None
     return Baskets(np.array(_Rows.rows), customers, 1.0 - 0.5 ** (gaps / settings.customer_half_life_s))

@@ -105,9 +105,9 @@ def plan_run(work: Workload, config: Config) -> float:
     logged = np.array([feature.transform == "log1p" for feature in settings.model.features])
     rows = np.where(logged, np.log1p(work.x[:K]), work.x[:K])
     centers = {i: dict(zip(names, row, strict=True)) for i, row in enumerate(rows.tolist())}
-    loop = Loop(transport, settings, FixedClock(), Quiet(), threading.Event(), batch_records=BATCH)
+    start = start_from_centers(settings.model, centers)
+    loop = Loop(transport, settings, FixedClock(), Quiet(), threading.Event(), batch_records=BATCH, warm_start=start)
     loop._restore()
-    loop._commit_plan(loop.job.plan_genesis(transport.ownership(), start_from_centers(settings.model, centers)))
     job, seconds = loop.job, 0.0
     for first in range(0, len(work.values), BATCH):
         polled = _polled(work.values, first, transport.ownership())
