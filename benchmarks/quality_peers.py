@@ -55,7 +55,8 @@ def of_kmeans(x: Array, w: Array, k: int, scale: Array) -> CenterSeries:
 
 def of_river(x: Array, make: Callable[[], Any]) -> CenterSeries:
     """A river clusterer behind its StandardScaler."""
-    scaler, model = preprocessing.StandardScaler(), make()
+    scaler: Any = preprocessing.StandardScaler()  # river has no types
+    model = make()
     names = list(range(x.shape[1]))
     for chunk in chunks(x):
         # Before a summary of its own, CluStream has none.
@@ -81,7 +82,8 @@ def river_clustream(k: int) -> Callable[[], Any]:
 
 
 def river_streamkmeans(k: int) -> Callable[[], Any]:
-    return lambda: cluster.STREAMKMeans(chunk_size=CHUNK, n_clusters=k, halflife=0.5, sigma=1.5, seed=0)
+    made: Any = cluster.STREAMKMeans  # river has no types
+    return lambda: made(chunk_size=CHUNK, n_clusters=k, halflife=0.5, sigma=1.5, seed=0)
 
 
 def of_minibatch(x: Array, k: int) -> CenterSeries:

@@ -137,14 +137,14 @@ def examine(config: Config, clock: Clock) -> Iterator[Finding]:
     file = Path(config.input.path)
     source = None if config.input.path == STANDARD else lambda: _source(config, file)
     output = None if config.output.path in (None, STANDARD) else Path(config.output.path)
-    yield from examine_files(source, output, Path(config.embedded.path), lambda: _resume(config), decoder, now_us)
+    yield from examine_files(source, output, Path(config.embedded.path), lambda: _resume(config, source), decoder, now_us)
 
 
-def _resume(config: Config) -> None:
+def _resume(config: Config, source: Callable[[], Source] | None) -> None:
     """Raises StreamsegError where a run would not go on from the state."""
     with closing(EmbeddedReader(Path(config.embedded.path))) as reader:
-        if config.input.path not in (None, STANDARD):
-            reader.check(_source(config, Path(str(config.input.path))))
+        if source is not None:
+            reader.check(source())
         restore_model(reader, Job(config.job_settings(), SystemClock(), reader.n_partitions))
 
 
@@ -241,7 +241,7 @@ def _batches_of(source: Source, size: int) -> Iterator[dict[int, Records]]:
         read = source.read(position, size)
         n = len(read.values)
         if n:
-            yield {0: Records(range(first, first + n), [None] * n, read.values, [None] * n, first + n)}
+            yield {0: Records.of_values(read.values, first)}
         if read.ended or not n:
             return
         position, first = read.position, first + n

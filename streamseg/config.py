@@ -345,7 +345,7 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     key = ".".join(path)
     origin = next((origins[known] for known in sorted(origins, reverse=True) if _within(key, known)), "")
     if first["type"] == "extra_forbidden":
-        names = _keys_beside(path)
+        names = sorted(_section_of(path).model_fields)
         near = difflib.get_close_matches(path[-1].lower(), names, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         return ConfigError(f"unknown key {key!r}", where=origin, hint=f"{meant}known there: {', '.join(names)}")
@@ -359,10 +359,6 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
 def _within(key: str, known: str) -> bool:
     """Whether one of two dotted keys is the other, or holds it."""
     return f"{key}.".startswith(f"{known}.") or f"{known}.".startswith(f"{key}.")
-
-
-def _keys_beside(path: Sequence[str]) -> list[str]:
-    return sorted(_section_of(path).model_fields)
 
 
 def _section_of(path: Sequence[str]) -> type[BaseModel]:

@@ -102,10 +102,11 @@ class ModelClusterer(base.Clusterer):
 
         Raises ValueError for a wrong shape, a bad weight or time.
         """
-        if not len(X):  # type: ignore[arg-type]
-            return
         if self._features is None:
-            self._know(list(X.columns) if isinstance(X, pd.DataFrame) else list(range(np.asarray(X).shape[1])))
+            columns = list(X.columns) if isinstance(X, pd.DataFrame) else list(range(np.asarray(X).shape[1]))
+            if not columns:
+                return
+            self._know(columns)
         frame = frame_of(X, self._features or ())
         weights, times = weights_of(w, len(frame.usable)), times_of(t, len(frame.usable))
         if frame.usable.all():

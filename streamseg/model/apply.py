@@ -17,6 +17,7 @@ from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Flags
 from streamseg.model.external import Unnamed
+from streamseg.model.identity import under_given_names
 from streamseg.model.newcomers import with_segments
 from streamseg.model.records import (
     Appeared,
@@ -183,25 +184,12 @@ def _apply_promoted_half_life(state: ModelState, spec: ModelSpec, change: Promot
 
 
 def _take_segments(state: ModelState, segments: list[Segment], retired: list[Segment]) -> None:
-    state.segments = _with_given_names(segments, state.segments)
+    state.segments = under_given_names(segments, state.segments)
     state.retired = [*state.retired, *retired][-_REMEMBERED_RETIRED:]
     state.next_id = max(state.next_id, *(segment.id + 1 for segment in segments))
     state.members = {segment.id: state.members.get(segment.id, 0) for segment in segments}
     state.hit_s = {segment.id: state.hit_s.get(segment.id, state.clock) for segment in segments}
     state.epoch += 1
-
-
-def _with_given_names(segments: list[Segment], known: list[Segment]) -> list[Segment]:
-    """Segments under the names that people gave meanwhile, which no other one may have."""
-    given = {one.id: one.name for one in known if one.given}
-    named = []
-    for segment in segments:
-        if segment.id in given:
-            named.append(replace(segment, name=given[segment.id], given=True))
-        else:
-            taken = segment.name in given.values()
-            named.append(replace(segment, name=f"{segment.name} ({segment.id})") if taken else segment)
-    return named
 
 
 def _apply_retired(state: ModelState, change: Retired) -> bool:

@@ -62,6 +62,19 @@ def lineage(
     return Lineage(segments, retired)
 
 
+def under_given_names(segments: Sequence[Segment], known: Sequence[Segment]) -> list[Segment]:
+    """Segments under the names that people gave to those that are known, which no other one may have. IN both."""
+    given = {one.id: one.name for one in known if one.given}
+    named = []
+    for segment in segments:
+        if segment.id in given:
+            named.append(replace(segment, name=given[segment.id], given=True))
+        else:
+            taken = segment.name in given.values()
+            named.append(replace(segment, name=f"{segment.name} ({segment.id})") if taken else segment)
+    return named
+
+
 def _matched(shared: Array) -> dict[int, int]:
     """New place to old place. IN shared (n_old, n_new) counts."""
     half_old, half_new = shared.sum(axis=1) / 2.0, shared.sum(axis=0) / 2.0

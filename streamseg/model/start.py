@@ -62,10 +62,10 @@ def start_from_warm_up(state: ModelState, spec: ModelSpec, digest: bytes = b"") 
         return None
     ids, labels, natural = _chosen(state, x[:n], inverse, spec)
     centers = means_of(x[:n], labels, weights, len(ids))
-    # Customers whose weight has faded to nothing still are where they are.
-    centers.centers = np.where(
-        centers.weights > 0.0, centers.centers, means_of(x[:n], labels, np.ones_like(weights), len(ids)).centers
-    )
+    if not centers.weights.all():
+        # Customers whose weight has faded to nothing still are where they are.
+        plain = means_of(x[:n], labels, np.ones_like(weights), len(ids))
+        centers.centers = np.where(centers.weights > 0.0, centers.centers, plain.centers)
     segments = _named(spec, ids, centers.centers, metric, {}, state.version + 1)
     profile = profile_of(x[n:], labels, weights, len(ids))
     rules = rules_of(x[:n], labels, ids, spec) if spec.refits or spec.make else {}

@@ -112,8 +112,6 @@ class Holder:
     def __init__(self, state: ModelState, spec: ModelSpec) -> None:
         self._spec, self._centers, self._inverse = spec, state.tagging.centers.centers, state.metric.inverse(spec)
         self._between = squared_distances_between(self._centers, self._inverse)
-        self._ids = np.array(state.ids, dtype=np.int64)
-        self._by_id = np.argsort(self._ids)
         self._state = state
 
     def held(self, x: Array, near: Nearest, previous: Ints) -> Ints:
@@ -123,8 +121,7 @@ class Holder:
         """
         if self._spec.stickiness <= 0.0:
             return near.labels
-        place = self._by_id[np.minimum(np.searchsorted(self._ids, previous, sorter=self._by_id), len(self._ids) - 1)]
-        own = np.where(self._ids[place] == previous, place, -1)
+        own = places_of(self._state, previous)
         rows = np.flatnonzero((own >= 0) & (own != near.labels))
         if not len(rows):
             return near.labels

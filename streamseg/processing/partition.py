@@ -93,7 +93,7 @@ class PartitionJob:
         learned = n_complete if self.state.ready else 0
         mark = self._mark(records.next_offset, learned, clock, last, len(letters), n_erased)
         change = folded.change(retag)
-        checksum = _checksum(records.keys, records.values)
+        checksum = records.checksum
         newcomers = _sample(change.touched.new_ids)
         manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), retag, n_complete, n_erased, newcomers)
         result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest)
@@ -340,16 +340,3 @@ def _offsets(records: Records) -> Ints:
 def _sample(ids: list[str]) -> list[int]:
     """Hashes of 1/16 of the ids, the same ones everywhere."""
     return [customer_hash(name) for name in ids if not crc32(name.encode()) % _NEWCOMER_SAMPLE]
-
-
-def _checksum(keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> int:
-    """CRC-32 of keys and values with their number; None is told from empty."""
-    total = crc32(len(values).to_bytes(8, "little"))
-    for column in (keys, values):
-        missing = column.count(None)
-        if missing == len(column):
-            total = crc32(b"\0null", total)
-            continue
-        parts = column if not missing else [b"\0null" if part is None else part for part in column]
-        total = crc32(b"\n".join(parts), total)  # type: ignore[arg-type]
-    return total

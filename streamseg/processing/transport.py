@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
+from zlib import crc32
 
 from streamseg.records.outputs import DeadLetter
 
@@ -44,6 +45,25 @@ class Records(NamedTuple):
     timestamps_ms: Sequence[int | None]
     next_offset: int
     traces: Sequence[bytes | None] | None = None
+
+    @classmethod
+    def of_values(cls, values: Sequence[bytes], first: int) -> Records:
+        """Records that have nothing but a value, from offset `first` on."""
+        n = len(values)
+        return cls(range(first, first + n), [None] * n, values, [None] * n, first + n)
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of keys and values with their number; None is told from empty."""
+        total = crc32(len(self.values).to_bytes(8, "little"))
+        for column in (self.keys, self.values):
+            missing = column.count(None)
+            if missing == len(column):
+                total = crc32(b"\0null", total)
+                continue
+            parts = column if not missing else [b"\0null" if part is None else part for part in column]
+            total = crc32(b"\n".join(cast("Sequence[bytes]", parts)), total)
+        return total
 
     def part(self, first: int, end: int) -> Records:
         """Records `first` to `end` of these."""

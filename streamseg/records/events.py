@@ -232,7 +232,11 @@ class EventDecoder:
         if "out of range" in text:
             raise RecordError(DeadLetterCode.NOT_FINITE, text, field) from None
         if field != self.fields.event_time:
-            raise (RecordError(DeadLetterCode.WRONG_TYPE, text, field) if field else self._no_object(value, text)) from None
+            if not field:
+                # What begins as JSON of another type may not go on so, as a row of a table does not.
+                self._parsed(msgspec.json.decode, value)
+            code = DeadLetterCode.WRONG_TYPE if field else DeadLetterCode.NOT_AN_OBJECT
+            raise RecordError(code, text, field) from None
         try:
             event = self._decode_any_time(value)
             row = tuple(read(event) for read in self._readers)
@@ -250,18 +254,6 @@ class EventDecoder:
     def _other_time_failed(error: msgspec.ValidationError) -> tuple[Any, ...]:
         where = re.search(r"`\$\.?([^`]*)`$", str(error))
         raise RecordError(DeadLetterCode.WRONG_TYPE, str(error), where[1] if where else "") from None
-
-    def _no_object(self, value: bytes, text: str) -> RecordError:
-        """Of another JSON type, or nothing whole: what begins as one may not go on so, as a row of a table does not."""
-        try:
-            value.decode()
-            msgspec.json.decode(value)
-        except UnicodeDecodeError:
-            return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
-        except (msgspec.DecodeError, RecursionError) as error:
-            message = f"neither a JSON object nor a row with as many cells as its table has columns: {error}"
-            return RecordError(DeadLetterCode.NOT_JSON, message)
-        return RecordError(DeadLetterCode.NOT_AN_OBJECT, text)
 
     @staticmethod
     def _malformed(value: bytes, error: msgspec.DecodeError) -> RecordError:

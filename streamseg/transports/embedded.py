@@ -30,7 +30,7 @@ from streamseg.processing.transport import (
 )
 from streamseg.records.outputs import DeadLetter, dead_letter_line, tombstone_line
 from streamseg.transports import writer_lock
-from streamseg.transports.files import FileSink, LineStream, Source, StreamSink, checksum_of
+from streamseg.transports.files import FileSink, LineStream, Source, StreamSink
 from streamseg.transports.reader import INPUT, STREAM, EmbeddedReader, Reopenable
 from streamseg.transports.sqlite import log_name, open_for_writing, stored_records, translated
 
@@ -51,7 +51,7 @@ class Wiring(NamedTuple):
 class _Pending(NamedTuple):
     """Records polled from a file and not committed: offsets [first, next) are at positions [position, end) of it.
 
-    `checksum`: of their values.
+    `checksum`: of them.
     """
 
     first: int
@@ -190,10 +190,9 @@ class EmbeddedTransport(EmbeddedReader):
         read = source.read(position, max_records)
         if not read.values:
             return Polled({}, self.ownership(), True)
-        n = len(read.values)
-        self._pending = _Pending(first, first + n, position, read.position, checksum_of(read.values))
-        self._polled[0] = first + n
-        records = Records(range(first, first + n), [None] * n, read.values, [None] * n, first + n)
+        records = Records.of_values(read.values, first)
+        self._pending = _Pending(first, records.next_offset, position, read.position, records.checksum)
+        self._polled[0] = records.next_offset
         return Polled({0: records}, self.ownership(), False)
 
     def position(self, source: Source) -> int:

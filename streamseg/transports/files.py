@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
-from zlib import crc32
 
 import msgspec
 
@@ -359,11 +358,6 @@ class StreamSink:
 
 def standard_output() -> StreamSink:
     return StreamSink(sys.stdout.buffer)
-
-
-def checksum_of(values: Sequence[bytes]) -> int:
-    """CRC-32 of records in order."""
-    return crc32(b"\n".join(values))
 
 
 def lines_from(path: Path, first: int, start: int) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from streamseg.errors import ConfigError, TruncatedError
 from streamseg.processing.transport import Committed, Log, Published, Records, Topic
 from streamseg.transports import writer_lock
-from streamseg.transports.files import Source, checksum_of, lines_from
+from streamseg.transports.files import Source, lines_from
 from streamseg.transports.sqlite import log_name, open_for_reading, stored_records, translated
 
 INPUT = "input"
@@ -52,7 +52,7 @@ class EmbeddedReader:
         if row is None:
             return
         first, end, position, checksum = row
-        if checksum_of(source.read(position, end - first).values) != checksum:
+        if Records.of_values(source.read(position, end - first).values, first).checksum != checksum:
             raise ConfigError(
                 "the input file is another one than before: the records that were read last are not there any more",
                 where=str(source.path),
@@ -109,8 +109,7 @@ class EmbeddedReader:
         if self._reopen is None or not path.is_file():
             return None
         values = self._reopen(path).read(position, next_offset - first).values
-        offsets = range(first, first + len(values))
-        return Records(offsets, [None] * len(values), values, [None] * len(values), next_offset)
+        return Records.of_values(values, first)._replace(next_offset=next_offset)
 
     def published(self, topic: Topic, partition: int, first: int) -> Published | None:
         name = log_name(topic, partition)

@@ -49,8 +49,7 @@ def test_events_that_replace_those_that_were_read_are_not_skipped_in_silence(her
 
 def test_a_job_goes_on_where_its_directory_has_moved(here: Path) -> None:
     (here / "one").mkdir()
-    for name in ("events.jsonl",):
-        shutil.move(here / name, here / "one" / name)
+    shutil.move(here / "events.jsonl", here / "one")
     os.chdir(here / "one")
     ran(*RUN, *FEW)
     tags = (here / "one" / "tags.jsonl").read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -24,10 +26,11 @@ def test_exp2_of_one_number_gives_the_same_bytes() -> None:
     assert [exp2_scalar(float(value)) for value in x] == exp2(x).tolist()
 
 
-def test_log1p_is_within_two_units_in_the_last_place_and_signed() -> None:
+def test_log1p_is_within_one_unit_in_the_last_place_and_signed() -> None:
     x = np.concatenate([np.logspace(-300, 300, 20_000), np.random.default_rng(2).random(5_000) * 10])
-    expected = np.log1p(x)
-    assert np.all(np.abs(signed_log1p(x) - expected) <= 2 * np.spacing(expected))
+    # The C library's: NumPy's own differs between CPUs.
+    expected = np.array([math.log1p(value) for value in x.tolist()])
+    assert np.all(np.abs(signed_log1p(x) - expected) <= np.spacing(expected))
     assert np.array_equal(signed_log1p(-x), -signed_log1p(x))
 
 
