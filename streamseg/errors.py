@@ -21,6 +21,7 @@ class DeadLetterCode(StrEnum):
     MISSING_TIME = "missing_time"
     FUTURE_TIME = "future_time"
     TOO_LARGE = "too_large"
+    UNUSABLE = "unusable"
 
 
 class StreamsegError(Exception):

@@ -46,6 +46,7 @@ from streamseg.processing.planned import (
     batch_committed,
     snapshot_pieces,
 )
+from streamseg.processing.quarantine import process
 from streamseg.processing.replica import Replica
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
@@ -101,11 +102,11 @@ class Job:
         results: dict[int, PartitionResult] = {}
         for partition in sorted(self.tasks):
             task = self.tasks[partition]
-            work = PartitionJob(task, self.state, self.settings, clock_us)
+            make = partial(PartitionJob, task, self.state, self.settings, clock_us)
             records = polled.partitions.get(partition)
             if records is not None and len(records.offsets):
-                results[partition] = work.process(records, self.decoder)
-            elif work.sweep.active or work.sweep != task.mark.sweep:
+                results[partition] = process(make, records, self.decoder)
+            elif (work := make()).sweep.active or work.sweep != task.mark.sweep:
                 results[partition] = work.idle()
         return results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from streamseg.processing.logs import (
 )
 from streamseg.processing.partition import PartitionJob, PartitionResult
 from streamseg.processing.planned import snapshot_pieces
+from streamseg.processing.quarantine import process
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import Committed, Log, LogReader, Published, Topic
@@ -127,16 +129,16 @@ class Lane:
     def rederive(self, job: Job, part: PartitionManifest, clock_us: int) -> PartitionResult | None:
         """Run a batch again, with the model it was made with, and compare its outputs. None where its input is gone."""
         verifier = self.verifier
-        work = PartitionJob(self.task, job.state, verifier.settings, clock_us)
+        make = partial(PartitionJob, self.task, job.state, verifier.settings, clock_us)
         if part.next == part.first:
-            result = work.idle()
+            result = make().idle()
         else:
             records = verifier.reader.input_records(self.partition, part.first, part.next)
             if records is None or len(records.offsets) < part.records:
                 # Expired, or compacted.
                 self._lost_input(part)
                 return None
-            result = work.process(records, job.decoder)
+            result = process(make, records, job.decoder)
         found, said = result.manifest, part
         if found != said:
             fields = [name for name in said.__struct_fields__ if getattr(found, name) != getattr(said, name)]

@@ -112,6 +112,7 @@ class BatchCommitted:
         snapshot_due: what was written since the last snapshots, as a share of what makes one due; the largest.
         stages: seconds of each; half_life: of the champion, in words; promotions: so far; epoch: of the tags.
         refused: rows that a model of somebody else's could not learn so far.
+        defects: records on which the program raised, by the exception's class and traceback.
     """
 
     outcomes: Mapping[str, int]
@@ -134,6 +135,7 @@ class BatchCommitted:
     epoch: int = 0
     snapshot_due: float = 0.0
     refused: int = 0
+    defects: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
 import numpy as np
 
+from streamseg.errors import RecordError
 from streamseg.features.aggregates import NO_TIME
 from streamseg.features.fold import Events, Fold, fold
 from streamseg.features.table import NO_SEGMENT, Retag, Rows, TableChange
@@ -34,9 +37,17 @@ _NEWCOMER_SAMPLE = 16
 _MAX_LETTER_BYTES = 1_000_000
 
 
+class Quarantined(NamedTuple):
+    """A record on which the program raised; `defect`: the exception's class and where it was raised."""
+
+    at: int
+    error: RecordError
+    defect: str
+
+
 @dataclass(frozen=True)
 class PartitionResult:
-    """Everything that a partition contributes to a commit plan."""
+    """Everything that a partition contributes to a commit plan. `defects`: records by what was raised on them."""
 
     tags: Tagged
     dead_letters: list[DeadLetter]
@@ -50,6 +61,7 @@ class PartitionResult:
     transitions: Counter[tuple[int, int]] = field(default_factory=Counter)
     unnamed: dict[int, Unnamed] = field(default_factory=dict)
     quality: Quality = field(default_factory=Quality)
+    defects: Counter[str] = field(default_factory=Counter)
 
 
 class PartitionJob:
@@ -79,10 +91,9 @@ class PartitionJob:
         manifest = self._manifest(mark, 0, 0, 0, retag, 0, 0, [])
         return self._result([], CustomerDelta(mark, self.mark.next, change), manifest)
 
-    def process(self, records: Records, decoder: EventDecoder) -> PartitionResult:
-        """A batch's records, after a slice of the sweep under way."""
-        now = self.clock_us
-        decoded, rejected = decoder.decode(records.keys, records.values, records.timestamps_ms, now)
+    def process(self, records: Records, decoder: EventDecoder, unusable: Sequence[Quarantined] = ()) -> PartitionResult:
+        """A batch's records, after a slice of the sweep under way. IN all; `unusable` ones are dead letters already."""
+        decoded, rejected = self._decode(records, decoder, unusable)
         events = Events(decoded.ids, decoded.times, decoded.erase, decoded.numbers, decoded.texts)
         folded = fold(self.task.table, events, self.settings.customer_half_life_s, self.boundary)
         retag = self._slice(folded)
@@ -102,6 +113,22 @@ class PartitionJob:
             learn=to_learn(folded, decoded, self.given) if learned else None,
             warm_up=to_warm_up(folded, decoded) if n_complete and self._still_counts_customers() else None,
             erased_ids=[decoded.ids[i] for i in np.flatnonzero(decoded.erase).tolist()],
+            defects=Counter(record.defect for record in unusable),
+        )
+
+    def _decode(
+        self, records: Records, decoder: EventDecoder, unusable: Sequence[Quarantined]
+    ) -> tuple[Decoded, list[Rejected]]:
+        columns = (records.keys, records.values, records.timestamps_ms)
+        if not unusable:
+            return decoder.decode(*columns, self.clock_us)
+        kept = np.setdiff1d(np.arange(len(records.offsets)), [record.at for record in unusable])
+        places = kept.tolist()
+        keys, values, timestamps = ([column[i] for i in places] for column in columns)
+        decoded, rejected = decoder.decode(keys, values, timestamps, self.clock_us)
+        rejected = [reject._replace(at=places[reject.at]) for reject in rejected]
+        return decoded._replace(at=kept[decoded.at]), sorted(
+            [*rejected, *(Rejected(one.at, one.error) for one in unusable)], key=attrgetter("at")
         )
 
     def _still_counts_customers(self) -> bool:

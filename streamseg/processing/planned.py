@@ -88,6 +88,7 @@ def batch_committed(
 ) -> BatchCommitted:
     transitions: Counter[tuple[int, int]] = Counter()
     quality = Quality()
+    defects: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     codes: Counter[str] = Counter()
     assignments: Counter[tuple[int, str, str]] = Counter()
@@ -104,6 +105,7 @@ def batch_committed(
         assignments.update(result.assignments)
         transitions.update(result.transitions)
         quality = quality.plus(result.quality)
+        defects.update(result.defects)
     marks = {p: result.delta.mark for p, result in results.items()}
     watermarks = [mark.clock_us for mark in marks.values() if mark.clock_us is not None]
     return BatchCommitted(
@@ -119,4 +121,5 @@ def batch_committed(
         record.delta.clipped,
         record.delta.held_back,
         quality,
+        defects=defects,
     )

@@ -292,22 +292,16 @@ class EventDecoder:
         times, erase = columns[1], columns[2]
         exact = _microseconds(times)
         bad: dict[int, RecordError] = {}
-        latest, field = now_us + MAX_AHEAD_US, self.fields.event_time
+        latest = now_us + MAX_AHEAD_US
         for i in np.flatnonzero(~((exact <= latest) & (exact >= _EARLIEST_US))).tolist():
-            timestamp = timestamps_ms[at[i]]
-            if erase[i]:
-                pass
-            elif math.isnan(exact[i]):
-                if timestamp is not None:
-                    exact[i] = timestamp * 1e3
+            if not erase[i]:
+                given, timestamp, field = times[i], timestamps_ms[at[i]], self.fields.event_time
+                if math.isnan(exact[i]) and timestamp is not None:
+                    given, exact[i], field = f"the record's timestamp {timestamp}", timestamp * 1e3, ""
+                error = _time_error(exact[i], given, latest, field)
+                if error is None:
                     continue
-                bad[i] = RecordError(
-                    DeadLetterCode.MISSING_TIME, f"neither the event's {field!r} nor its record has a time", field
-                )
-            elif latest < exact[i] <= _LATEST_US:
-                bad[i] = RecordError(DeadLetterCode.FUTURE_TIME, f"{times[i]} is over an hour ahead of the clock", field)
-            else:
-                bad[i] = RecordError(DeadLetterCode.BAD_TIME, f"{times[i]} is no time of the years 1 to 9999", field)
+                bad[i] = error
             exact[i] = 0.0
         return np.rint(exact).astype(np.int64), bad
 
@@ -316,7 +310,10 @@ def _microseconds(times: Sequence[Any]) -> npt.NDArray[np.float64]:
     """Of ISO times (UTC where no offset is given) and epoch milliseconds; NaN where there is none."""
     kinds = set(map(type, times))
     if kinds <= {int, float}:
-        return np.array(times, dtype=np.float64) * 1e3
+        try:
+            return np.array(times, dtype=np.float64) * 1e3
+        except OverflowError:
+            return np.array([_microsecond(time) for time in times])
     if kinds == {datetime} and None not in set(map(operator.attrgetter("tzinfo"), times)):
         return np.array(list(map(datetime.timestamp, times))) * 1e6
     return np.array([_microsecond(time) for time in times])
@@ -327,7 +324,24 @@ def _microsecond(time: Any) -> float:
         return math.nan
     if isinstance(time, datetime):
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1e6
-    return float(time) * 1e3
+    try:
+        return float(time) * 1e3
+    except OverflowError:
+        # An integer of 309 digits or more.
+        return math.inf if time > 0 else -math.inf
+
+
+def _time_error(exact: float, given: Any, latest: float, field: str) -> RecordError | None:
+    """Why a time (microseconds) cannot be an event's, or None. `given`: as it was written; `latest`: in microseconds."""
+    if math.isnan(exact):
+        return RecordError(DeadLetterCode.MISSING_TIME, f"neither the event's {field!r} nor its record has a time", field)
+    if _EARLIEST_US <= exact <= latest:
+        return None
+    # Python refuses to write an integer of more than 4,300 digits.
+    shown = f"an integer of {given.bit_length()} bits" if isinstance(given, int) and abs(given) >= 10**30 else given
+    if latest < exact <= _LATEST_US:
+        return RecordError(DeadLetterCode.FUTURE_TIME, f"{shown} is over an hour ahead of the clock", field)
+    return RecordError(DeadLetterCode.BAD_TIME, f"{shown} is no time of the years 1 to 9999", field)
 
 
 _EARLIEST_US, _LATEST_US = -62_135_596_800e6, 253_402_300_799e6

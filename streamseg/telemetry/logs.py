@@ -39,6 +39,7 @@ class JsonLog:
         self._last_restoring = 0.0
         self._events = 0
         self._dead_letters: Counter[str] = Counter()
+        self._defects: set[str] = set()
 
     def observe(self, event: Observation) -> None:
         match event:
@@ -98,6 +99,14 @@ class JsonLog:
     def _batch(self, event: BatchCommitted) -> None:
         self._events += sum(event.outcomes.values())
         self._dead_letters.update(event.dead_letters)
+        for defect in event.defects.keys() - self._defects:
+            self._defects.add(defect)
+            self._write(
+                "record_quarantined",
+                message="the program raised on a record, which is a dead letter (unusable); report this traceback",
+                offsets=dict(event.positions),
+                traceback=defect,
+            )
         if self._now() - self._last >= _INTERVAL_S:
             self._last = self._now()
             self._write(

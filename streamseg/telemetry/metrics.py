@@ -93,6 +93,7 @@ class Metrics:
 
         self.events = counter("events_total", "Input records by what became of them.", "outcome")
         self.dead_letters = counter("dead_letters_total", "Records that could not be used, by reason.", "code")
+        self.quarantined = counter("quarantined_total", "Records on which the program raised: dead letters `unusable`.")
         self.assignments = counter("assignments_total", "Tags, also those of sweeps.", "segment", "change", "reason")
         self.transitions = counter("transitions_total", "Moves between segments (up to 16 segments).", "from", "to")
         self.customers = gauge("customers", "Customers in each segment, of all workers.", "segment")
@@ -236,6 +237,7 @@ class Metrics:
             self.events.labels(outcome).inc(n)
         for code, n in event.dead_letters.items():
             self.dead_letters.labels(code).inc(n)
+        self.quarantined.inc(sum(event.defects.values()))
         for (segment, change, reason), n in event.assignments.items():
             self.assignments.labels(segment, change, reason).inc(n)
             self._counted.add(segment)
