@@ -19,11 +19,11 @@ from streamseg.records.events import EventDecoder
 def process(make: Callable[[], PartitionJob], records: Records, decoder: EventDecoder) -> PartitionResult:
     """A partition's part of a batch. `make` gives a fresh `PartitionJob`, as one that raised is of no use any more.
 
-    Raises StreamsegError as `PartitionJob.process` does, and any other exception that no single record is the cause of.
+    Raises StreamsegError as `PartitionJob.process` does, MemoryError, and what no single record is the cause of.
     """
     try:
         return make().process(records, decoder)
-    except StreamsegError:
+    except (StreamsegError, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - whatever a record does to the program is that record's fate
         # What raises without any record is no record's fault.
@@ -53,7 +53,7 @@ def _error_of(
 ) -> Exception | None:
     try:
         make().process(records.part(first, end), decoder)
-    except StreamsegError:
+    except (StreamsegError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - as in `process`
         return error

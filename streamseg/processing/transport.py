@@ -54,7 +54,7 @@ class Records(NamedTuple):
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of keys and values with their number; None is told from empty."""
+        """CRC-32 of keys and values with their number; None differs from empty."""
         total = crc32(len(self.values).to_bytes(8, "little"))
         for column in (self.keys, self.values):
             missing = column.count(None)
