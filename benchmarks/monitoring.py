@@ -44,7 +44,7 @@ class Silent:
 
 
 def cost() -> None:
-    events, settings = shoppers(EVENTS, customers=20_000), settings_for(model={"segments": 5, "half_life": 1000.0})
+    events, settings = shoppers(EVENTS, customers=20_000), settings_for(model={"segments": 5})
 
     def seconds(watched: bool) -> float:
         store = EmbeddedTransport(":memory:")
@@ -91,7 +91,7 @@ class Watched:
             },
             "kafka": {"bootstrap_servers": servers},
             "worker": {"id": "w0"},
-            "model": {"segments": 3, "warm_up": 100, "customer_half_life": "none"},
+            "model": {"segments": 3, "warm_up": 100},
         })  # fmt: skip
         self.endpoint = serving("truth", "w0", names.input, ("age", "income", "purchases"), "127.0.0.1", 0)
         self.app = App(config, Observers(*self.endpoint.observers), stop=self.stop)

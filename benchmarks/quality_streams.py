@@ -20,6 +20,8 @@ from streamseg.processing.clock import SystemClock
 from streamseg.processing.rehearsal import Rehearsal
 
 Array = npt.NDArray[np.float64]
+# By which a row of a customer who was here lately weighs less.
+_HALF_LIFE_S = 90 * 86400.0
 STREAMS = ("still", "slow", "fast", "jump", "season", "common", "gain", "lose", "rare", "noise5", "noise15", "heavy")
 
 
@@ -141,7 +143,7 @@ def baskets() -> Baskets:
         write_demo(directory)
         config = load(directory / CONFIG_FILE, {"input.path": str(directory / EVENTS_FILE)}, {}).config
         settings = config.job_settings()
-        spec = msgspec.structs.replace(settings.model, make=_Rows, speeds=settings.model.speeds[-1:], refits=False)
+        spec = msgspec.structs.replace(settings.model, make=_Rows, refits=False)
         rehearsal = Rehearsal(dataclasses.replace(settings, model=spec), SystemClock(), {0: 0}, config.input.batch_records)
         for batch in past(config).batches:
             rehearsal.feed(batch)
@@ -156,5 +158,4 @@ def baskets() -> Baskets:
     gaps = np.empty(len(times))
     for i, customer in enumerate(customers):
         gaps[i], last[customer] = times[i] - last[customer], times[i]
-    assert settings.customer_half_life_s is not None
-    return Baskets(np.array(_Rows.rows), customers, 1.0 - 0.5 ** (gaps / settings.customer_half_life_s))
+    return Baskets(np.array(_Rows.rows), customers, 1.0 - 0.5 ** (gaps / _HALF_LIFE_S))

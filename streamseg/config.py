@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from streamseg.config_sections import (
+    REMOVED,
     EmbeddedConfig,
     FeatureConfig,
     InputConfig,
@@ -39,15 +40,13 @@ from streamseg.model.spec import (
     ModelFeature,
     ModelSpec,
     parse_duration,
-    parse_forgetting,
-    parse_speeds,
 )
 from streamseg.processing.settings import JobSettings
 from streamseg.records.events import EventFields
 
 DEFAULT_FILE = Path("streamseg.toml")
 _ENV_PREFIX = "STREAMSEG_"
-_AUTO_RETAG_SHARE = 3.0
+_AUTO_RETAG_SHARE = 6.0
 
 
 class Config(Section):
@@ -105,42 +104,33 @@ class Config(Section):
         """What the model is told. A start from a file says how many segments there are."""
         layout, model = self.layout(), self.model
         transforms = [layout.features[row.feature].transform for row in layout.rows]
-        longest = layout.longest_half_life_s
         return ModelSpec(
             tuple(
                 ModelFeature(row.name, row.weight, row.group, transform)
                 for row, transform in zip(layout.rows, transforms, strict=True)
             ),
             None if model.segments == "auto" else model.segments,
-            parse_forgetting(model.half_life),
-            parse_speeds(model.half_life) if model.factory is None else (parse_forgetting(model.half_life),),
-            max(model.warm_up, 1),
-            model.seed,
-            None if model.max_gain == "none" else float(model.max_gain),
-            None if model.clip_sigmas == "none" else float(model.clip_sigmas),
-            None if model.max_ahead == "none" else parse_duration(model.max_ahead),
-            min_warm_up_s=longest / 3,
-            max_warm_up_s=max(WARM_UP_SECONDS, longest / 3),
-            refits=self._refits(),
-            retire_after=None if model.retire_after == "none" else parse_duration(model.retire_after),
+            warm_up=max(model.warm_up, 1),
+            seed=model.seed,
+            max_ahead=None if model.max_ahead == "none" else parse_duration(model.max_ahead),
+            max_warm_up_s=WARM_UP_SECONDS,
+            refits=model.factory is None if model.refits == "auto" else model.refits,
+            table=True,
+            active_within=None if model.active_within in ("auto", "none") else parse_duration(model.active_within),
             stickiness=model.stickiness if model.factory is None else 0.0,
             watched=True,
             make=None if model.factory is None else factory(model.factory, [row.name for row in layout.rows if row.weight]),
         )
-
-    def _refits(self) -> bool:
-        model = self.model
-        if model.refits != "auto":
-            return model.refits
-        return model.factory is None and "auto" in (model.segments, model.half_life)
 
     def retag_every_s(self) -> float | None:
         if self.model.retag_every == "none":
             return None
         if self.model.retag_every != "auto":
             return parse_duration(self.model.retag_every)
-        half_lives = [f.half_life_s for f in self.layout().features if f.half_life_s and f.aggregate in ("count", "sum")]
-        return min(half_lives) / _AUTO_RETAG_SHARE if half_lives else None
+        spans = [f.half_life_s for f in self.layout().features if f.half_life_s and f.aggregate in ("count", "sum")]
+        if self.model.active_within not in ("auto", "none"):
+            spans.append(parse_duration(self.model.active_within))
+        return min(spans) / _AUTO_RETAG_SHARE if spans else None
 
     def job_settings(self) -> JobSettings:
         """Raises ConfigError where a model of somebody else's would come out differently in every process."""
@@ -151,7 +141,6 @@ class Config(Section):
                 hint="start Python with PYTHONHASHSEED=0; `streamseg` does so itself",
             )
         layout, spec = self.layout(), self.model_spec()
-        half_life = self.model.customer_half_life
         return JobSettings(
             application=self.application,
             config=self._semantics(),
@@ -159,7 +148,6 @@ class Config(Section):
             model=spec,
             fields=EventFields(self.input.customer_id, self.input.event_time, layout.numeric_fields, layout.text_fields),
             topic=self.input.topic,
-            customer_half_life_s=None if half_life == "none" else parse_duration(half_life),
             retag_every_s=self.retag_every_s(),
             emit=self.output.emit,
             max_record_bytes=self.input.max_record_bytes,
@@ -345,6 +333,8 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     key = ".".join(path)
     origin = next((origins[known] for known in sorted(origins, reverse=True) if _within(key, known)), "")
     if first["type"] == "extra_forbidden":
+        if key in REMOVED:
+            return ConfigError(f"{key} is no key any more: {REMOVED[key]}", where=origin, hint=f"leave {key} out")
         names = sorted(_section_of(path).model_fields)
         near = difflib.get_close_matches(path[-1].lower(), names, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""

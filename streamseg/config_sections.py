@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from streamseg.features.aggregates import AggregateName, Feature
-from streamseg.model.spec import MAX_SEGMENTS, parse_duration, parse_forgetting
+from streamseg.model.spec import MAX_SEGMENTS, parse_duration
 
 
 def _duration(text: str) -> str:
@@ -104,22 +103,16 @@ class ModelConfig(Section):
     segments: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_SEGMENTS)] = Field(
         "auto", description='a number; "auto": as many as there are natural gaps for, and new ones when they appear'
     )
-    half_life: float | str = Field(
-        "auto", description='"none", customer weights (50000), or event time ("30d"); "auto": several compete'
-    )
     warm_up: int = Field(1000, ge=1, description="complete customers before the first segments")
-    customer_half_life: Literal["none"] | Duration = Field(
-        "90d", description='a customer\'s event counts by the time since the one before; "none": each counts 1'
+    active_within: Literal["auto", "none"] | Duration = Field(
+        "auto", description="event time after which a silent customer keeps its tag, but no longer counts"
     )
     retag_every: Literal["auto", "none"] | Duration = Field(
         "auto",
-        description='event time after which silent customers are tagged again; "auto": a third of the shortest half-life',
+        description='event time after which silent customers are tagged again; "auto": a sixth of the shortest half-life',
     )
     refits: Literal["auto"] | bool = Field(
-        "auto", description='look for better centers as events come; "auto": where segments or half_life are "auto"'
-    )
-    retire_after: Literal["none"] | Duration = Field(
-        "none", description="event time without an event after which a segment is retired"
+        "auto", description='look for better centers as events come; "auto": yes, but for a factory\'s model'
     )
     factory: str | None = Field(
         None, pattern=r"^[\w.]+:\w+$", description='"package.module:function": makes a river clusterer to use instead'
@@ -127,27 +120,27 @@ class ModelConfig(Section):
     stickiness: float = Field(0.05, ge=0.0, lt=1.0, description="margin by which another segment must be nearer to move")
     seed: int = Field(0, ge=0, lt=2**32, description="of the first centers")
     start: str | None = Field(None, description="a model file to start from, instead of a warm-up")
-    max_gain: float | Literal["none"] = Field(
-        0.1, description="guard: the most that one event moves a center, under forgetting"
-    )
-    clip_sigmas: float | Literal["none"] = Field(8.0, description="guard: learned values are clipped so many deviations off")
     max_ahead: Duration | Literal["none"] = Field("1h", description="guard: a lone time so far ahead is held back")
 
     @model_validator(mode="after")
     def _external(self) -> Self:
         if self.factory is not None:
-            for key in ("segments", "start", "refits", "retire_after"):
+            for key in ("segments", "start", "refits"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(f"{key} is for the built-in model, factory's decides by itself: leave {key} out")
         return self
 
-    @field_validator("half_life", mode="after")
-    @classmethod
-    def _half_life(cls, value: float | str) -> float | str:
-        if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-            value = float(value)
-        parse_forgetting(value)
-        return value
+
+# Keys that were taken out: why, and what is there instead.
+REMOVED = {
+    "model.half_life": "each customer counts once, as it is now, so there is nothing to forget; who was silent for long "
+    "stops counting with model.active_within, and what a customer did fades with the half_life of a feature",
+    "model.customer_half_life": "each customer counts once, however many events it has",
+    "model.max_gain": "a center is the mean of its customers, so no event can move it farther than its customer's share",
+    "model.clip_sigmas": "a customer more than 30 deviations off is tagged and flagged, and not counted in any center",
+    "model.retire_after": "a segment without customers is used for others by the next refit; model.active_within says "
+    "when a silent customer stops counting",
+}
 
 
 class EmbeddedConfig(Section):

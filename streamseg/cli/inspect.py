@@ -28,7 +28,7 @@ from streamseg.cli.common import (
 )
 from streamseg.config import Config, Loaded, as_written
 from streamseg.errors import ConfigError, DifferenceError, SettingsError
-from streamseg.model.spec import in_words as of_half_life
+from streamseg.model.state import ModelState
 from streamseg.processing.catalog import segment_records
 from streamseg.processing.clock import SystemClock
 from streamseg.processing.explain import Explanation, FeatureValue
@@ -140,9 +140,8 @@ def _counted(n: int, what: str) -> str:
 
 
 def model_in_words(job: Job) -> list[str]:
-    """How many segments, why so many, how fast the champion forgets, what became of others."""
+    """How many segments, why so many, which customers count, what became of others."""
     state, spec = job.state, job.settings.model
-    half_life = of_half_life(spec.speeds[state.tagging.speed])
     number = _counted(len(state.segments), "segment")
     if state.external is not None:
         number += ", as the model of model.factory says"
@@ -156,11 +155,10 @@ def model_in_words(job: Job) -> list[str]:
         number += ": there are natural gaps between them"
     else:
         number += ": no natural gaps, so the number that is most stable between halves of the customers"
-    whose = "half-life" if state.external is None else "centers have half-life"
     lines = [
         f"[dim]{number}",
-        f"[dim]{whose} {half_life}{' (of several that compete)' if len(state.candidates) > 1 else ''}; "
-        f"{_counted(state.promotions, 'promotion')}; model version {state.version}, metric epoch {state.metric.epoch}",
+        f"[dim]{_counting(state)}; {_counted(state.promotions, 'refit')}; model version {state.version}, metric epoch "
+        f"{state.metric.epoch}",
     ]
     lines += drift_in_words(job)
     for segment in state.segments:
@@ -173,6 +171,14 @@ def model_in_words(job: Job) -> list[str]:
         for one in state.retired[-10:]
     ]
     return lines
+
+
+def _counting(state: ModelState) -> str:
+    """Which customers the centers are means of."""
+    assert state.population is not None
+    sums = state.population.sums
+    counted = f"centers are the means of {int(sums.counts.sum()):,} of {state.customers:,} customers as they are now"
+    return f"{counted}; {sums.outliers:,} far beyond all others are not counted" if sums.outliers else counted
 
 
 def drift_in_words(job: Job) -> list[str]:

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamseg.features.aggregates import NO_TIME, Arrival, Column, update, value
+from streamseg.features.aggregates import Arrival, Column, update, value
 from streamseg.features.layout import Layout
-from streamseg.features.table import CustomerTable, Retag, Rows, TableChange
-from streamseg.kernel.elementary import exp2
+from streamseg.features.table import CustomerTable, Retag, Rows, TableChange, customer_key
 from streamseg.kernel.types import Array, Flags, Ints
 
 
@@ -41,10 +40,9 @@ class Fold(NamedTuple):
         rounds: for each round the events in it.
         x: (n_model_rows, n) the customer right after the event; complete: (n,) no weighted feature missing.
         before: (n_model_rows, u) the customers before the batch; was_complete: (u,).
-        weight: (n,) by which a customer counts about once.
         new_rows, new_ids: customers that the table does not have.
         erased: (u,) customers whose last event erased them.
-        segment, entered_at: (u,) before the batch.
+        segment, entered_at, epoch: (u,) before the batch; last: (u,) the customer's last event.
         state: the customers after the batch, by column; the job adds their tags.
     """
 
@@ -55,12 +53,13 @@ class Fold(NamedTuple):
     complete: Flags
     before: Array
     was_complete: Flags
-    weight: Array
     new_rows: Ints
     new_ids: list[str]
     erased: Flags
     segment: Ints
     entered_at: Ints
+    epoch: Ints
+    last: Ints
     state: dict[str, Column]
 
     def change(self, retag: Retag | None) -> TableChange:
@@ -80,7 +79,7 @@ class Fold(NamedTuple):
         return TableChange(touched, known, retag)
 
 
-def fold(table: CustomerTable, events: Events, customer_half_life_s: float | None, boundary: int) -> Fold:
+def fold(table: CustomerTable, events: Events, boundary: int) -> Fold:
     """Fold events into copies of their customers' rows. Changes nothing. IN all.
 
     `boundary` (microseconds): customers are seen as of the later of their last event and this.
@@ -89,7 +88,8 @@ def fold(table: CustomerTable, events: Events, customer_half_life_s: float | Non
     row_of, new_rows, new_ids = _rows_of(table, events.ids)
     rows, place = np.unique(row_of, return_inverse=True)
     state = table.gather(rows)
-    segment, entered_at = state["segment"].astype(np.int64), state["entered_at"].astype(np.int64)
+    segment, entered_at, epoch = (state[name].astype(np.int64) for name in ("segment", "entered_at", "epoch"))
+    state["key"][np.searchsorted(rows, new_rows)] = [customer_key(customer_id) for customer_id in new_ids]
     erased = np.zeros(len(rows), dtype=np.bool_)
     columns = [[state[spec.name] for spec in specs] for specs in layout.columns]
     values = [_values(layout, i, events) for i in range(len(layout.features))]
@@ -97,7 +97,7 @@ def fold(table: CustomerTable, events: Events, customer_half_life_s: float | Non
     before = layout.model_rows(_raw(layout, columns, everyone, state["time"], boundary))
     was_complete = _complete(before, layout)
     raw = np.empty((len(layout.features), len(events.ids)))
-    gap = np.full(len(events.ids), NO_TIME)
+    last = np.zeros(len(rows), dtype=np.int64)
     rounds = list(_rounds(place))
     for batch in rounds:
         at = place[batch]
@@ -107,15 +107,15 @@ def fold(table: CustomerTable, events: Events, customer_half_life_s: float | Non
         for feature, own, numbers in zip(layout.features, columns, values, strict=True):
             update(feature, own, at, numbers[batch], arrival)
         state["time"][at] = arrival.now
-        gap[batch] = np.where(known == NO_TIME, NO_TIME, arrival.now - known)
+        last[at] = batch
         raw[:, batch] = _raw(layout, columns, at, state["time"], boundary)
         erased[at] = events.erase[batch]
         _forget_erased(table, state, at[events.erase[batch]])
     x = layout.model_rows(raw)
     complete = _complete(x, layout) & ~events.erase
-    weight = _weights(gap, _complete_before(rounds, place, complete, was_complete), customer_half_life_s)
     return Fold(
-        rows, place, rounds, x, complete, before, was_complete, weight, new_rows, new_ids, erased, segment, entered_at, state
+        rows, place, rounds, x, complete, before, was_complete, new_rows, new_ids, erased, segment, entered_at, epoch, last,
+        state,
     )  # fmt: skip
 
 
@@ -172,21 +172,5 @@ def _complete(x: Array, layout: Layout) -> Flags:
 def _forget_erased(table: CustomerTable, state: dict[str, Column], at: Ints) -> None:
     if len(at):
         for spec in table.specs:
-            state[spec.name][at] = spec.empty
-
-
-def _complete_before(rounds: list[Ints], place: Ints, complete: Flags, was_complete: Flags) -> Flags:
-    current = was_complete.copy()
-    before = np.empty(len(place), dtype=np.bool_)
-    for batch in rounds:
-        before[batch] = current[place[batch]]
-        current[place[batch]] = complete[batch]
-    return before
-
-
-def _weights(gap_us: Ints, complete_before: Flags, half_life_s: float | None) -> Array:
-    """1 - 2^(-gap / half-life) of the time since the customer's event before; 1 for the first that is complete."""
-    if half_life_s is None:
-        return np.ones(len(gap_us))
-    seconds = np.where(gap_us == NO_TIME, 0, gap_us) / 1e6
-    return np.where(complete_before & (gap_us != NO_TIME), 1.0 - exp2(-seconds / half_life_s), 1.0)
+            if spec.name != "key":
+                state[spec.name][at] = spec.empty

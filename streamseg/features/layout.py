@@ -61,6 +61,11 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     def longest_half_life_s(self) -> float:
         return max((feature.half_life_s or 0.0 for feature in self.features), default=0.0)
 
+    @cached_property
+    def fades(self) -> bool:
+        """Whether customers change while they are silent."""
+        return any(feature.half_life_s and feature.aggregate in ("count", "sum") for feature in self.features)
+
     def model_rows(self, raw: Array) -> Array:
         """Values (n_features, n) before transforms to the model's rows (n_rows_of_model, n). IN raw."""
         cells = np.empty((len(self.rows), raw.shape[1]))

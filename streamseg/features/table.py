@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from streamseg.features.layout import Layout
 from streamseg.kernel.types import Array, Ints
 
 NO_SEGMENT = -1
+_NO_EPOCH = -1
 
 # What the job knows of a customer beside its features.
 COMMON = [
@@ -29,9 +31,18 @@ COMMON = [
     ColumnSpec("previous", "<i4", NO_SEGMENT),
     ColumnSpec("entered_at", "<i8", NO_TIME),
     ColumnSpec("reason", "<i1", 0),
-    ColumnSpec("epoch", "<i4", -1),
+    ColumnSpec("epoch", "<i4", _NO_EPOCH),
+    ColumnSpec("key", "<u4", 0),
 ]
+# ... of which these are its tag.
+TAG = COMMON[1:-1]
 _GROWTH = 1.2
+
+
+def customer_key(customer_id: str) -> int:
+    """32 bits that stand for a customer, in which ids that are close lie far apart (Knuth's multiplicative hash, twice)."""
+    mixed = (crc32(customer_id.encode()) * 2654435761) & 0xFFFFFFFF
+    return ((mixed ^ (mixed >> 15)) * 2246822519) & 0xFFFFFFFF
 
 
 class Rows(msgspec.Struct):
@@ -53,7 +64,7 @@ class Rows(msgspec.Struct):
 
 
 class Retag(msgspec.Struct):
-    """A slice of a sweep: rows [first, end) are at `epoch` now; `rows` changed their segment."""
+    """A slice of a sweep: rows [first, end) are at `epoch` now; `rows` changed their segment, for one reason each."""
 
     first: int
     end: int
@@ -61,7 +72,7 @@ class Retag(msgspec.Struct):
     rows: Ints
     segment: Ints
     entered_at: int
-    reason: int
+    reason: Ints
 
 
 class TableChange(msgspec.Struct):
@@ -196,7 +207,7 @@ class CustomerTable:
     def _apply_retag(self, retag: Retag) -> None:
         epoch = self._records["epoch"]
         epoch[retag.first : retag.end] = retag.epoch
-        epoch[self.free] = COMMON[-1].empty
+        epoch[self.free] = _NO_EPOCH
         rows = retag.rows
         if len(rows):
             self._records["previous"][rows] = self._records["segment"][rows]

@@ -92,6 +92,12 @@ def moments_of(x: Array, w: Array, complete: bool = True) -> Moments:
     return side_by_side(parts)
 
 
+def moments_of_rows(x: Array, w: Array, n_complete: int) -> Moments:
+    """Moments of rows of which the first `n_complete` features have no missing value. IN x (n_features, n_rows), w."""
+    complete = moments_of(x[:n_complete], w)
+    return complete if len(x) == n_complete else side_by_side([complete, moments_of(x[n_complete:], w, complete=False)])
+
+
 def side_by_side(parts: Sequence[Moments]) -> Moments:
     """Moments of all features of `parts`, in their order. IN parts."""
     return Moments(

@@ -16,35 +16,51 @@ from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Flags
-from streamseg.model.external import Unnamed
-from streamseg.model.identity import under_given_names
+from streamseg.model.changes import (
+    apply_external,
+    apply_moves,
+    apply_warm_up,
+    begin_candidates,
+    note_births,
+    take_reference,
+    take_segments,
+)
 from streamseg.model.newcomers import with_segments
 from streamseg.model.records import (
     Appeared,
     Asked,
     CandidateDelta,
     Delta,
+    Described,
     Dropped,
     ModelChange,
     Promoted,
+    Refitted,
     Renamed,
+    Renewed,
     Retired,
     Searched,
     Start,
+    Upserts,
 )
-from streamseg.model.reference import ROWS as REFERENCE_ROWS
-from streamseg.model.reference import Reference
 from streamseg.model.sample import merged, trimmed
-from streamseg.model.spec import WARM_UP_MOST, ModelSpec
-from streamseg.model.state import Candidate, Metric, ModelState, Profile, Search, Segment, Trial
+from streamseg.model.spec import ModelSpec
+from streamseg.model.state import (
+    Candidate,
+    ModelState,
+    Profile,
+    Search,
+    Trial,
+    unsettled_metric,
+)
+from streamseg.model.table import SCORE_HALF_LIFE, apply_look, apply_upserts, begin_epoch, begin_table
 
-# Events after which a loss counts half: of the candidates', and of the one that tells whether it rises.
-SCORE_HALF_LIFE, FAST_HALF_LIFE = 4_000.0, 250.0
+# Events after which the loss counts half that tells whether it rises.
+FAST_HALF_LIFE = 250.0
 # A search that found nothing doubles the wait for the next one, in events.
 FIRST_WAIT, LONGEST_WAIT = 2_000, 8_000
 # After a refit, or when the loss has risen: customers are not what they were, and may go on changing.
 _SOON = 500
-_REMEMBERED_RETIRED = 256
 
 
 def apply(state: ModelState, spec: ModelSpec, change: ModelChange) -> bool:
@@ -53,6 +69,10 @@ def apply(state: ModelState, spec: ModelSpec, change: ModelChange) -> bool:
     match change:
         case Delta():
             return _apply_delta(state, spec, change)
+        case Upserts():
+            return apply_upserts(state, spec, change)
+        case Refitted() | Renewed():
+            return apply_look(state, spec, change)
         case Start():
             return _apply_start(state, spec, change)
         case Searched():
@@ -64,12 +84,12 @@ def apply(state: ModelState, spec: ModelSpec, change: ModelChange) -> bool:
         case Retired():
             return _apply_retired(state, change)
         case Appeared():
-            return _apply_appeared(state, change)
+            return _apply_appeared(state, spec, change)
         case Asked():
             state.search.due, state.search.wait = state.rows, min(state.search.wait, _SOON)
             return state.ready
-        case Renamed():
-            return _apply_renamed(state, change)
+        case Renamed() | Described():
+            return _apply_names(state, change)
 
 
 def _apply_start(state: ModelState, spec: ModelSpec, start: Start) -> bool:
@@ -84,28 +104,17 @@ def _apply_start(state: ModelState, spec: ModelSpec, start: Start) -> bool:
     state.next_id = max(segment.id for segment in start.segments) + 1
     state.members = {segment.id: 0 for segment in start.segments}
     state.hit_s = {segment.id: state.clock for segment in start.segments}
-    _take_reference(state, spec)
+    take_reference(state, spec)
     state.search.wait, state.search.due = FIRST_WAIT, state.rows + FIRST_WAIT
     state.epoch += 1
-    _begin_candidates(state, [start.centers] * len(spec.speeds))
+    begin_candidates(state, [start.centers] * len(spec.speeds))
     state.histogram = _no_distances(state)
+    if spec.table:
+        begin_table(state, spec, start)
     # What is longest remembered leads until another one is better.
     state.champion = len(state.candidates) - 1
-    _note_births(state)
+    note_births(state)
     return True
-
-
-def _note_births(state: ModelState) -> None:
-    """Where each segment's center was at first. Segments that are no more are forgotten."""
-    centers = state.tagging.centers.centers
-    state.births = {i: state.births.get(i) or centers[:, place].tolist() for place, i in enumerate(state.ids)}
-
-
-def _begin_candidates(state: ModelState, centers: list[Centers]) -> None:
-    """The half-lives go on from these centers, unscored and under ids that no delta on its way knows."""
-    state.candidates = [Candidate(state.next_candidate + i, i, each.copy()) for i, each in enumerate(centers)]
-    state.next_candidate += len(centers)
-    state.scored_weight, state.scored_rows = 0.0, 0
 
 
 def _no_distances(state: ModelState) -> Array:
@@ -160,12 +169,12 @@ def _apply_promoted(state: ModelState, spec: ModelSpec, change: Promoted) -> boo
     challenger, state.trial = state.trial.candidate, None
     if change.profile is not None:
         state.profile = change.profile.copy()
-    _take_segments(state, change.segments, change.retired)
+    take_segments(state, change.segments, change.retired)
     state.rules = dict(change.rules)
-    _begin_candidates(state, [challenger.centers] * len(spec.speeds))
+    begin_candidates(state, [challenger.centers] * len(spec.speeds))
     state.histogram = _no_distances(state)
     state.champion = challenger.speed if change.speed is None else change.speed
-    _note_births(state)
+    note_births(state)
     state.promotions += 1
     # What is new may have settled in a corner again, or have kept a segment that nobody comes to any more.
     state.search.wait, state.search.due = _SOON, state.rows + _SOON
@@ -176,20 +185,11 @@ def _apply_promoted_half_life(state: ModelState, spec: ModelSpec, change: Promot
     found = [i for i, candidate in enumerate(state.candidates) if candidate.id == change.candidate]
     if not found or found == [state.champion]:
         return False
-    _begin_candidates(state, [state.candidates[found[0]].centers] * len(spec.speeds))
+    begin_candidates(state, [state.candidates[found[0]].centers] * len(spec.speeds))
     state.champion = found[0]
     state.epoch += 1
     state.promotions += 1
     return True
-
-
-def _take_segments(state: ModelState, segments: list[Segment], retired: list[Segment]) -> None:
-    state.segments = under_given_names(segments, state.segments)
-    state.retired = [*state.retired, *retired][-_REMEMBERED_RETIRED:]
-    state.next_id = max(state.next_id, *(segment.id + 1 for segment in segments))
-    state.members = {segment.id: state.members.get(segment.id, 0) for segment in segments}
-    state.hit_s = {segment.id: state.hit_s.get(segment.id, state.clock) for segment in segments}
-    state.epoch += 1
 
 
 def _apply_retired(state: ModelState, change: Retired) -> bool:
@@ -199,17 +199,17 @@ def _apply_retired(state: ModelState, change: Retired) -> bool:
     stay = np.array([segment.id not in gone for segment in state.segments])
     state.profile = Profile(state.profile.weights[:, stay], state.profile.means[:, stay])
     state.histogram = state.histogram[stay]
-    _take_segments(state, [segment for segment in state.segments if segment.id not in gone], change.segments)
+    take_segments(state, [segment for segment in state.segments if segment.id not in gone], change.segments)
     state.rules = {i: rule for i, rule in state.rules.items() if i not in gone}
-    _begin_candidates(state, [_some(candidate.centers, stay) for candidate in state.candidates])
-    _note_births(state)
+    begin_candidates(state, [_some(candidate.centers, stay) for candidate in state.candidates])
+    note_births(state)
     state.trial = None
     # A search that is on its way found centers for one that is gone.
     state.search.number += 1
     return True
 
 
-def _apply_appeared(state: ModelState, change: Appeared) -> bool:
+def _apply_appeared(state: ModelState, spec: ModelSpec, change: Appeared) -> bool:
     new = [segment for segment in change.segments if segment.id in state.unnamed]
     if not state.ready or not new:
         return False
@@ -224,12 +224,29 @@ def _apply_appeared(state: ModelState, change: Appeared) -> bool:
     state.hit_s |= {segment.id: state.clock for segment in new}
     state.unnamed = {i: one for i, one in state.unnamed.items() if i not in state.members}
     state.next_id = max(state.next_id, *(segment.id + 1 for segment in new))
-    _note_births(state)
+    note_births(state)
+    if spec.table:
+        state.epoch += 1
+        centers = state.tagging.centers
+        total = float(np.add.reduce(centers.weights))
+        begin_epoch(state, spec, centers.centers, state.profile, centers.weights / (total or 1.0))
     return True
 
 
 def _some(centers: Centers, which: Flags) -> Centers:
     return Centers(centers.centers[:, which].copy(), centers.weights[which], centers.learned[which])
+
+
+def _apply_names(state: ModelState, change: Renamed | Described) -> bool:
+    if isinstance(change, Renamed):
+        return _apply_renamed(state, change)
+    before = state.segments
+    state.segments = [
+        replace(one, name=change.names[one.id], previous_name=one.name) if one.id in change.names and not one.given else one
+        for one in state.segments
+    ]
+    state.misnamed, state.to_name = [], []
+    return state.segments != before
 
 
 def _apply_renamed(state: ModelState, change: Renamed) -> bool:
@@ -254,16 +271,13 @@ def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     state.rows += delta.rows
     state.clipped += delta.clipped
     state.held_back += delta.held_back
-    _apply_external(state, spec, delta)
-    for segment_id, change in delta.moved.items():
-        if segment_id in state.members:
-            state.members[segment_id] += change
-        elif segment_id in state.unnamed:
-            state.unnamed[segment_id].members += change
+    state.customers += delta.customers
+    apply_external(state, spec, delta.fed, delta.unnamed)
+    apply_moves(state, delta.moved)
     for segment_id, at in delta.hit_s.items():
         if segment_id in state.hit_s:
             state.hit_s[segment_id] = max(state.hit_s[segment_id], at)
-    _apply_warm_up(state, spec, delta)
+    apply_warm_up(state, spec, delta, delta.events)
     if state.ready and delta.candidates:
         _apply_shared(state, spec, delta, mine, theirs)
         _apply_candidates(state, spec, delta, began)
@@ -272,14 +286,6 @@ def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     state.clock = after
     _apply_sample(state, spec, delta)
     return True
-
-
-def _apply_external(state: ModelState, spec: ModelSpec, delta: Delta) -> None:
-    if state.external is not None and delta.fed is not None:
-        state.external.learn(delta.fed, spec)
-    for label, new in delta.unnamed.items():
-        if label not in state.members:
-            state.unnamed.setdefault(label, Unnamed(0, new.rows, list(new.mean)))
 
 
 def _apply_shared(state: ModelState, spec: ModelSpec, delta: Delta, mine: float, theirs: float) -> None:
@@ -346,47 +352,3 @@ def _apply_sample(state: ModelState, spec: ModelSpec, delta: Delta) -> None:
             labels, _ = nearest_label(sample.x[: spec.n_weighted], state.tagging.centers.centers, inverse)
             sample = trimmed(sample, labels, len(state.segments))
     state.sample = sample
-
-
-def _take_reference(state: ModelState, spec: ModelSpec) -> None:
-    """The customers that came until now are those to compare with."""
-    kept = list(state.warm_up.rows.items())[:REFERENCE_ROWS]
-    if spec.watched and kept:
-        x = np.array([row for _, (_, _, row) in kept], dtype=np.float64).T
-        state.reference = Reference([key for key, _ in kept], np.ascontiguousarray(x))
-    state.warm_up.rows = {}
-
-
-def _apply_warm_up(state: ModelState, spec: ModelSpec, delta: Delta) -> None:
-    warm_up = state.warm_up
-    for key in delta.erased:
-        warm_up.rows.pop(key, None)
-    if state.reference is not None and delta.erased:
-        state.reference = state.reference.without(delta.erased)
-    if delta.warm_up is None or (state.ready and state.reference is not None):
-        return
-    if not state.ready:
-        warm_up.events += delta.events
-    if warm_up.first_s is None:
-        warm_up.first_s = delta.first_s
-    rows = delta.warm_up
-    for key, w, at, row in zip(rows.keys, rows.weights.tolist(), rows.at.tolist(), rows.x.T.tolist(), strict=True):
-        warm_up.rows[key] = (w, at, row)
-    # Where no start is possible, as customers do not differ, the latest are kept, and a start comes when those do.
-    for key in list(warm_up.rows)[: max(0, len(warm_up.rows) - WARM_UP_MOST * spec.warm_up)]:
-        del warm_up.rows[key]
-    if state.ready and len(warm_up.rows) >= min(spec.warm_up, REFERENCE_ROWS):
-        _take_reference(state, spec)
-
-
-def unsettled_metric(moments: Moments, centers: Array, epoch: int) -> Metric:
-    """The metric of a start from centers alone: running variances, and the centers' spread where one is still zero."""
-    variance = moments.variance()
-    k = centers.shape[1]
-    mean = np.add.reduce(centers, axis=1) / k
-    off = centers - mean[:, None]
-    spread = np.zeros_like(variance)
-    spread[: len(centers)] = np.add.reduce(off * off, axis=1) / k
-    origin = moments.mean.copy()
-    origin[: len(mean)] = np.where(moments.weight[: len(mean)] > 0.0, moments.mean[: len(mean)], mean)
-    return Metric(epoch, False, origin, np.where(variance > 0.0, variance, spread))

@@ -15,16 +15,15 @@ from msgspec.structs import replace
 
 from streamseg.kernel.clusters import nearest_label
 from streamseg.kernel.valley import dithered
-from streamseg.model.apply import apply_fast_loss
 from streamseg.model.gaps import with_newborn, without_gaps
 from streamseg.model.identity import lineage
-from streamseg.model.learning import profile_of
+from streamseg.model.naming import name_beside
 from streamseg.model.newcomers import newcomer
-from streamseg.model.records import Appeared, Decision, Delta, Dropped, Promoted, Retired
+from streamseg.model.records import Appeared, Decision, Described, Dropped, Promoted, Retired
 from streamseg.model.rules import rules_of
-from streamseg.model.spec import ModelSpec
-from streamseg.model.start import z_of
-from streamseg.model.state import ModelState, Search, Trial
+from streamseg.model.spec import SETTLING_ROWS, ModelSpec
+from streamseg.model.state import ModelState, Search, Trial, profile_of, z_now, z_of
+from streamseg.model.table import table_step
 
 # A candidate has to lose so much less; and what is about the least.
 ADVANTAGE, ABOUT = 0.98, 1.01
@@ -37,8 +36,12 @@ LOOK_ROWS, SOON_ROWS = 2_000, 500
 # A loss that has risen so much, and by so many standard errors, asks for a search at once, but not sooner after the last one
 # than so many events.
 _RISEN, _ERRORS, _APART = 1.15, 3.0, 500
+# So much, and by so many standard errors, a table's loss is off where better centers are looked for at once.
+_OFF, _OFF_ERRORS = 0.01, 2.0
+# Where so many customers lie beyond what is counted, the metric is not theirs.
+_BEYOND = 0.05
 
-Due = Literal["appeared", "half_life", "trial", "search", "retire"]
+Due = Literal["appeared", "names", "half_life", "trial", "search", "retire"]
 
 
 def due(state: ModelState, spec: ModelSpec) -> Due | None:
@@ -51,6 +54,8 @@ def due(state: ModelState, spec: ModelSpec) -> Due | None:
         return None
     if state.unnamed:
         return "appeared"
+    if spec.table:
+        return "names" if state.to_name else "search" if _table_due(state) else None
     trial = state.trial
     if trial is not None and _tried(trial):
         return "trial"
@@ -63,6 +68,23 @@ def due(state: ModelState, spec: ModelSpec) -> Due | None:
     if _forsaken(state, spec):
         return "retire"
     return "search" if spec.refits and state.rows >= state.search.due else None
+
+
+def _table_due(state: ModelState) -> bool:
+    """Whether the panel is to be looked at: by the schedule, or as customers are not what they were."""
+    search, panel = state.search, state.panel
+    assert panel is not None
+    if not state.metric.settled:
+        return int(np.count_nonzero(panel.common)) >= SETTLING_ROWS
+    if state.rows >= search.due:
+        return True
+    if state.rows - search.last < table_step(state.customers):
+        return False
+    assert state.population is not None
+    sums = state.population.sums
+    if sums.outliers > _BEYOND * sums.evaluated:
+        return True
+    return abs(search.panel_loss - search.level) > max(_OFF * search.level, _OFF_ERRORS * search.panel_error)
 
 
 def most_rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
@@ -102,15 +124,6 @@ def better_half_life(state: ModelState) -> int | None:
     return max(better, default=None)
 
 
-def rises_within(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
-    """Whether the loss rises in a batch so long that what is due would wait for its end. IN all."""
-    if not spec.refits or not state.ready or state.trial is not None or delta.rows <= SOON_ROWS:
-        return False
-    search = replace(state.search)
-    apply_fast_loss(search, delta)
-    return _loss_has_risen(search, state.rows + delta.rows)
-
-
 def _loss_has_risen(search: Search, rows: int) -> bool:
     if search.fast_weight <= 0.0 or rows - search.last < _APART:
         return False
@@ -133,6 +146,8 @@ def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision
     what, version = due(state, spec), state.version
     if what == "appeared":
         return Appeared(version, digest, [newcomer(label, version + 1) for label in sorted(state.unnamed)])
+    if what == "names":
+        return _described(state, spec, digest)
     if what == "half_life":
         better = better_half_life(state)
         assert better is not None
@@ -142,6 +157,18 @@ def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision
             return Dropped(version, digest, state.trial.candidate.id)
         return _promoted(state, spec, digest)
     return _retired(state, spec, digest) if what == "retire" else None
+
+
+def _described(state: ModelState, spec: ModelSpec, digest: bytes) -> Described:
+    """Names in place of those that no longer fit, different from all others."""
+    z, features = z_now(state, spec), list(spec.names[: spec.n_weighted])
+    taken = [segment.name for segment in state.segments if segment.id not in state.to_name]
+    names: dict[int, str] = {}
+    for place, segment in enumerate(state.segments):
+        if segment.id in state.to_name:
+            names[segment.id] = name_beside(z, place, features, taken)
+            taken.append(names[segment.id])
+    return Described(state.version, digest, names)
 
 
 def _stood(state: ModelState, spec: ModelSpec, trial: Trial) -> bool:

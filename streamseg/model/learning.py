@@ -18,13 +18,14 @@ from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.forgetting import NEVER, Speeds, guarded_times
 from streamseg.kernel.metric import RENEWAL_FACTOR, is_off, leaves
 from streamseg.kernel.moments import Moments, moments_about, moments_of, side_by_side, stacked
-from streamseg.kernel.types import Array, Ints, sums_by_label
-from streamseg.model.apply import FAST_HALF_LIFE, SCORE_HALF_LIFE, unsettled_metric
+from streamseg.kernel.types import Array, Ints
+from streamseg.model.apply import FAST_HALF_LIFE
 from streamseg.model.newcomers import places_of
 from streamseg.model.records import CandidateDelta, Delta, TrialDelta, WarmRows
 from streamseg.model.sample import ROWS, ROWS_EACH, Sample, merged, priorities, trimmed
 from streamseg.model.spec import SETTLING_ROWS, ModelSpec
-from streamseg.model.state import Metric, ModelState, Profile
+from streamseg.model.state import Metric, ModelState, Profile, profile_of, unsettled_metric
+from streamseg.model.table import SCORE_HALF_LIFE
 
 # An event's loss counts for at most so many times the mean.
 _CLIPPED_AT = 10.0
@@ -364,15 +365,3 @@ class _Seen(NamedTuple):
     labels: Ints
     weights: Array
     factor: float
-
-
-def profile_of(extra: Array, labels: Ints, weights: Array, k: int) -> Profile:
-    """Means by center of the profile features, NaN left out. IN extra (n_profile, n_rows), labels, weights."""
-    out = Profile.empty(len(extra), k)
-    for j, row in enumerate(extra):
-        there = ~np.isnan(row)
-        hits = sums_by_label(labels[there], weights[there], k)
-        sums = sums_by_label(labels[there], weights[there] * row[there], k)
-        out.weights[j] = hits
-        out.means[j] = sums / np.where(hits > 0.0, hits, 1.0)
-    return out

@@ -10,6 +10,9 @@ from streamseg.kernel.types import Array
 
 # Standard deviations from the mean of all customers at which a word changes.
 _QUIET, _SLIGHT, _STRONG = 0.25, 0.5, 1.25
+# ... and how far beyond that a word that was given is kept.
+_SLACK = 0.1
+_WORDS = re.compile(r"(?:(?P<how>very|slightly) )?(?P<way>high|low) (?P<feature>.+)")
 
 
 def names_of(z: Array, features: list[str]) -> list[str]:
@@ -36,6 +39,31 @@ def says_the_same(one: str, other: str) -> bool:
 def _told(name: str) -> set[str]:
     bare = re.sub(r"\b(very|slightly) |\s*\(\d+\)$", "", name.lower())
     return {part.strip() for part in bare.split(",")}
+
+
+def contradicts(name: str, z: Array, features: list[str]) -> bool:
+    """Whether a name that was made of words says what is not so of a segment. IN z (n_features,), as in `names_of`.
+
+    A word is let go some way beyond where it would be given; a name of other words says nothing.
+    """
+    by_feature = {feature.replace("_", " "): float(value) for feature, value in zip(features, z, strict=True)}
+    for part in re.sub(r"\s*\(\d+\)$", "", name).lower().split(", "):
+        if part == "average":
+            if max(map(abs, by_feature.values())) > _SLIGHT:
+                return True
+            continue
+        found = _WORDS.fullmatch(part)
+        if found is None:
+            return False
+        lowered = {feature.lower(): value for feature, value in by_feature.items()}
+        if found["feature"] not in lowered:
+            return False
+        value = lowered[found["feature"]] * (1.0 if found["way"] == "high" else -1.0)
+        least = _STRONG - _SLACK if found["how"] == "very" else _QUIET - _SLACK
+        most = _SLIGHT + _SLACK if found["how"] == "slightly" else np.inf
+        if not least <= value <= most:
+            return True
+    return False
 
 
 def name_beside(z: Array, i: int, features: list[str], taken: list[str]) -> str:

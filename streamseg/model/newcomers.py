@@ -54,4 +54,5 @@ def with_segments(state: ModelState, segments: list[Segment], centers: Centers) 
         candidates=[replace(champion, centers=side_by_side([champion.centers, centers]))],
         profile=Profile(np.hstack([profile.weights, empty.weights]), np.hstack([profile.means, empty.means])),
         histogram=np.vstack([state.histogram, np.zeros((n, histogram.N_BINS))]),
+        radii=None if state.radii is None else np.hstack([state.radii, np.full((2, n), np.nan)]),
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from streamseg.kernel.clusters import CenterDelta, Centers, Together
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Ints
 from streamseg.model.external import Unnamed
+from streamseg.model.panel import PanelRows
+from streamseg.model.population import Sums
 from streamseg.model.sample import Sample
 from streamseg.model.state import Metric, Profile, Rule, Segment
 
@@ -56,6 +59,7 @@ class Delta(msgspec.Struct, tag="delta"):
         fed: rows for the external model in order, (n_weighted, n); unnamed: its labels that are no segments yet.
         losses: (2, n), events and sums of their clipped losses, in order.
         erased: keys of customers that were erased, in the warm-up; erased_rows: in the sample.
+        customers: by how many there are more.
     """
 
     base_version: int
@@ -90,6 +94,42 @@ class Delta(msgspec.Struct, tag="delta"):
     losses: Array | None = None
     fed: Array | None = None
     unnamed: dict[int, Unnamed] = {}
+    customers: int = 0
+
+
+class Upserts(msgspec.Struct, tag="upserts"):
+    """What one micro-batch changes in the table of customers, of which segments are clusters: sums, new minus old.
+
+    Attributes:
+        base_version, base_digest: the model that it was computed from; epoch: of its tags, to which the sums belong.
+        clock, last_time: as in `ModelState`; rows: accepted events.
+        customers: by how many there are more; sums: what their rows add to the population, less what they added before.
+        panel: rows for the panel, relative to the population's origin; gone: keys of customers that it has and loses.
+        moved: change of the number of customers in each segment, by id.
+        loss: sum of clipped squared distances of the events; losses: (2, n), events and sums of their losses, in order.
+        erased, warm_up, held_back, fed, unnamed: as in `Delta`.
+    """
+
+    base_version: int
+    base_digest: bytes
+    epoch: int
+    clock: float
+    last_time: float
+    rows: int
+    customers: int
+    sums: Sums
+    panel: PanelRows
+    gone: np.ndarray
+    moved: dict[int, int]
+    loss: float
+    losses: Array
+    erased: list[int]
+    warm_up: WarmRows | None = None
+    first_s: float | None = None
+    held_back: int = 0
+    clipped: int = 0
+    fed: Array | None = None
+    unnamed: dict[int, Unnamed] = {}
 
 
 class Start(msgspec.Struct, tag="start"):
@@ -115,6 +155,34 @@ class Searched(msgspec.Struct, tag="searched"):
     kind: Literal["refit", "born", "joined"] | None
     centers: Centers | None
     rules: dict[int, Rule]
+
+
+class Refitted(msgspec.Struct, tag="refitted"):
+    """Better centers of a table were looked for on the panel, the `number`-th time.
+
+    Attributes:
+        kind: what was found; None for nothing.
+        centers: (n_weighted, k); segments: in their order; retired: those that are no more.
+        rules: of the segments afterwards, by id.
+    """
+
+    base_version: int
+    base_digest: bytes
+    number: int
+    kind: Literal["refit", "born", "joined"] | None = None
+    centers: Array | None = None
+    segments: list[Segment] = []
+    retired: list[Segment] = []
+    rules: dict[int, Rule] = {}
+
+
+class Renewed(msgspec.Struct, tag="renewed"):
+    """The metric no longer fits the customers of the panel; `number`: of the search that it stands in for."""
+
+    base_version: int
+    base_digest: bytes
+    number: int
+    metric: Metric
 
 
 class Promoted(msgspec.Struct, tag="promoted"):
@@ -168,6 +236,14 @@ class Asked(msgspec.Struct, tag="asked"):
     base_digest: bytes
 
 
+class Described(msgspec.Struct, tag="described"):
+    """Names, by segment id, that say what its customers are like now."""
+
+    base_version: int
+    base_digest: bytes
+    names: dict[int, str]
+
+
 class Renamed(msgspec.Struct, tag="renamed"):
     """A person gives a segment a name. Passed over where another segment has it."""
 
@@ -176,5 +252,5 @@ class Renamed(msgspec.Struct, tag="renamed"):
     name: str
 
 
-Decision = Start | Searched | Promoted | Dropped | Retired | Appeared | Asked | Renamed
-ModelChange = Delta | Decision
+Decision = Start | Searched | Refitted | Renewed | Promoted | Dropped | Retired | Appeared | Asked | Described | Renamed
+ModelChange = Delta | Upserts | Decision

@@ -11,23 +11,26 @@ gap left between them are offered as one, and a refit may not leave fewer with a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from streamseg.kernel.clusters import Centers, means_of, nearest_label
+from streamseg.kernel.metric import is_off
+from streamseg.kernel.moments import moments_of_rows
 from streamseg.kernel.starts import kmeans_labels
 from streamseg.kernel.types import Array, Flags, Ints
 from streamseg.kernel.valley import dithered, passes, valley_ratios
 from streamseg.model.decisions import ADVANTAGE
-from streamseg.model.gaps import RECENT, n_apart, with_newborn, without_gaps
-from streamseg.model.identity import paired
-from streamseg.model.records import Searched
+from streamseg.model.gaps import RECENT, joined, n_apart, with_newborn, without_gaps
+from streamseg.model.identity import lineage, paired
+from streamseg.model.records import Refitted, Renewed, Searched
 from streamseg.model.rules import rules_of
 from streamseg.model.sample import ROWS
 from streamseg.model.selection import MIN_ROWS, means_by_label
-from streamseg.model.spec import MAX_SEGMENTS, ModelSpec
-from streamseg.model.state import ModelState
+from streamseg.model.spec import MAX_SEGMENTS, SETTLING_ROWS, ModelSpec
+from streamseg.model.start import clipped
+from streamseg.model.state import Metric, ModelState, z_of
 
 _RESTARTS = 4
 # Fewer customers than this for each segment say nothing of better centers.
@@ -37,6 +40,8 @@ _NEW_TRIES = 8
 # weight: where nobody comes to any more, a center is better used elsewhere.
 _LEAST_PROTECTED, _LEAST_RECENT = 3, 2
 _CLIPPED_AT = 10.0
+# A refit of a table has to lose so much less on the other half: there, no trial on new events follows.
+_TABLE_ADVANTAGE = 0.995
 
 
 class _Data(NamedTuple):
@@ -53,6 +58,7 @@ class _Data(NamedTuple):
     champion: Array
     labels: Ints
     seed: int
+    advantage: float = ADVANTAGE
 
 
 def search(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Searched:
@@ -67,13 +73,75 @@ def search(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Searched:
     common, coin = np.arange(sample.n_rows) < ROWS, sample.halves
     recent = sample.positions > state.age - RECENT
     data = _Data(x, common & coin, common & ~coin, recent, inverse, champion, labels, spec.seed + state.search.number)
-    if spec.n_segments is None and k < MAX_SEGMENTS and (found := _born(data)) is not None:
-        out.kind, out.centers = "born", _weighed(data, found)
-    elif (found := _refit(data)) is not None and not (state.natural and _closes_gaps(data, found)):
-        out.kind, out.centers = "refit", _weighed(data, found)
-    elif (found := without_gaps(state, spec)) is not None:
-        out.kind, out.centers = "joined", _weighed(data, found)
+    found = _found(data, state, spec)
+    if found is None and (fewer := without_gaps(state, spec)) is not None:
+        found = "joined", fewer
+    if found is not None:
+        out.kind, out.centers = found[0], _weighed(data, found[1])
     return out
+
+
+def _found(data: _Data, state: ModelState, spec: ModelSpec) -> tuple[Literal["born", "refit", "joined"], Array] | None:
+    """One segment more, or better centers for as many."""
+    k = data.champion.shape[1]
+    if spec.n_segments is None and k < MAX_SEGMENTS and (born := _born(data)) is not None:
+        return "born", born
+    refit = _refit(data)
+    if refit is not None and not (state.natural and _closes_gaps(data, refit)):
+        return "refit", refit
+    return None
+
+
+def search_table(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Refitted | Renewed:
+    """What the panel of a table gives: another metric, better centers, or nothing. IN all; only where the state is ready."""
+    n, panel = spec.n_weighted, state.panel
+    assert panel is not None
+    number, k = state.search.number, len(state.segments)
+    out = Refitted(state.version, digest, number)
+    metric = _metric_of(state, spec)
+    if metric is not None:
+        return Renewed(state.version, digest, number, metric)
+    assert state.population is not None
+    panel = panel.take(~state.population.outliers(panel.x))
+    common = panel.common
+    if not spec.refits or int(np.count_nonzero(common)) < 2 * _ROWS_EACH * k:
+        return out
+    inverse, champion, coin = state.metric.inverse(spec), state.tagging.centers.centers, panel.halves
+    x = panel.x[:n]
+    labels, _ = nearest_label(x, champion, inverse)
+    everyone = np.ones(panel.n_rows, dtype=np.bool_)
+    data = _Data(x, common & coin, common & ~coin, everyone, inverse, champion, labels, spec.seed + number, _TABLE_ADVANTAGE)
+    found = _found(data, state, spec)
+    if found is None and state.natural:
+        fewer = joined(x[:, common], labels[common], champion, inverse, spec.seed)
+        found = None if fewer is None else ("joined", fewer)
+    if found is None:
+        return out
+    out.kind, centers = found[0], _weighed(data, found[1]).centers
+    after, _ = nearest_label(x, centers, inverse)
+    names = list(spec.names[:n])
+    here = Metric(0, True, state.moments.mean, state.moments.variance())
+    became = lineage(
+        state.segments, labels, after, centers.shape[1], z_of(spec, centers, here), names, state.next_id,
+        state.version + 1, out.kind,
+    )  # fmt: skip
+    out.centers, out.segments, out.retired = centers, became.segments, became.retired
+    out.rules = rules_of(x, after, [segment.id for segment in became.segments], spec)
+    return out
+
+
+def _metric_of(state: ModelState, spec: ModelSpec) -> Metric | None:
+    """The panel's metric, where the one in force waits for it, or is off."""
+    n, panel, metric = spec.n_weighted, state.panel, state.metric
+    assert panel is not None
+    if spec.unit_metric or int(np.count_nonzero(panel.common)) < SETTLING_ROWS:
+        return None
+    x = panel.x[:, panel.common]
+    x[:n] = clipped(x[:n], spec)
+    moments = moments_of_rows(x, np.ones(x.shape[1]), n)
+    if metric.settled and not is_off(moments.variance()[:n], metric.variance[:n]):
+        return None
+    return Metric(metric.epoch + 1, True, moments.mean, moments.variance())
 
 
 def _weighed(data: _Data, centers: Array) -> Centers:
@@ -93,7 +161,7 @@ def _loss(data: _Data, centers: Array, rows: Flags) -> float:
 
 
 def _better(data: _Data, centers: Array) -> bool:
-    return _loss(data, centers, data.rest) < ADVANTAGE * _loss(data, data.champion, data.rest)
+    return _loss(data, centers, data.rest) < data.advantage * _loss(data, data.champion, data.rest)
 
 
 def _refit(data: _Data) -> Array | None:

@@ -111,6 +111,8 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         max_gain, clip_sigmas, max_ahead: the guards; None turns one off.
         unit_metric: inputs are scaled already, every variance counts as 1.
         watched: whether reference customers are kept, for drift.
+        table: whether rows are those of a table of customers, of which each counts once as it is now.
+        active_within: seconds of event time after which a silent customer no longer counts; None for never.
         make: makes the river clusterer that decides on segments; None for the built-in model.
     """
 
@@ -130,6 +132,8 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     retire_after: float | None = None
     stickiness: float = 0.0
     watched: bool = False
+    table: bool = False
+    active_within: float | None = None
     make: Callable[[], Any] | None = None
 
     def check(self) -> None:

@@ -8,18 +8,16 @@ import numpy as np
 
 from streamseg.kernel.clusters import Centers, means_of
 from streamseg.kernel.elementary import exp2
-from streamseg.kernel.moments import Moments, moments_of, side_by_side
+from streamseg.kernel.moments import Moments, moments_of_rows
 from streamseg.kernel.starts import kmeans_labels, trimmed_band
 from streamseg.kernel.types import Array, Ints
-from streamseg.model.apply import unsettled_metric
 from streamseg.model.fitted import FittedModel
-from streamseg.model.learning import profile_of
 from streamseg.model.naming import names_of
 from streamseg.model.records import Start
 from streamseg.model.rules import rules_of
 from streamseg.model.selection import choose
 from streamseg.model.spec import CUSTOMERS_PER_SEGMENT, MAX_SEGMENTS, WARM_UP_EVENTS_FACTOR, ModelSpec
-from streamseg.model.state import Metric, ModelState, Profile, Segment
+from streamseg.model.state import Metric, ModelState, Profile, Segment, profile_of, unsettled_metric, z_of
 
 # There is room for later ones above it.
 _LARGEST_ID = 2**62
@@ -45,15 +43,8 @@ def start_from_warm_up(state: ModelState, spec: ModelSpec, digest: bytes = b"") 
     """First centers by k-means++ on the latest row of each customer; None where fewer than k rows are distinct."""
     x, weights = _warm_rows(state, spec)
     n = spec.n_weighted
-    if spec.clip_sigmas is not None:
-        low, high = trimmed_band(x[:n], spec.clip_sigmas)
-        # A category that few customers have is rare, and no typo.
-        grouped = np.array([bool(feature.group) for feature in spec.features[:n]])
-        low, high = np.where(grouped, -np.inf, low), np.where(grouped, np.inf, high)
-        x[:n] = np.minimum(np.maximum(x[:n], low[:, None]), high[:, None])
-    moments = moments_of(x[:n], weights)
-    if len(x) > n:
-        moments = side_by_side([moments, moments_of(x[n:], weights, complete=False)])
+    x[:n] = clipped(x[:n], spec)
+    moments = moments_of_rows(x, weights, n)
     metric = _frozen(spec, moments, state.metric.epoch + 1)
     inverse = metric.inverse(spec)
     seen = x[:n][inverse > 0.0]
@@ -70,6 +61,17 @@ def start_from_warm_up(state: ModelState, spec: ModelSpec, digest: bytes = b"") 
     profile = profile_of(x[n:], labels, weights, len(ids))
     rules = rules_of(x[:n], labels, ids, spec) if spec.refits or spec.make else {}
     return Start(state.version, digest, segments, centers, profile, moments, metric, natural, rules)
+
+
+def clipped(x: Array, spec: ModelSpec) -> Array:
+    """Rows (n_weighted, n_rows) within what is believable of each feature. IN all."""
+    if spec.clip_sigmas is None:
+        return x
+    low, high = trimmed_band(x, spec.clip_sigmas)
+    # A category that few customers have is rare, and no typo.
+    grouped = np.array([bool(feature.group) for feature in spec.features[: spec.n_weighted]])
+    low, high = np.where(grouped, -np.inf, low), np.where(grouped, np.inf, high)
+    return np.minimum(np.maximum(x, low[:, None]), high[:, None])
 
 
 def _chosen(state: ModelState, x: Array, inverse: Array, spec: ModelSpec) -> tuple[list[int], Ints, bool | None]:
@@ -172,15 +174,6 @@ def _by_size(labels: Ints, k: int) -> Ints:
     rank = np.empty(k, dtype=np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(k)
     return rank[labels]
-
-
-def z_of(spec: ModelSpec, centers: Array, metric: Metric) -> Array:
-    """Centers in standard deviations from the mean, (n_weighted, k); 0 where a feature does not vary."""
-    n = spec.n_weighted
-    deviation = np.sqrt(metric.variance[:n])
-    flat = deviation <= 0.0
-    z: Array = (centers - metric.origin[:n, None]) / np.where(flat, 1.0, deviation)[:, None]
-    return np.where(flat[:, None], 0.0, z)
 
 
 def _named(

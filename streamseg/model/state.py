@@ -15,9 +15,11 @@ from streamseg.kernel.clusters import Centers
 from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.metric import inverse_of, shared_variance
 from streamseg.kernel.moments import Moments
-from streamseg.kernel.types import Array
+from streamseg.kernel.types import Array, Ints, sums_by_label
 from streamseg.model.codec import digest
 from streamseg.model.external import External, Unnamed
+from streamseg.model.panel import Panel
+from streamseg.model.population import Population
 from streamseg.model.reference import Reference
 from streamseg.model.sample import Sample
 from streamseg.model.spec import ModelSpec
@@ -32,13 +34,13 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A segment's identity. Ids are never used again; the name is frozen at birth, unless a person gives one.
+    """A segment's identity. Ids are never used again; the name says what its customers are like, unless a person gave one.
 
     Attributes:
         predecessors: segments that its first customers came from; successors: those that its last ones went to.
         why: it was born, and it was retired: "started", "refit", "born", "joined" (no gap was left between), "retired"
             (nobody came any more).
-        given: the name is a person's.
+        given: the name is a person's; previous_name: the one before, where it no longer fitted its customers.
     """
 
     id: int
@@ -48,6 +50,7 @@ class Segment(msgspec.Struct, frozen=True):
     successors: tuple[int, ...] = ()
     why: str = "started"
     given: bool = False
+    previous_name: str | None = None
 
 
 class Profile(msgspec.Struct):
@@ -141,6 +144,7 @@ class Search(msgspec.Struct):
         number: of searches so far; due: rows at which the next one comes; last: rows at the last one.
         level: mean loss at the last search; fast: recent loss and weight, faded over a few hundred events, and the sum of
             squared weighted deviations from the mean, of which the recent loss has its standard error.
+        panel_loss, panel_error: the panel's mean loss now, of a table, and its standard error.
     """
 
     number: int
@@ -151,6 +155,8 @@ class Search(msgspec.Struct):
     fast_loss: float = 0.0
     fast_weight: float = 0.0
     fast_squares: float = 0.0
+    panel_loss: float = 0.0
+    panel_error: float = 0.0
 
 
 class WarmUp(msgspec.Struct):
@@ -185,6 +191,13 @@ class ModelState(msgspec.Struct):
         reference: customers that drift is measured against; None while there are none yet, and where nobody watches.
         births: the center of each segment when it was born, by id.
         external: what decides on segments in place of the candidates; unnamed: its labels that are no segments yet.
+        population: of a table of customers, the sums that its centers are made of; None where rows have no keys, or there
+            are no centers yet.
+        panel: its sample of customers; radii: (2, k) median and 95th percentile of squared distances to the centers, NaN
+            where that is not known; customers: in the table; passes: over it that were asked for in this epoch, the last one
+            when `passed` rows had been learned.
+        misnamed: ids of segments whose names no longer fit their customers, when `looked` rows had been learned; to_name:
+            those of which that was so twice in a row.
     """
 
     version: int
@@ -220,6 +233,15 @@ class ModelState(msgspec.Struct):
     births: dict[int, list[float]] = {}
     external: External | None = None
     unnamed: dict[int, Unnamed] = {}
+    population: Population | None = None
+    panel: Panel | None = None
+    radii: Array | None = None
+    customers: int = 0
+    passes: int = 0
+    passed: int = 0
+    looked: int = 0
+    misnamed: list[int] = []
+    to_name: list[int] = []
 
     @classmethod
     def empty(cls, spec: ModelSpec) -> ModelState:
@@ -253,3 +275,43 @@ class ModelState(msgspec.Struct):
 
     def digest(self) -> bytes:
         return digest(self)
+
+
+def unsettled_metric(moments: Moments, centers: Array, epoch: int) -> Metric:
+    """The metric of a start from centers alone: running variances, and the centers' spread where one is still zero."""
+    variance = moments.variance()
+    k = centers.shape[1]
+    mean = np.add.reduce(centers, axis=1) / k
+    off = centers - mean[:, None]
+    spread = np.zeros_like(variance)
+    spread[: len(centers)] = np.add.reduce(off * off, axis=1) / k
+    origin = moments.mean.copy()
+    origin[: len(mean)] = np.where(moments.weight[: len(mean)] > 0.0, moments.mean[: len(mean)], mean)
+    return Metric(epoch, False, origin, np.where(variance > 0.0, variance, spread))
+
+
+def profile_of(extra: Array, labels: Ints, weights: Array, k: int) -> Profile:
+    """Means by center of the profile features, NaN left out. IN extra (n_profile, n_rows), labels, weights."""
+    out = Profile.empty(len(extra), k)
+    for j, row in enumerate(extra):
+        there = ~np.isnan(row)
+        hits = sums_by_label(labels[there], weights[there], k)
+        sums = sums_by_label(labels[there], weights[there] * row[there], k)
+        out.weights[j] = hits
+        out.means[j] = sums / np.where(hits > 0.0, hits, 1.0)
+    return out
+
+
+def z_of(spec: ModelSpec, centers: Array, metric: Metric) -> Array:
+    """Centers in standard deviations from the mean, (n_weighted, k); 0 where a feature does not vary."""
+    n = spec.n_weighted
+    deviation = np.sqrt(metric.variance[:n])
+    flat = deviation <= 0.0
+    z: Array = (centers - metric.origin[:n, None]) / np.where(flat, 1.0, deviation)[:, None]
+    return np.where(flat[:, None], 0.0, z)
+
+
+def z_now(state: ModelState, spec: ModelSpec) -> Array:
+    """Centers in standard deviations of the customers as they are now from their mean, (n_weighted, k)."""
+    n, variance = spec.n_weighted, state.moments.variance()
+    return z_of(spec, state.tagging.centers.centers[:n], Metric(0, True, state.moments.mean, variance))

@@ -82,15 +82,16 @@ def tag(state: ModelState, spec: ModelSpec, x: Array) -> Tags:
     """Tags of rows. IN x (n_features, n_rows) with weighted features complete. Only where the state is ready."""
     n, inverse = spec.n_weighted, state.metric.inverse(spec)
     if state.external is None:
-        return _told(state, inverse, nearest(x[:n], state.tagging.centers.centers, inverse))
+        return _told(state, inverse, nearest(x[:n], state.tagging.centers.centers, inverse), x)
     ids = state.external.predict(x[:n], spec)
     state = with_unnamed(state, x[:n], ids)
-    tags = _told(state, inverse, nearest(x[:n], state.tagging.centers.centers, inverse))
+    tags = _told(state, inverse, nearest(x[:n], state.tagging.centers.centers, inverse), x)
     return Holder(state, spec).tags(x, tags, places_of(state, ids))
 
 
-def _told(state: ModelState, inverse: Array, near: Nearest) -> Tags:
+def _told(state: ModelState, inverse: Array, near: Nearest, x: Array) -> Tags:
     ids = np.array([*state.ids, -1], dtype=np.int64)
+    far: Flags = near.squared > _outlier_limit(state)[near.labels]
     return Tags(
         state,
         near,
@@ -98,7 +99,7 @@ def _told(state: ModelState, inverse: Array, near: Nearest) -> Tags:
         np.sqrt(near.squared),
         ids[near.runner_up],
         margin(near, squared_distances_between(state.tagging.centers.centers, inverse)),
-        near.squared > _outlier_limit(state.histogram)[near.labels],
+        far if state.population is None else far | state.population.outliers(x),
     )
 
 
@@ -145,7 +146,7 @@ class Holder:
         off = x[: self._spec.n_weighted, held] - self._centers[:, labels[held]]
         near.runner_up[held], near.runner_up_squared[held] = near.labels[held], near.squared[held]
         near.labels[held], near.squared[held] = labels[held], np.add.reduce(off * off * self._inverse[:, None], axis=0)
-        return _told(self._state, self._inverse, near)
+        return _told(self._state, self._inverse, near, x)
 
 
 def drivers(state: ModelState, spec: ModelSpec, x: Array, near: Nearest) -> tuple[Array, Array]:
@@ -165,6 +166,16 @@ def kept_segment_of(state: ModelState, spec: ModelSpec, x: Array, previous: Ints
     return np.array(state.ids, dtype=np.int64)[Holder(state, spec).held(x, near, previous)]
 
 
-def _outlier_limit(counts: Array) -> Array:
+def _outlier_limit(state: ModelState) -> Array:
+    if state.radii is not None:
+        return np.where(np.isnan(state.radii[1]), np.inf, _OUTLIER_FACTOR * state.radii[1])
+    counts = state.histogram
     weight = np.add.reduce(counts, axis=1)
     return np.where(weight >= _OUTLIER_MIN_WEIGHT, _OUTLIER_FACTOR * histogram.quantile(counts, 0.95), np.inf)
+
+
+def radii_of(state: ModelState) -> tuple[Array, Array]:
+    """Median and 95th percentile of each segment's squared distances, (k,) each; NaN where that is not known."""
+    if state.radii is not None:
+        return state.radii[0], state.radii[1]
+    return histogram.quantile(state.histogram, 0.5), histogram.quantile(state.histogram, 0.95)

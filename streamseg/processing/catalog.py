@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamseg.kernel import histogram
 from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
@@ -12,6 +11,7 @@ from streamseg.model.naming import names_of, says_the_same
 from streamseg.model.records import Decision, Start
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState, Rule, Segment
+from streamseg.model.tagging import radii_of
 from streamseg.records.outputs import Driver, SegmentRecord, SegmentRule, encode_json, iso_time
 
 _TOP_DRIVERS = 3
@@ -22,7 +22,7 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
     centers = np.concatenate([state.tagging.centers.centers, _known(state.profile.means, state.profile.weights)])
     deviation = np.sqrt(state.moments.variance())
     z = (centers - state.moments.mean[:, None]) / np.where(deviation > 0.0, deviation, np.inf)[:, None]
-    p50, p95 = histogram.quantile(state.histogram, 0.5), histogram.quantile(state.histogram, 0.95)
+    p50, p95 = radii_of(state)
     total = sum(state.members.get(i, 0) for i in state.ids)
     names = names_of(z[: spec.n_weighted], list(spec.names[: spec.n_weighted]))
     records = []
@@ -32,6 +32,7 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
             SegmentRecord(
                 segment_id=segment.id,
                 name=segment.name,
+                previous_name=segment.previous_name,
                 status="active",
                 predecessors=segment.predecessors,
                 successors=segment.successors,

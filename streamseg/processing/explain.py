@@ -11,7 +11,7 @@ from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array
 from streamseg.model.tagging import Tags, tag
 from streamseg.processing.job import Job
-from streamseg.processing.partition import boundary_of
+from streamseg.processing.sweeps import boundary_of
 from streamseg.processing.tags import ranked_drivers
 from streamseg.processing.task import Task
 from streamseg.processing.walk import REASONS

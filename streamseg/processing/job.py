@@ -16,11 +16,11 @@ from streamseg.errors import ConfigError
 from streamseg.features.aggregates import NO_TIME
 from streamseg.kernel.types import Array
 from streamseg.model.codec import pack
-from streamseg.model.decisions import decided, due, rises_within
+from streamseg.model.decisions import decided, due
 from streamseg.model.drift import Drift, Yardstick
 from streamseg.model.records import Asked, Decision, Renamed, Start
 from streamseg.model.reference import Reference
-from streamseg.model.search import search
+from streamseg.model.search import search_table
 from streamseg.model.start import start_from_warm_up, warm_up_over
 from streamseg.model.state import ModelState
 from streamseg.processing.catalog import catalog_messages, catalog_of, segment_records
@@ -37,7 +37,7 @@ from streamseg.processing.logs import (
     encode_entry,
 )
 from streamseg.processing.observe import Detected, ModelChanged, Observation, SegmentSummary, SnapshotTaken, Waiting
-from streamseg.processing.partition import PartitionJob, PartitionResult, next_sweep
+from streamseg.processing.partition import PartitionJob, PartitionResult
 from streamseg.processing.planned import (
     KeptSnapshot,
     Planned,
@@ -49,6 +49,7 @@ from streamseg.processing.planned import (
 from streamseg.processing.quarantine import process
 from streamseg.processing.replica import Replica
 from streamseg.processing.settings import JobSettings
+from streamseg.processing.sweeps import next_sweep
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Committed, Log, Ownership, Polled
 from streamseg.processing.window import WINDOW, latest_customers
@@ -120,8 +121,7 @@ class Job:
             clock_us,
             [result.manifest for result in results.values()],
         )
-        blocks = {p: self.tasks[p].mark.block for p in results}
-        return BatchRecord(manifest, learned(self.state, self.settings.model, self.replica.digest, blocks, results))
+        return BatchRecord(manifest, learned(self.state, self.settings.model, self.replica.digest, results))
 
     def _planned(self, ownership: Ownership, results: Mapping[int, PartitionResult], record: BatchRecord) -> Planned:
         internal = []
@@ -146,8 +146,7 @@ class Job:
             internal,
             {p: (r.manifest.tags_first, r.manifest.letters_first) for p, r in results.items()},
         )
-        rising = record.delta.rows if rises_within(self.state, self.settings.model, record.delta) else 0
-        return Planned(plan, deltas, partial(batch_committed, results, record), rising)
+        return Planned(plan, deltas, partial(batch_committed, results, record))
 
     def plan_decision(self, ownership: Ownership, *, input_ended: bool) -> Planned | None:
         """What is due in the model (first centers, a promotion, a search), with its catalog records. None where nothing is.
@@ -181,7 +180,7 @@ class Job:
     def _decision(self, *, input_ended: bool) -> Decision | None:
         state, spec, digest = self.state, self.settings.model, self.replica.digest
         if due(state, spec) == "search":
-            return search(state, spec, digest)
+            return search_table(state, spec, digest)
         if self.asks:
             return Asked(state.version, digest)
         if state.ready:
@@ -221,6 +220,7 @@ class Job:
         was_ready, epoch, twice = self.state.ready, self.state.metric.epoch, self.replica.on_two_partitions
         detections = self.replica.watch.detections
         promotions, segments = self.state.promotions, self.state.ids
+        names = [segment.name for segment in self.state.segments]
         record = decode_model_record(entry.payload)
         if isinstance(record, Genesis) and record.n_partitions != self.n_partitions:
             raise ConfigError(
@@ -234,6 +234,8 @@ class Job:
         if self.state.ids != segments or self.state.promotions != promotions:
             what = "segments_changed" if set(self.state.ids) != set(segments) else "promoted"
             return ModelChanged(what, self.state.version, self.segments())
+        if [segment.name for segment in self.state.segments] != names:
+            return ModelChanged("renamed", self.state.version, self.segments())
         if self.replica.watch.detections > detections:
             return Detected("loss", "customers lie farther from the centers than they did", {"version": self.state.version})
         if not twice < self.replica.on_two_partitions:

@@ -10,20 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any, TypeVar
-from zlib import crc32
 
 import msgspec
 
 from streamseg.errors import ConfigError
 from streamseg.features.table import Rows, TableChange
 from streamseg.model.codec import pack, unpack
-from streamseg.model.records import Decision, Delta
+from streamseg.model.records import Decision, Delta, Upserts
 from streamseg.model.state import ModelState
 from streamseg.model.watch import LossWatch
 from streamseg.records.frames import cut, frames
 
 # Raised where records, or what is decided at a version, are no longer what they were: `verify` takes both again.
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 
 T = TypeVar("T")
 
@@ -90,7 +89,7 @@ class Genesis(msgspec.Struct, tag="genesis"):
 
 class BatchRecord(msgspec.Struct, tag="batch"):
     manifest: Manifest
-    delta: Delta
+    delta: Delta | Upserts
 
 
 class DecisionRecord(msgspec.Struct, tag="decision"):
@@ -122,11 +121,11 @@ class ModelSnapshot(msgspec.Struct):
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """A pass over stored customers: rows [cursor, end) are still to be seen for `epoch`.
+    """A pass over stored customers: rows [cursor, end) are still to be seen for `epoch`, the sweep's number.
 
     Attributes:
-        model_epoch, time_epoch: what customers are tagged with. One of them changes from sweep to sweep, which is the
-            reason that its records give.
+        model_epoch, time_epoch: what customers are tagged with, and as of when; passes: of the model, as it asked for them.
+        before, time_before: number and time epoch of the sweep before; same: it was of the same model epoch.
     """
 
     epoch: int = 0
@@ -134,7 +133,10 @@ class Sweep(msgspec.Struct, frozen=True):
     time_epoch: int = 0
     cursor: int = 0
     end: int = 0
-    reason: str = "model_update"
+    passes: int = 0
+    before: int = -1
+    time_before: int = 0
+    same: bool = False
 
     @property
     def active(self) -> bool:
@@ -146,7 +148,6 @@ class Mark(msgspec.Struct, frozen=True):
 
     Attributes:
         seq: commits so far; next: next input offset; model_version: highest used; assigned_at: last given (microseconds).
-        block: rows in the open learning block.
         clock_us, last_us: event-time watermark, and the last event's time as it came.
         tags, letters: records published so far.
         batches: since the last snapshot; erased: customers erased since then.
@@ -156,7 +157,6 @@ class Mark(msgspec.Struct, frozen=True):
     next: int = 0
     model_version: int = 0
     assigned_at: int = 0
-    block: int = 0
     clock_us: int | None = None
     last_us: int = 0
     tags: int = 0
@@ -271,8 +271,3 @@ def config_differences(old: str, new: str) -> list[str]:
 def customer_hash(customer_id: str) -> int:
     """64 bits that stand for a customer where the id must not be kept."""
     return int.from_bytes(hashlib.blake2b(customer_id.encode(), digest_size=8).digest(), "little")
-
-
-def sample_key(customer_id: str) -> int:
-    """32 bits that tell customers of the sample apart; cheap, as many are asked for."""
-    return crc32(customer_id.encode())

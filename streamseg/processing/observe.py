@@ -142,7 +142,8 @@ class BatchCommitted:
 class ModelChanged:
     """The model changed by more than what it learned.
 
-    `what`: "started", "metric_renewed", "promoted" (another half-life, or a refit of the same segments), "segments_changed".
+    `what`: "started", "metric_renewed", "promoted" (a refit of the same segments), "segments_changed",
+    "renamed" (names that say what customers are like now).
     """
 
     what: str

@@ -16,19 +16,19 @@ from streamseg.errors import RecordError
 from streamseg.features.aggregates import NO_TIME
 from streamseg.features.fold import Events, Fold, fold
 from streamseg.features.table import NO_SEGMENT, Retag, Rows, TableChange
-from streamseg.kernel.clusters import BLOCK_ROWS
 from streamseg.kernel.forgetting import NEVER, guarded_times
 from streamseg.kernel.types import Ints
 from streamseg.model.external import Unnamed
 from streamseg.model.state import ModelState
 from streamseg.model.tagging import Quality, Tags, kept_segment_of, quality_of, tag
-from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash
-from streamseg.processing.rows_to_learn import ToLearn, ToWarmUp, to_learn, to_warm_up
+from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, customer_hash
+from streamseg.processing.rows_to_learn import Change, TableShare, ToWarmUp, share_of, to_warm_up
 from streamseg.processing.settings import JobSettings
+from streamseg.processing.sweeps import Seen, boundary_of, next_sweep
 from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
 from streamseg.processing.task import Task
 from streamseg.processing.transport import Records, Tagged
-from streamseg.processing.walk import REASONS, Holding, store_tags, tell_reasons, walk
+from streamseg.processing.walk import Holding, store_tags, tell_reasons, walk
 from streamseg.records.events import Decoded, EventDecoder, Rejected
 from streamseg.records.outputs import DeadLetter
 
@@ -47,15 +47,19 @@ class Quarantined(NamedTuple):
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """Everything that a partition contributes to a commit plan. `defects`: records by what was raised on them."""
+    """Everything that a partition contributes to a commit plan.
+
+    `customers`: by how many there are more; `defects`: records by what was raised on them.
+    """
 
     tags: Tagged
     dead_letters: list[DeadLetter]
     delta: CustomerDelta
     manifest: PartitionManifest
-    learn: ToLearn | None = None
+    share: TableShare | None = None
     warm_up: ToWarmUp | None = None
     moved: Counter[int] = field(default_factory=Counter)
+    customers: int = 0
     erased_ids: list[str] = field(default_factory=list)
     assignments: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     transitions: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -72,13 +76,15 @@ class PartitionJob:
         self.mark = task.mark
         self.sweep = next_sweep(self.mark, state, settings, len(task.table))
         self.boundary = boundary_of(self.sweep, settings)
+        self.seen_rows = Seen(task.table, state, settings, self.sweep)
         self.assigned_at = max(clock_us, self.mark.assigned_at + 1)
         self.traces: dict[int, bytes] = {}
         self.tags = Tagged([], [], self.traces)
         self.moved: Counter[int] = Counter()
         self.assignments: Counter[tuple[int, str, str]] = Counter()
         self.transitions: Counter[tuple[int, int]] = Counter()
-        self.given = np.empty(0, dtype=np.int64)
+        self.changes: list[Change] = []
+        self.squared = np.empty(0)
         self.unnamed: dict[int, Unnamed] = {}
         self.quality = Quality()
 
@@ -87,30 +93,30 @@ class PartitionJob:
         retag = self._slice(None)
         empty = np.empty(0, dtype=np.int64)
         change = TableChange(Rows(empty, empty, [], self.task.table.empty_rows(0)), empty, retag)
-        mark = self._mark(self.mark.next, 0, self.mark.clock_us, self.mark.last_us, 0, 0)
+        mark = self._mark(self.mark.next, self.mark.clock_us, self.mark.last_us, 0, 0)
         manifest = self._manifest(mark, 0, 0, 0, retag, 0, 0, [])
-        return self._result([], CustomerDelta(mark, self.mark.next, change), manifest)
+        return self._result([], CustomerDelta(mark, self.mark.next, change), manifest, None)
 
     def process(self, records: Records, decoder: EventDecoder, unusable: Sequence[Quarantined] = ()) -> PartitionResult:
         """A batch's records, after a slice of the sweep under way. IN all; `unusable` ones are dead letters already."""
         decoded, rejected = self._decode(records, decoder, unusable)
         events = Events(decoded.ids, decoded.times, decoded.erase, decoded.numbers, decoded.texts)
-        folded = fold(self.task.table, events, self.settings.customer_half_life_s, self.boundary)
+        folded = fold(self.task.table, events, self.boundary)
         retag = self._slice(folded)
         self._tag_events(folded, decoded, _offsets(records)[decoded.at], records.traces)
         letters = [self._letter(records, reject) for reject in rejected]
         clock, last = self._watermark(decoded.times[~decoded.erase])
         n_complete, n_erased = int(np.count_nonzero(folded.complete)), int(np.count_nonzero(decoded.erase))
-        learned = n_complete if self.state.ready else 0
-        mark = self._mark(records.next_offset, learned, clock, last, len(letters), n_erased)
+        mark = self._mark(records.next_offset, clock, last, len(letters), n_erased)
         change = folded.change(retag)
         checksum = records.checksum
         newcomers = _sample(change.touched.new_ids)
         manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), retag, n_complete, n_erased, newcomers)
-        result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest)
+        if self.state.ready:
+            self.changes.append(self.seen_rows.of_events(folded))
+        result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest, (folded, decoded))
         return replace(
             result,
-            learn=to_learn(folded, decoded, self.given) if learned else None,
             warm_up=to_warm_up(folded, decoded) if n_complete and self._still_counts_customers() else None,
             erased_ids=[decoded.ids[i] for i in np.flatnonzero(decoded.erase).tolist()],
             defects=Counter(record.defect for record in unusable),
@@ -146,20 +152,24 @@ class PartitionJob:
         if folded is not None:
             stale &= ~np.isin(rows, folded.rows)
         rows = rows[stale]
+        epoch: Ints = table.column("epoch")[rows].astype(np.int64)
         x = table.vectors(rows, self.boundary)
         complete = ~np.isnan(x[: self.settings.layout.n_weighted]).any(axis=0)
-        rows, x = rows[complete], x[:, complete]
+        unseen = int(np.count_nonzero(~self.seen_rows.seen(epoch)))
+        rows, x, epoch = rows[complete], x[:, complete], epoch[complete]
         previous = table.column("segment")[rows].astype(np.int64)
         segment = kept_segment_of(self.state, self.settings.model, x, previous) if len(rows) else rows
+        self.changes.append(self.seen_rows.of_slice(rows, epoch, x, previous, segment, unseen))
         moved = segment != previous
-        rows, x, segment, previous = rows[moved], x[:, moved], segment[moved], previous[moved]
-        watermark = self.mark.clock_us or 0
-        retag = Retag(sweep.cursor, end, sweep.epoch, rows, segment, watermark, REASONS.index(sweep.reason))
+        rows, x, segment, previous, epoch = rows[moved], x[:, moved], segment[moved], previous[moved], epoch[moved]
+        watermark = max(self.mark.clock_us or 0, self.boundary)
+        reasons = self.seen_rows.reasons(rows, previous, epoch)
+        retag = Retag(sweep.cursor, end, sweep.epoch, rows, segment, watermark, reasons)
         self._count_moves(previous, segment)
         if len(rows):
             ids = [str(table.ids[row]) for row in rows.tolist()]
             times: Ints = table.column("time")[rows].astype(np.int64)
-            self._publish(sweep_subjects(self.state, self.settings, ids, x, previous, times, watermark, retag.reason), None)
+            self._publish(sweep_subjects(self.state, self.settings, ids, x, previous, times, watermark, reasons), None)
         return retag
 
     def _tag_events(self, folded: Fold, decoded: Decoded, offsets: Ints, traces: Sequence[bytes | None] | None) -> None:
@@ -177,7 +187,7 @@ class PartitionJob:
         if tags is not None and hold is not None:
             tags = hold.holder.tags(x, tags, hold.places)
         if tags is not None:
-            self.given, self.quality = tags.segment_ids, quality_of(tags)
+            self.squared, self.quality = tags.near.squared, quality_of(tags)
             tell_reasons(out, folded, self.task.table, state, spec)
         store_tags(out, folded, decoded.times, decoded.erase, self.sweep.epoch if state.ready else -1)
         self._count_moves(folded.segment, folded.state["segment"].astype(np.int64))
@@ -270,7 +280,7 @@ class PartitionJob:
             records.timestamps_ms[at],
         )
 
-    def _mark(self, next_offset: int, learned: int, clock_us: int | None, last_us: int, letters: int, erased: int) -> Mark:
+    def _mark(self, next_offset: int, clock_us: int | None, last_us: int, letters: int, erased: int) -> Mark:
         mark, sweep = self.mark, self.sweep
         if sweep.active:
             sweep = msgspec.structs.replace(sweep, cursor=min(sweep.cursor + SWEEP_ROWS, sweep.end))
@@ -279,7 +289,6 @@ class PartitionJob:
             next=next_offset,
             model_version=self.state.version,
             assigned_at=max(self.assigned_at - 1, mark.assigned_at),
-            block=(mark.block + learned) % BLOCK_ROWS,
             clock_us=clock_us,
             last_us=last_us,
             tags=mark.tags + len(self.tags.ids),
@@ -321,12 +330,20 @@ class PartitionJob:
             newcomers=newcomers,
         )
 
-    def _result(self, letters: list[DeadLetter], delta: CustomerDelta, manifest: PartitionManifest) -> PartitionResult:
+    def _result(
+        self,
+        letters: list[DeadLetter],
+        delta: CustomerDelta,
+        manifest: PartitionManifest,
+        events: tuple[Fold, Decoded] | None,
+    ) -> PartitionResult:
         return PartitionResult(
             self.tags,
             letters,
             delta,
             manifest,
+            share=self._share(events),
+            customers=len(delta.change.touched.new_rows) - len(delta.change.erased),
             moved=self.moved,
             assignments=self.assignments,
             transitions=self.transitions,
@@ -334,27 +351,15 @@ class PartitionJob:
             quality=self.quality,
         )
 
-
-def next_sweep(mark: Mark, state: ModelState, settings: JobSettings, n_rows: int) -> Sweep:
-    """The sweep that a batch works on: the one under way, or a new one where model or time have moved on.
-
-    A change of the model restarts a sweep; time waits until it is done, so a sweep has one reason.
-    """
-    sweep = mark.sweep
-    if not state.ready:
-        return sweep
-    if state.epoch != sweep.model_epoch:
-        return Sweep(sweep.epoch + 1, state.epoch, sweep.time_epoch, 0, n_rows, "model_update")
-    if settings.retag_every_s is not None and mark.clock_us is not None and not sweep.active:
-        time_epoch = int(mark.clock_us // (settings.retag_every_s * 1e6))
-        if time_epoch != sweep.time_epoch:
-            return Sweep(sweep.epoch + 1, sweep.model_epoch, time_epoch, 0, n_rows, "time")
-    return sweep
-
-
-def boundary_of(sweep: Sweep, settings: JobSettings) -> int:
-    """The time (microseconds) that silent customers are seen at."""
-    return NO_TIME if settings.retag_every_s is None else int(sweep.time_epoch * settings.retag_every_s * 1e6)
+    def _share(self, events: tuple[Fold, Decoded] | None) -> TableShare | None:
+        if not self.state.ready or not self.changes:
+            return None
+        every, times = np.empty((len(self.settings.model.features), 0)), np.empty(0)
+        if events is not None:
+            folded, decoded = events
+            every = folded.x if folded.complete.all() else folded.x[:, folded.complete]
+            times = decoded.times[folded.complete] / 1e6
+        return share_of(self.state, self.settings.model, self.changes, times, self.squared, every)
 
 
 def _offsets(records: Records) -> Ints:

@@ -29,13 +29,11 @@ class Planned:
     Attributes:
         deltas: the customers' deltas with their sizes, by partition.
         observation: what observers are told, given the segments after the commit.
-        rising: rows of a batch within which the loss rises; 0 of any other.
     """
 
     plan: CommitPlan
     deltas: Mapping[int, tuple[CustomerDelta, int]]
     observation: Callable[[tuple[SegmentSummary, ...]], Observation] | None = None
-    rising: int = 0
 
 
 @dataclass(frozen=True)

@@ -85,10 +85,8 @@ class Rehearsal:
             self._decide(input_ended=False)
             if not self._batch_size.fits(polled, state, spec):
                 continue
-            planned = self.job.plan_batch(polled)
-            if not self._batch_size.shortened(state, planned):
-                self._commit(planned)
-                self._waiting = {p: each.part(size, len(each.offsets)) for p, each in self._waiting.items()}
+            self._commit(self.job.plan_batch(polled))
+            self._waiting = {p: each.part(size, len(each.offsets)) for p, each in self._waiting.items()}
         if ended:
             self._finish()
 

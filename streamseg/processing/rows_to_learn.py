@@ -1,60 +1,111 @@
-"""What a partition's events teach: rows for the model, or, while it warms up, the latest row of each customer."""
+"""What a partition's batch teaches: changes of its customers, or, while the model warms up, the latest row of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from streamseg.features.fold import Fold
-from streamseg.kernel.types import Array, Ints
-from streamseg.processing.logs import customer_hash, sample_key
+from streamseg.kernel.types import Array, Flags, Ints
+from streamseg.model.population import Sums
+from streamseg.model.spec import ModelSpec
+from streamseg.model.state import ModelState
+from streamseg.model.table import far_off
+from streamseg.processing.logs import customer_hash
 from streamseg.records.events import Decoded
 
 
-class ToLearn(NamedTuple):
-    """Rows that the model learns: `x` (n_rows_of_model, n), weights, event times in seconds.
+class Offered(NamedTuple):
+    """Rows for the panel: `keys` (n,), `x` (n_features, n), `places` (n,) of their segments, `far` (n,)."""
 
-    `latest`: places of each customer's latest row, and `sample_keys` that stand for those customers. `given`: ids of the
-    segments that they were tagged with.
+    keys: Ints
+    x: Array
+    places: Ints
+    far: Flags
+
+
+class TableShare(NamedTuple):
+    """What a partition's customers add to a table's model, less what they added before.
+
+    Attributes:
+        sums: of the population; offered: rows for the panel; gone: (n,) keys of customers that it has and loses.
+        times: (n_events,) seconds of accepted events; squared: (n_events,) their squared distances.
+        every: (n_features, n_events) their rows.
     """
 
-    x: Array
-    w: Array
-    t: Array
-    latest: Ints
-    sample_keys: Callable[[], list[int]]
-    given: Ints
+    sums: Sums
+    offered: Offered
+    gone: Ints
+    times: Array
+    squared: Array
+    every: Array
 
 
 class ToWarmUp(NamedTuple):
     """A warm-up's share: times of all complete events, and the latest row of each customer.
 
-    `at` are the rows' event times, `ages` the weight of events up to each, `age` that of all. `every`: each event's row.
+    `at` are the rows' event times. `every`: each event's row.
     """
 
     times: Array
     keys: list[int]
     x: Array
     at: Array
-    ages: Array
-    age: float
     every: Array
 
 
-def to_learn(folded: Fold, decoded: Decoded, given: Ints) -> ToLearn:
-    rows = folded.complete
-    latest = _latest(folded, np.flatnonzero(rows))
-    latest = np.sort(latest[latest > _latest(folded, np.flatnonzero(decoded.erase))])
+class Change(NamedTuple):
+    """Customers before and after a batch, or a slice of a sweep. n customers.
 
-    def keys() -> list[int]:
-        return [sample_key(decoded.ids[i]) for i in latest.tolist()]
+    Attributes:
+        keys: (n,); x, places: after, (n_features, n) and (n,), -1 for who does not count; old_x, old_places: before.
+        evaluated: by how many more were seen in the epoch.
+        shown: which are to be shown to the panel, (n,).
+    """
 
-    if rows.all():
-        return ToLearn(folded.x, folded.weight, decoded.times / 1e6, latest, keys, given)
-    places = np.cumsum(rows)[latest] - 1
-    return ToLearn(folded.x[:, rows], folded.weight[rows], decoded.times[rows] / 1e6, places, keys, given)
+    keys: Ints
+    x: Array
+    places: Ints
+    old_x: Array
+    old_places: Ints
+    evaluated: int
+    shown: Flags
+
+
+def share_of(
+    state: ModelState, spec: ModelSpec, changes: list[Change], times: Array, squared: Array, every: Array
+) -> TableShare:
+    """IN all."""
+    population = state.population
+    assert population is not None
+    k, n = len(state.segments), len(spec.features)
+    sums = Sums.empty(n, n - spec.n_weighted, k)
+    offered, gone = [], []
+    for change in changes:
+        now, then = change.places >= 0, change.old_places >= 0
+        sums = sums.plus(population.contribution(change.x[:, now], change.places[now]))
+        sums = sums.plus(population.contribution(change.old_x[:, then], change.old_places[then]), -1)
+        sums.evaluated += change.evaluated
+        rows = _offered(state, spec, change)
+        offered.append(rows)
+        assert state.panel is not None
+        lost = state.panel.has(change.keys) & ~np.isin(change.keys, rows.keys) & change.shown
+        gone.append(change.keys[lost])
+    together = Offered(*(np.concatenate(parts, axis=-1) for parts in zip(*offered, strict=True)))
+    return TableShare(sums, together, np.concatenate(gone), times, squared, every)
+
+
+def _offered(state: ModelState, spec: ModelSpec, change: Change) -> Offered:
+    panel, n = state.panel, spec.n_weighted
+    assert panel is not None
+    at = np.flatnonzero(change.shown & (change.places >= 0) & panel.may_include(change.keys))
+    keys, x, places = change.keys[at], change.x[:, at], change.places[at]
+    off = x[:n] - state.tagging.centers.centers[:, places]
+    squared = np.add.reduce(off * off * state.metric.inverse(spec)[:, None], axis=0)
+    far = far_off(squared, places, state.radii)
+    kept = panel.includes(keys, places, far)
+    return Offered(keys[kept], x[:, kept], places[kept], far[kept])
 
 
 def to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:
@@ -62,11 +113,7 @@ def to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:
     latest = _latest(folded, events)
     rows = np.sort(latest[latest > _latest(folded, np.flatnonzero(decoded.erase))])
     keys = [customer_hash(decoded.ids[i]) for i in rows.tolist()]
-    ages = np.cumsum(np.where(folded.complete, folded.weight, 0.0))
-    every = folded.x[:, events]
-    return ToWarmUp(
-        decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6, ages[rows], ages[-1], every
-    )
+    return ToWarmUp(decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6, folded.x[:, events])
 
 
 def _latest(folded: Fold, events: Ints) -> Ints:

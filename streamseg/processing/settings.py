@@ -17,7 +17,6 @@ class JobSettings:
 
     Attributes:
         config: canonical JSON of everything that a tag depends on; another one does not fit the same state.
-        customer_half_life_s: None: every event weighs 1.
         retag_every_s: None: customers who fall silent are not re-tagged.
         topic: the name of the input in `source`.
         reference: customers that drift is measured against, in place of the model's own.
@@ -31,7 +30,6 @@ class JobSettings:
     model: ModelSpec
     fields: EventFields
     topic: str
-    customer_half_life_s: float | None
     retag_every_s: float | None
     emit: Literal["every", "changes"]
     max_record_bytes: int

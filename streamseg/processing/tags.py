@@ -211,7 +211,7 @@ def transitions(subjects: Subjects) -> Counter[tuple[int, int]]:
 
 
 def sweep_subjects(
-    state: ModelState, settings: JobSettings, ids: list[str], x: Array, previous: Ints, seen: Ints, at: int, reason: int
+    state: ModelState, settings: JobSettings, ids: list[str], x: Array, previous: Ints, seen: Ints, at: int, reasons: Ints
 ) -> Subjects:
     """Customers that a sweep moved: no source, entered at the watermark."""
     n = len(ids)
@@ -222,6 +222,6 @@ def sweep_subjects(
         previous,
         np.ones(n, np.bool_),
         np.full(n, at),
-        np.full(n, reason),
+        reasons,
         seen,
     )

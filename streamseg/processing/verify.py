@@ -12,7 +12,7 @@ from collections.abc import Callable
 from streamseg.errors import CorruptedError, DifferenceError
 from streamseg.model.codec import pack, unpack
 from streamseg.model.decisions import decided, due
-from streamseg.model.records import Appeared, Asked, Dropped, Promoted, Renamed, Retired, Searched, Start
+from streamseg.model.records import Appeared, Asked, Decision, Described, Refitted, Renamed, Renewed, Start
 from streamseg.model.state import ModelState
 from streamseg.processing.catalog import catalog_of
 from streamseg.processing.clock import Clock
@@ -34,8 +34,6 @@ from streamseg.records.outputs import decode_segment
 # Models that a customers' snapshot may have been taken at, counted back from where it is met. What batches were computed
 # from is looked up beforehand, however far back.
 _HISTORY = 64
-# Decisions that follow from the state.
-Decided = Searched | Asked | Promoted | Dropped | Retired | Appeared
 
 
 class Verifier:
@@ -119,17 +117,15 @@ class Verifier:
             self._compare_decision(base, decision)
         self.catalog += catalog_of(state, spec, decision, record.clock_us)
 
-    def _compare_decision(self, base: Job, decision: Decided) -> None:
+    def _compare_decision(self, base: Job, decision: Decision) -> None:
         """Centers that a search found are data; whether it was due, and who won, follows from the log."""
         state, spec = base.state, self.settings.model
-        if isinstance(decision, Searched):
+        if isinstance(decision, Refitted | Renewed):
             right = due(state, spec) == "search"
         elif isinstance(decision, Asked):
             right = base.asks
         else:
-            again = decided(state, spec, decision.base_digest)
-            right = type(again) is type(decision) and getattr(again, "candidate", 0) == getattr(decision, "candidate", 0)
-            right &= not isinstance(decision, Appeared) or again == decision
+            right = isinstance(decision, Appeared | Described) and decided(state, spec, decision.base_digest) == decision
         if not right:
             raise DifferenceError(
                 f"the model was {type(decision).__name__.lower()}, which does not follow from what was learned",

@@ -9,7 +9,7 @@ import numpy as np
 
 from streamseg.features.aggregates import NO_TIME
 from streamseg.features.fold import Fold
-from streamseg.features.table import COMMON, NO_SEGMENT, CustomerTable
+from streamseg.features.table import NO_SEGMENT, TAG, CustomerTable
 from streamseg.kernel.types import Flags, Ints
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
@@ -17,7 +17,7 @@ from streamseg.model.tagging import Holder, Tags, kept_segment_of
 
 # Why a customer entered its segment, by the number that the table stores.
 REASONS = ("event", "model_update", "time")
-_MODEL_UPDATE, _TIME = 1, 2
+MODEL_UPDATE, TIME = 1, 2
 
 
 class Holding:
@@ -107,12 +107,12 @@ def tell_reasons(out: Walk, folded: Fold, table: CustomerTable, state: ModelStat
     if not len(moved):
         return
     moved = moved[kept_segment_of(state, spec, old, out.previous[moved]) != out.previous[moved]]
-    out.reasons[moved] = _MODEL_UPDATE
+    out.reasons[moved] = MODEL_UPDATE
     stored = moved[out.prior[moved] < 0]
     if len(stored):
         alone = table.vectors(folded.rows[folded.place[stored]], NO_TIME)
         stays = kept_segment_of(state, spec, alone, out.previous[stored]) == out.previous[stored]
-        out.reasons[stored[stays]] = _TIME
+        out.reasons[stored[stays]] = TIME
 
 
 def store_tags(out: Walk, folded: Fold, times: Ints, erase: Flags, epoch: int) -> None:
@@ -127,6 +127,6 @@ def store_tags(out: Walk, folded: Fold, times: Ints, erase: Flags, epoch: int) -
         columns["reason"][at] = out.reasons[event]
         gone = folded.place[batch[erase[batch]]]
         if len(gone):
-            for spec in COMMON[1:]:
+            for spec in TAG:
                 columns[spec.name][gone] = spec.empty
     columns["epoch"][:] = epoch

@@ -61,12 +61,15 @@ class SegmentRule(msgspec.Struct, frozen=True):
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The catalog record of a segment. `center` is in the user's units, `z` in standard deviations of all customers.
 
+    `previous_name`: the one before, where that no longer fitted its customers.
+
     `drivers`: the three features that set it most apart from all customers; `share` of its center's squared distance.
     """
 
     schema_version: int = SCHEMA_VERSION
     segment_id: int
     name: str
+    previous_name: str | None = None
     status: str
     predecessors: tuple[int, ...]
     successors: tuple[int, ...]

@@ -163,9 +163,6 @@ class Loop:
         if any(len(records.offsets) for records in polled.partitions.values()) or self.job.sweep_pending():
             with self._stages.stage("process", traces_of(polled)):
                 planned = self.job.plan_batch(polled)
-            if self._batch_size.shortened(self.job.state, planned):
-                self._rewind()
-                return False
             self._commit(planned, polled)
             self._measure_drift()
             return False

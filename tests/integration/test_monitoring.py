@@ -161,7 +161,7 @@ class Workers:
             f'dead_letter_topic = "{names.dead_letters}" }}\n'
             f'kafka = {{ bootstrap_servers = "{servers}" }}\n'
             f'metrics = {{ port = {self.port}, drift_every = "1s" }}\n'
-            'model = { warm_up = 300, segments = 3, customer_half_life = "none" }\n'
+            "model = { warm_up = 300, segments = 3 }\n"
         )
         self.log = directory / "workers.log"
         command = [sys.executable, "-m", "streamseg", "run", "--workers", "2", "--log", "json"]
@@ -317,8 +317,15 @@ def test_drift_is_told_with_the_feature_that_drifts(there: Watched) -> None:
     assert {line["feature"] for line in logged if line["detector"] == "feature"} == {"income"}
 
 
+def tagged(there: Watched) -> float:
+    return float(there.prometheus.ask('sum(streamseg_events_total{outcome="assigned"})')[0]["value"][1])
+
+
 def test_centers_that_moved_far_are_told(there: Watched) -> None:
     """All as far as each other, so that features have the spread they had, and distances stay as they are."""
+    # Distances are set anew while the customers take on what drifted before: until all of them were here again.
+    before = tagged(there)
+    until(lambda: tagged(there) > before + 5 * CUSTOMERS, "all customers were here again")
     there.feed.older = 15.0
     until(lambda: "StreamsegCenterShift" in there.prometheus.firing(), "that centers moved is told")
 

@@ -97,7 +97,7 @@ def _json(value: bytes | None) -> Any:
 def test_a_group_under_faults_loses_and_doubles_nothing(
     seed: int, n_workers: int, n_partitions: int, batch: int, snapshot_bytes: int, forgetting: bool
 ) -> None:
-    model = {"segments": 3, "warm_up": 20, "retag_every": "40m", "half_life": 200 if forgetting else "none"}
+    model = {"segments": 3, "warm_up": 20, "retag_every": "40m"}
     job = settings_for(snapshot_bytes, model=model)
     group = Group(stream(400, 40, seed), job, n_partitions, batch)
     group.run(seed, RATES, n_workers, steps=80)
@@ -158,7 +158,7 @@ def moving(n: int, customers: int, seed: int) -> list[Event]:
 @pytest.mark.parametrize("n_workers", [1, 3])
 def test_a_group_that_tunes_itself_is_verified_and_decides_alike(n_workers: int) -> None:
     """Half-lives, refits and new segments, under hazards: every replica comes to the same segments, and `verify` to all."""
-    settings = settings_for(200_000, model={"warm_up": 200, "customer_half_life": "1h"})
+    settings = settings_for(200_000, model={"warm_up": 200})
     group = Group(moving(12_000, 400, 1), settings, 2, 200)
     group.run(1, {name: rate / 3 for name, rate in RATES.items()}, n_workers, steps=90)
     prove(group)

@@ -39,7 +39,7 @@ FEATURES = [
     {"name": "visits", "aggregate": "count", "half_life": "1h"},
     {"name": "purchases", "weight": 0.0},
 ]
-SMALL = {"model": {"segments": 3, "warm_up": 20, "customer_half_life": "1h", "retag_every": "40m"}, "features": FEATURES}
+SMALL = {"model": {"segments": 3, "warm_up": 20, "retag_every": "40m"}, "features": FEATURES}
 POINTS = ["before_write", "before_sync", "before_commit", "after_commit"]
 
 
@@ -171,7 +171,7 @@ def test_state_comes_back_bit_for_bit_at_every_commit(stream: Stream, batch: int
 @given(st.integers(0, 99), st.sampled_from([250, 500, 1000, 1500]))
 @settings(max_examples=12)
 def test_batch_size_does_not_change_what_is_learned_beyond_block_edges(seed: int, batch: int) -> None:
-    job = settings_for(model={"segments": 3, "warm_up": 20, "half_life": 400})
+    job = settings_for(model={"segments": 3, "warm_up": 20})
     centers = {i: {"age": 20.0 + 15 * i, "income": 1000.0 * i, "purchases": i + 0.5} for i in range(3)}
     events = shoppers(3000, 200, seed)
     states = []

@@ -28,7 +28,7 @@ def test_flags_win_over_the_environment_that_over_the_file_that_over_defaults(tm
     assert origins["model.segments"] == "flag"
     assert origins["model.warm_up"] == "environment"
     assert origins["model.seed"] == str(file)
-    assert origins["model.half_life"] == "default"
+    assert origins["model.stickiness"] == "default"
 
 
 def test_every_key_is_an_environment_variable() -> None:
@@ -49,10 +49,10 @@ def test_every_key_is_an_environment_variable() -> None:
         ("[model]\nsegments = true\n", r"model: segments is no matter of true or false"),
         ('[model]\nsegments = "four"\n', r"model.segments: .*'four'.*\"auto\": as many as there are natural gaps"),
         (
-            "[model]\ncustomer_half_life = 90\n",
-            r'customer_half_life: a text is needed, in quotes \("90d"\) \(it is 90\)',
+            '[[features]]\nname = "a"\nhalf_life = 90\n',
+            r'half_life: a text is needed, in quotes \("90d"\) \(it is 90\)',
         ),
-        ("[model]\nmax_gain = 2.0\n", r'model.max_gain must be in \(0, 1\], or "none"'),
+        ("[model]\nmax_gain = 2.0\n", r"model.max_gain is no key any more: a center is the mean of its customers"),
         ('features = "age"\n', r"features: a list is needed, such as .*what a customer is made of"),
         ('features = ["age"]\n', r"features.0: a table is needed, such as"),
         ('[[features]]\nnam = "a"\n', r"unknown key 'features.0.nam'.*did you mean 'name'\?"),
@@ -60,9 +60,11 @@ def test_every_key_is_an_environment_variable() -> None:
         ("\ufeff[model]\nsegmnets = 3\n", r"did you mean 'segments'"),
         ("[model]\nsegments = 0\n", r"model.segments: .*greater than or equal to 1"),
         ("[model]\nsegments = 65\n", r"model.segments"),
-        ("[model]\nhalf_life = -3\n", r"model.half_life: half_life must be positive"),
-        ('[model]\nhalf_life = "soon"\n', r"model.half_life: 'soon' is not a positive duration"),
-        ('[model]\nretire_after = "30x"\n', r"model.retire_after: '30x' is not a positive duration such as 90d"),
+        ("[model]\nhalf_life = 300\n", r"model.half_life is no key any more: each customer counts once"),
+        ('[model]\ncustomer_half_life = "90d"\n', r"model.customer_half_life is no key any more"),
+        ("[model]\nclip_sigmas = 4\n", r"model.clip_sigmas is no key any more"),
+        ('[model]\nretire_after = "30d"\n', r"model.retire_after is no key any more: .*model.active_within"),
+        ('[model]\nactive_within = "30x"\n', r"model.active_within: '30x' is not a positive duration such as 90d"),
         ('[model]\nretag_every = "0d"\n', r"model.retag_every: '0d' is not a positive duration"),
         ('[output]\npath = "tags.csv"\n', r"output.path: tags are written as JSON lines, not as csv: end 'tags.csv' in"),
         ('[output]\nemit = "never"\n', r"output.emit: .*'every' or 'changes'.*it is 'never'"),
@@ -132,15 +134,13 @@ def test_the_template_is_the_defaults_and_fits_its_schema(tmp_path: Path) -> Non
 def test_auto_says_what_it_means() -> None:
     spec = Config().job_settings().model
     assert spec.n_segments is None
-    assert len(spec.speeds) == 6
-    assert spec.speeds[-1].unit == "none"
     assert spec.refits
-    pinned = Config.model_validate({"model": {"segments": 5, "half_life": "none"}}).job_settings().model
-    assert (pinned.n_segments, len(pinned.speeds), pinned.refits) == (5, 1, False)
+    pinned = Config.model_validate({"model": {"segments": 5, "refits": False}}).job_settings().model
+    assert (pinned.n_segments, pinned.refits) == (5, False)
 
 
 def test_numbers_in_the_environment_are_numbers() -> None:
-    assert load(None, {}, {"STREAMSEG_MODEL__HALF_LIFE": "50000"}).config.model_spec().forgetting.half_life == 50_000
+    assert load(None, {}, {"STREAMSEG_MODEL__WARM_UP": "500"}).config.model_spec().warm_up == 500
 
 
 def test_features_in_the_environment_that_are_no_json_are_refused() -> None:

@@ -79,7 +79,7 @@ def test_segments_explain_and_verify_read_a_state(here: Path) -> None:
     assert "because" in text
     assert "waits: income, purchases not known yet" in ran("explain", "waits", *FEW)
     assert "401 records" in ran("verify", *FEW)
-    assert json.loads(ran("verify", "--json", *FEW))["batches"] == 2
+    assert json.loads(ran("verify", "--json", *FEW))["batches"] == 3
 
 
 def test_verify_does_not_claim_what_it_could_not_compare(here: Path) -> None:

@@ -36,8 +36,8 @@ def events_of(rows: list[tuple[str, int, float]], erase: set[int] | None = None)
     return Events(list(ids), np.array(days, dtype=np.int64) * DAY, flags, {"x": values}, {})
 
 
-def folded(table: CustomerTable, events: Events, half_life: float | None = None) -> Fold:
-    result = fold(table, events, half_life, NO_TIME)
+def folded(table: CustomerTable, events: Events) -> Fold:
+    result = fold(table, events, NO_TIME)
     table.apply(result.change(None))
     return result
 
@@ -79,26 +79,10 @@ def test_customers_do_not_depend_on_how_events_are_cut(rows: list[tuple[str, int
         if part:
             folded(parts, events_of(part))
     for customer in {row[0] for row in rows}:
-        for spec in whole.specs[6:]:
+        for spec in whole.specs[7:]:
             one = whole.column(spec.name)[whole.index[customer]]
             other = parts.column(spec.name)[parts.index[customer]]
             assert one.tobytes() == other.tobytes()
-
-
-def test_a_customer_counts_about_once() -> None:
-    table = CustomerTable(Layout((Feature("a", "x"),)))
-    week = 7 * 86400.0
-    result = folded(table, events_of([("c", 0, 1.0), ("c", 7, 1.0), ("c", 7, 1.0), ("d", 0, 1.0), ("c", 3, 1.0)]), week)
-    assert result.weight.tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
-    assert folded(table, events_of([("c", 21, 1.0)]), week).weight.tolist() == [0.75]
-    assert folded(table, events_of([("c", 21, 1.0)]), None).weight.tolist() == [1.0]
-
-
-def test_the_first_complete_event_weighs_one_even_after_incomplete_ones() -> None:
-    table = CustomerTable(Layout((Feature("a", "x"),)))
-    result = folded(table, events_of([("c", 0, np.nan), ("c", 0, 1.0), ("c", 0, 1.0)]), 7 * 86400.0)
-    assert result.complete.tolist() == [False, True, True]
-    assert result.weight[1:].tolist() == [1.0, 0.0]
 
 
 def test_an_erased_customer_leaves_nothing_and_its_row_is_given_away() -> None:
@@ -123,7 +107,7 @@ def test_a_customer_erased_and_seen_again_in_one_batch_starts_anew() -> None:
 
 def test_a_customer_seen_and_erased_in_one_batch_is_never_written() -> None:
     table = CustomerTable(Layout((Feature("n", "x", "count"),)))
-    change = fold(table, events_of([("a", 0, 1.0), ("b", 0, 1.0), ("a", 0, 1.0)], erase={2}), None, NO_TIME).change(None)
+    change = fold(table, events_of([("a", 0, 1.0), ("b", 0, 1.0), ("a", 0, 1.0)], erase={2}), NO_TIME).change(None)
     assert change.touched.new_ids == ["b"]
     table.apply(change)
     assert table.index == {"b": 1}

@@ -196,7 +196,7 @@ def test_the_watch_goes_on_from_its_bytes_as_if_nothing_had_been_and_stays_small
 
 
 def test_a_rise_of_the_loss_is_told_and_asks_for_a_search() -> None:
-    settings = settings_for(model={"segments": 3, "warm_up": 100, "half_life": "none", "refits": True})
+    settings = settings_for(model={"segments": 3, "warm_up": 100, "refits": True})
     rng = np.random.default_rng(0)
     # As far apart as before, but each group is wider.
     far = [

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from streamseg.errors import ConfigError, CorruptedError
-from streamseg.model.records import Searched
+from streamseg.model.records import Refitted
 from streamseg.model.watch import LossWatch, _Known
 from streamseg.processing.logs import (
     BatchRecord,
@@ -120,6 +120,6 @@ def test_a_search_that_does_not_count_leaves_the_rise_of_the_loss_unanswered(num
     store, _ = run_memory(shoppers(120), JOB, batch_records=40)
     replica = restored(store, JOB).replica
     replica.watch = LossWatch(_Known(detections=1, last_version=1))
-    decision = Searched(replica.state.version, replica.digest, number, None, None, {})
+    decision = Refitted(replica.state.version, replica.digest, number)
     replica.apply(DecisionRecord(decision, 0), replica.next_offset + 1)
     assert replica.watch.unanswered is not answers

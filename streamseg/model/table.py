@@ -1,0 +1,276 @@
+"""What a table of customers does to the model: upserts, and the epochs that their sums belong to."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from msgspec.structs import replace
+
+from streamseg.kernel import histogram
+from streamseg.kernel.clusters import Centers, nearest_label
+from streamseg.kernel.elementary import exp2_scalar
+from streamseg.kernel.moments import moments_of_rows
+from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
+from streamseg.model.changes import apply_external, apply_moves, apply_warm_up, begin_candidates, note_births, take_segments
+from streamseg.model.naming import contradicts
+from streamseg.model.panel import Panel, PanelRows
+from streamseg.model.population import Population
+from streamseg.model.records import Refitted, Renewed, Start, Upserts
+from streamseg.model.spec import ModelSpec
+from streamseg.model.state import Candidate, ModelState, Profile, profile_of, unsettled_metric, z_now
+
+# Events after which a loss counts half.
+SCORE_HALF_LIFE = 4_000.0
+# Customers beyond this many times the 95th percentile of their segment's squared distances lie far off.
+FAR = 2.0
+# A segment's percentiles are not known from customers of less weight.
+_LEAST_WEIGHT = 20.0
+# An event's loss, and a customer's, counts for at most so many times the mean.
+CLIPPED_AT = 10.0
+# Events between two looks at the names.
+_NAME_ROWS = 2_000
+# Of single precision.
+_LARGEST = 1e30
+# Events between two looks at the panel; how many such steps the longest wait has; the customers from which on steps grow.
+TABLE_STEP, _MOST_STEPS, _FEW_CUSTOMERS = 500, 16, 5_000
+# Events between two passes over the table, at least.
+_LEAST_BETWEEN_PASSES = 500
+
+
+def begin_epoch(
+    state: ModelState, spec: ModelSpec, centers: Array, profile: Profile, share: Array, expected: float = 0.0
+) -> None:
+    """The sums begin anew at `centers` (n_weighted, k), each with a share of the customers. INOUT state, of a new epoch."""
+    metric, n = state.metric, spec.n_weighted
+    grouped = np.array([bool(feature.group) for feature in spec.features[:n]])
+    state.population = Population.begun(
+        state.epoch,
+        metric.origin,
+        np.sqrt(metric.variance),
+        settled=metric.settled,
+        grouped=grouped,
+        start=centers,
+        profile=np.where(profile.weights > 0.0, profile.means, np.nan),
+        share=share,
+        expected=expected,
+    )
+    state.passed = state.rows
+    _take_centers(state)
+    k = centers.shape[1]
+    panel = state.panel if state.panel is not None else Panel.empty(len(spec.features), k)
+    places, squared = nearest_label(panel.x[:n], centers, metric.inverse(spec))
+    inside = ~state.population.outliers(panel.x)
+    radii = radii_of(places[inside], squared[inside], panel.weights[inside], k)
+    state.panel = panel.begun(places, far_off(squared, places, radii), k)
+    _look_at_panel(state, spec, state.panel)
+
+
+def _take_sums(state: ModelState, spec: ModelSpec, change: Upserts) -> None:
+    """INOUT state, IN change. Sums of an epoch that is over are passed over: the sweep of this one sees those rows again."""
+    state.rows += change.rows
+    fades = exp2_scalar(-change.rows / SCORE_HALF_LIFE)
+    state.tagging.loss = state.tagging.loss * fades + change.loss
+    state.scored_weight = state.scored_weight * fades + change.rows
+    state.scored_rows += change.rows
+    assert state.population is not None
+    assert state.panel is not None
+    same = change.epoch == state.population.epoch
+    if same:
+        state.population = state.population.with_sums(change.sums)
+    _ask_for_pass(state)
+    _take_centers(state)
+    rows = _panel_rows(state.population, change.panel if same else _none(change.panel))
+    state.panel = state.panel.changed(rows, change.gone.astype(np.int64))
+    _look_at_panel(state, spec, state.panel)
+    if state.rows - state.looked >= _NAME_ROWS:
+        _look_at_names(state, spec)
+
+
+def _look_at_names(state: ModelState, spec: ModelSpec) -> None:
+    """Names that do not fit twice in a row are to be changed."""
+    z, names = z_now(state, spec), list(spec.names[: spec.n_weighted])
+    untrue = [
+        segment.id
+        for place, segment in enumerate(state.segments)
+        if not segment.given and contradicts(segment.name, z[:, place], names)
+    ]
+    state.to_name = [i for i in untrue if i in state.misnamed]
+    state.misnamed, state.looked = untrue, state.rows
+
+
+def panel_rows(population: Population, keys: Ints, x: Array, places: Ints, far: Flags) -> PanelRows:
+    """Rows as a record holds them, in about standard deviations, within single precision. IN all."""
+    relative = (x - population.origin[:, None]) / population.unit[:, None]
+    n = population.n_weighted
+    relative[:n] = np.minimum(np.maximum(relative[:n], -_LARGEST), _LARGEST)
+    relative[n:][np.abs(relative[n:]) > _LARGEST] = np.nan
+    return PanelRows(keys.astype(np.uint32), relative.astype(np.float32), places.astype(np.uint8), far)
+
+
+def _panel_rows(population: Population, rows: PanelRows) -> Panel:
+    x = population.origin[:, None] + rows.x.astype(np.float64) * population.unit[:, None]
+    return Panel(rows.keys.astype(np.int64), x, rows.places.astype(np.int64), rows.far, 0, np.zeros(0, dtype=np.int64), 0)
+
+
+def _none(rows: PanelRows) -> PanelRows:
+    return PanelRows(rows.keys[:0], rows.x[:, :0], rows.places[:0], rows.far[:0])
+
+
+def _ask_for_pass(state: ModelState) -> None:
+    """Silent customers are seen again when all were seen once in the epoch, and after as many events as there are customers.
+
+    Each time is a step of Lloyd's algorithm over the whole table.
+    """
+    population = state.population
+    assert population is not None
+    first = not population.complete and population.sums.evaluated >= state.customers
+    if first or state.rows - state.passed >= max(state.customers, _LEAST_BETWEEN_PASSES):
+        state.population = replace(population, complete=population.complete or first)
+        state.passes, state.passed = state.passes + 1, state.rows
+
+
+def _take_centers(state: ModelState) -> None:
+    population = state.population
+    assert population is not None
+    centers, counts = population.centers(state.customers), population.sums.counts.astype(np.float64)
+    if state.candidates:
+        candidate = state.candidates[0]
+        candidate.centers = Centers(centers, counts, counts)
+    else:
+        state.candidates = [Candidate(state.next_candidate, 0, Centers(centers, counts, counts))]
+    known, means = population.profile(state.customers)
+    state.profile = Profile(known, means)
+
+
+def _look_at_panel(state: ModelState, spec: ModelSpec, panel: Panel) -> None:
+    """What is known from the panel: moments, percentiles of distances, the loss that searches go by."""
+    assert state.population is not None
+    n, panel = spec.n_weighted, panel.take(~state.population.outliers(panel.x))
+    weights = panel.weights
+    if panel.n_rows:
+        state.moments = moments_of_rows(panel.x, weights, n)
+        # What is told in deviations is told from where customers are now; distances keep their variances.
+        state.metric = replace(state.metric, origin=state.moments.mean)
+        if not state.metric.settled:
+            state.metric = unsettled_metric(state.moments, state.tagging.centers.centers, state.metric.epoch)
+    centers = state.tagging.centers.centers
+    _, squared = nearest_label(panel.x[:n], centers, state.metric.inverse(spec))
+    state.radii = radii_of(panel.places, squared, weights, centers.shape[1])
+    state.search.panel_loss, state.search.panel_error = loss_of(squared[panel.common])
+
+
+def loss_of(squared: Array) -> tuple[float, float]:
+    """Mean squared distance, each clipped at ten times the mean, and its standard error. IN squared (n,)."""
+    n = len(squared)
+    if n == 0:
+        return 0.0, 0.0
+    clipped = np.minimum(squared, CLIPPED_AT * float(np.add.reduce(squared)) / n)
+    mean = float(np.add.reduce(clipped)) / n
+    off = clipped - mean
+    return mean, math.sqrt(float(np.add.reduce(off * off))) / n
+
+
+def radii_of(places: Ints, squared: Array, weights: Array, k: int) -> Array:
+    """Median and 95th percentile of each segment's squared distances, (2, k), NaN where too few are known. IN all."""
+    radii = np.full((2, k), np.nan)
+    order = np.lexsort((squared, places))
+    places, squared, weights = places[order], squared[order], weights[order]
+    edges = np.searchsorted(places, np.arange(k + 1))
+    for place in range(k):
+        rows = slice(edges[place], edges[place + 1])
+        reached = np.cumsum(weights[rows])
+        if len(reached) and reached[-1] >= _LEAST_WEIGHT:
+            at = np.searchsorted(reached, np.array([0.5, 0.95]) * reached[-1])
+            radii[:, place] = squared[rows][np.minimum(at, len(reached) - 1)]
+    return radii
+
+
+def far_off(squared: Array, places: Ints, radii: Array | None) -> Flags:
+    """Which rows lie far from their center, (n,). IN all; nobody does where that is not known."""
+    if radii is None or not len(places):
+        return np.zeros(len(places), dtype=np.bool_)
+    most = FAR * np.where(np.isnan(radii[1]), np.inf, radii[1])
+    return np.asarray(squared > most[places])
+
+
+def begin_table(state: ModelState, spec: ModelSpec, start: Start) -> None:
+    """What a file says of its customers counts until as many came."""
+    weights = start.centers.weights
+    total = float(np.add.reduce(weights))
+    share = weights / total if total > 0.0 else np.full(len(weights), 1.0 / len(weights))
+    state.search.wait, state.search.due = TABLE_STEP, state.rows + TABLE_STEP
+    begin_epoch(state, spec, start.centers.centers, start.profile, share, 0.0 if state.customers else total)
+
+
+def table_step(customers: int) -> int:
+    """Events between two looks at a table, at least: where there are more customers, each event changes less."""
+    return int(TABLE_STEP * max(1.0, math.sqrt(customers / _FEW_CUSTOMERS)))
+
+
+def apply_upserts(state: ModelState, spec: ModelSpec, change: Upserts) -> bool:
+    state.last_time = change.last_time
+    state.held_back += change.held_back
+    state.customers += change.customers
+    apply_external(state, spec, change.fed, change.unnamed)
+    apply_moves(state, change.moved)
+    apply_warm_up(state, spec, change, change.rows)
+    if state.population is not None:
+        _take_sums(state, spec, change)
+    state.clock = max(state.clock, change.clock)
+    return True
+
+
+def apply_look(state: ModelState, spec: ModelSpec, change: Refitted | Renewed) -> bool:
+    """What a look at the panel came to."""
+    if not state.ready or change.number != state.search.number:
+        return False
+    state.search.number += 1
+    if isinstance(change, Renewed):
+        _apply_renewed(state, spec, change)
+    else:
+        _apply_refitted(state, spec, change)
+    return True
+
+
+def _apply_refitted(state: ModelState, spec: ModelSpec, change: Refitted) -> None:
+    search, step = state.search, table_step(state.customers)
+    if state.rows < search.due:
+        # Customers are not what they were, and may go on changing.
+        search.wait = step
+    search.last, search.level, search.due = state.rows, search.panel_loss, state.rows + search.wait
+    search.wait = min(2 * search.wait, _MOST_STEPS * step)
+    if change.centers is None:
+        return
+    state.rules = dict(change.rules)
+    state.histogram = np.zeros((len(change.segments), histogram.N_BINS))
+    take_segments(state, change.segments, change.retired)
+    begin_candidates(state, [Centers(change.centers, np.zeros(len(change.segments)), np.zeros(len(change.segments)))])
+    begin_epoch(state, spec, change.centers, *_of_panel(state, spec, change.centers))
+    search.level = search.panel_loss
+    note_births(state)
+    state.promotions += 1
+
+
+def _apply_renewed(state: ModelState, spec: ModelSpec, change: Renewed) -> None:
+    state.search.last, state.search.due = state.rows, state.rows + TABLE_STEP
+    state.metric = change.metric
+    state.epoch += 1
+    centers = state.tagging.centers.centers
+    begin_epoch(state, spec, centers, *_of_panel(state, spec, centers))
+    state.search.level = state.search.panel_loss
+
+
+def _of_panel(state: ModelState, spec: ModelSpec, centers: Array) -> tuple[Profile, Array]:
+    """Of each segment among the panel's customers: its profile, and its share (k,)."""
+    n, k = spec.n_weighted, centers.shape[1]
+    panel, population = state.panel, state.population
+    assert panel is not None
+    assert population is not None
+    panel = panel.take(~population.outliers(panel.x))
+    if not panel.n_rows:
+        return Profile.empty(len(spec.features) - n, k), np.full(k, 1.0 / k)
+    places, _ = nearest_label(panel.x[:n], centers, state.metric.inverse(spec))
+    sizes = sums_by_label(places, panel.weights, k)
+    share: Array = sizes / np.add.reduce(sizes)
+    return profile_of(panel.x[n:], places, panel.weights, k), share

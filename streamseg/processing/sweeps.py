@@ -1,0 +1,140 @@
+"""Sweeps over stored customers: when one begins, what rows were when they were last seen, and what that changes.
+
+What a row added to the sums of its segment follows from the row and the sweep that it was seen in, so whoever has it can
+take exactly that back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from msgspec.structs import replace
+
+from streamseg.features.aggregates import NO_TIME
+from streamseg.features.fold import Fold
+from streamseg.features.table import NO_SEGMENT, CustomerTable
+from streamseg.kernel.forgetting import NEVER
+from streamseg.kernel.types import Array, Flags, Ints
+from streamseg.model.newcomers import places_of
+from streamseg.model.state import ModelState
+from streamseg.model.tagging import kept_segment_of
+from streamseg.processing.logs import Mark, Sweep
+from streamseg.processing.rows_to_learn import Change
+from streamseg.processing.settings import JobSettings
+from streamseg.processing.walk import MODEL_UPDATE, TIME
+
+
+def next_sweep(mark: Mark, state: ModelState, settings: JobSettings, n_rows: int) -> Sweep:
+    """The sweep that a batch works on: the one under way, or a new one where model or time have moved on.
+
+    A change of the model restarts a sweep; time, and the model's passes, wait until it is done.
+    """
+    sweep = mark.sweep
+    if not state.ready:
+        return sweep
+    time_epoch = sweep.time_epoch
+    if settings.retag_every_s is not None and state.clock != NEVER:
+        time_epoch = int(state.clock // settings.retag_every_s)
+    same = state.epoch == sweep.model_epoch
+    if same and (sweep.active or (time_epoch, state.passes) == (sweep.time_epoch, sweep.passes)):
+        return sweep
+    return Sweep(
+        sweep.epoch + 1,
+        state.epoch,
+        time_epoch,
+        0,
+        n_rows,
+        state.passes,
+        before=sweep.epoch,
+        time_before=sweep.time_epoch,
+        same=same,
+    )
+
+
+def boundary_of(sweep: Sweep, settings: JobSettings) -> int:
+    """The time (microseconds) that silent customers are seen at."""
+    return NO_TIME if settings.retag_every_s is None else int(sweep.time_epoch * settings.retag_every_s * 1e6)
+
+
+class Seen:
+    """Stored customers as they were when they were last seen, and as they are seen in this batch. Changes nothing."""
+
+    def __init__(self, table: CustomerTable, state: ModelState, settings: JobSettings, sweep: Sweep) -> None:
+        self._table, self._state, self._settings, self._sweep = table, state, settings, sweep
+        self._boundary = boundary_of(sweep, settings)
+
+    def of_events(self, folded: Fold) -> Change:
+        """Customers that have events in the batch, before and after it."""
+        before, seen = folded.before, self.seen(folded.epoch)
+        earlier = np.flatnonzero(seen & (folded.epoch != self._sweep.epoch))
+        if len(earlier) and self._settings.layout.fades:
+            before = before.copy()
+            before[:, earlier] = self._table.vectors(folded.rows[earlier], self._boundary_before())
+        lives = ~folded.erased
+        time = folded.state["time"].astype(np.int64)
+        segment = folded.state["segment"].astype(np.int64)
+        counts = lives & folded.complete[folded.last] & self._active(time, self._boundary)
+        counted = seen & folded.was_complete
+        if self._settings.model.active_within is not None and len(counted):
+            known = np.flatnonzero(counted)
+            then: Ints = self._table.column("time")[folded.rows[known]].astype(np.int64)
+            counted[known] &= self._active(then, self._boundaries(folded.epoch[known]))
+        return Change(
+            folded.state["key"].astype(np.int64),
+            folded.x[:, folded.last],
+            np.where(counts, places_of(self._state, segment), -1),
+            before,
+            np.where(counted, places_of(self._state, folded.segment), -1),
+            int(np.count_nonzero(lives)) - int(np.count_nonzero(seen)),
+            np.ones(len(lives), dtype=np.bool_),
+        )
+
+    def seen(self, epoch: Ints) -> Flags:
+        """Which rows were seen in this epoch of the model, (n,). IN epoch: sweeps that they were seen in."""
+        seen: Flags = epoch == self._sweep.epoch
+        if self._sweep.same:
+            seen |= epoch == self._sweep.before
+        return seen
+
+    def _boundary_before(self) -> int:
+        return boundary_of(replace(self._sweep, time_epoch=self._sweep.time_before), self._settings)
+
+    def _boundaries(self, epoch: Ints) -> Ints:
+        return np.where(epoch == self._sweep.epoch, self._boundary, self._boundary_before())
+
+    def _active(self, time: Ints, boundary: int | Ints) -> Flags:
+        """Which customers count, as of the later of their last event and `boundary`, (n,). IN all, microseconds."""
+        within = self._settings.model.active_within
+        if within is None:
+            return np.ones(len(time), dtype=np.bool_)
+        return np.less_equal(np.maximum(time, boundary) - time, round(within * 1e6))
+
+    def of_slice(self, rows: Ints, epoch: Ints, x: Array, previous: Ints, segment: Ints, unseen: int) -> Change:
+        table, seen = self._table, self.seen(epoch)
+        time: Ints = table.column("time")[rows].astype(np.int64)
+        fades = self._settings.layout.fades and self._sweep.time_epoch != self._sweep.time_before
+        old_x = table.vectors(rows, self._boundary_before()) if fades and seen.any() else x
+        counts, counted = self._active(time, self._boundary), seen & self._active(time, self._boundary_before())
+        key = table.column("key")[rows].astype(np.int64)
+        assert self._state.panel is not None
+        same = seen & (segment == previous) & (counts == counted) & self._state.panel.has(key)
+        return Change(
+            key,
+            x,
+            np.where(counts, places_of(self._state, segment), -1),
+            old_x,
+            np.where(counted, places_of(self._state, previous), -1),
+            unseen,
+            ~same if not fades else np.ones(len(rows), dtype=np.bool_),
+        )
+
+    def reasons(self, rows: Ints, previous: Ints, epoch: Ints) -> Ints:
+        """Why a sweep moved customers, (n,): `time`, where this model would have left them as they were seen before."""
+        reasons = np.full(len(rows), MODEL_UPDATE)
+        if not self._settings.layout.fades or self._sweep.time_epoch == self._sweep.time_before:
+            return reasons
+        known = np.flatnonzero((epoch == self._sweep.before) & (previous != NO_SEGMENT))
+        if len(known):
+            old = self._table.vectors(rows[known], self._boundary_before())
+            stays = kept_segment_of(self._state, self._settings.model, old, previous[known]) == previous[known]
+            reasons[known[stays]] = TIME
+        return reasons

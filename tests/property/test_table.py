@@ -1,0 +1,111 @@
+"""The model of a table is that of its customers: at every commit, whatever came before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamseg.model.newcomers import places_of
+from streamseg.model.population import Sums
+from streamseg.processing.job import Job
+from streamseg.processing.sweeps import boundary_of
+from streamseg.transports.embedded import EmbeddedTransport
+from tests.harness import Event, Recorder, event, loop, produce, restored, settings_for, shoppers, verified
+
+FEATURES: list[dict[str, Any]] = [
+    {"name": "age"},
+    {"name": "spend", "field": "income", "aggregate": "sum", "half_life": "2h", "transform": "log1p"},
+    {"name": "purchases", "weight": 0.0},
+]
+MODEL: dict[str, Any] = {"segments": 3, "warm_up": 20, "retag_every": "40m"}
+
+
+def recounted(job: Job) -> Sums:
+    """What the customers that were seen in the epoch add up to, from their rows alone."""
+    state, spec = job.state, job.settings.model
+    population = state.population
+    assert population is not None
+    found = Sums.empty(len(spec.features), len(spec.features) - spec.n_weighted, len(state.ids))
+    for task in job.tasks.values():
+        sweep, table = task.mark.sweep, task.table
+        if sweep.model_epoch != population.epoch:
+            continue
+        rows = np.array(sorted(table.index.values()), dtype=np.int64)
+        epochs = table.column("epoch")[rows]
+        for number, boundary in (
+            (sweep.epoch, boundary_of(sweep, job.settings)),
+            (sweep.before if sweep.same else -2, before_of(sweep, job)),
+        ):
+            here = rows[epochs == number]
+            x, time = table.vectors(here, boundary), table.column("time")[here].astype(np.int64)
+            places = places_of(state, table.column("segment")[here].astype(np.int64))
+            counts = (places >= 0) & ~np.isnan(x[: spec.n_weighted]).any(axis=0)
+            if spec.active_within is not None:
+                counts &= np.maximum(time, boundary) - time <= spec.active_within * 1e6
+            found = found.plus(population.contribution(x[:, counts], places[counts]))
+            found.evaluated += len(here)
+    return found
+
+
+def before_of(sweep: Any, job: Job) -> int:
+    every = job.settings.retag_every_s
+    assert every is not None
+    return int(sweep.time_before * every * 1e6)
+
+
+def check(job: Job) -> None:
+    population = job.state.population
+    if population is None:
+        return
+    expected = recounted(job)
+    for name in expected.__struct_fields__:
+        assert np.array_equal(getattr(population.sums, name), getattr(expected, name)), name
+    assert job.state.customers == sum(task.table.n_customers for task in job.tasks.values())
+
+
+def stream(n: int, customers: int, seed: int) -> list[Event]:
+    """With customers who are erased, and one who is far beyond all others."""
+    rng = np.random.default_rng(seed)
+    out = shoppers(n, customers, seed)
+    for at in sorted(rng.integers(n // 3, n, 6).tolist(), reverse=True):
+        out.insert(at, event(f"c{int(rng.integers(customers))}", at * 60.0, erase=True))
+    out.insert(n // 2, event("far", n * 30.0, age=30.0, income=10.0, purchases=1e90))
+    out.insert(n // 2, event("farther", n * 30.0, age=1e12, income=10.0, purchases=1.0))
+    return out
+
+
+@given(st.integers(0, 1000), st.sampled_from([3, 17, 60]), st.integers(1, 3), st.sampled_from(["none", "90m"]))
+def test_sums_are_the_tables_at_every_commit(seed: int, batch: int, n_partitions: int, within: str) -> None:
+    settings = settings_for(features=FEATURES, model=MODEL | {"active_within": within})
+    transport = EmbeddedTransport(":memory:", n_partitions=n_partitions)
+    produce(transport, stream(240, 40, seed))
+    running = loop(transport, settings, Recorder(), batch)
+    while not running.step():
+        check(running.job)
+    check(running.job)
+    check(restored(transport, settings))
+    assert verified(transport, settings).tags > 0
+
+
+@pytest.mark.parametrize("batch", [40, 333])
+def test_a_center_is_the_mean_of_the_customers_counted_beside_it(batch: int) -> None:
+    settings = settings_for(model={"segments": 3, "warm_up": 30})
+    transport = EmbeddedTransport(":memory:")
+    produce(transport, stream(900, 60, 4))
+    running = loop(transport, settings, Recorder(), batch)
+    while not running.step():
+        pass
+    job = running.job
+    state, table = job.state, job.tasks[0].table
+    assert state.population is not None
+    rows = np.array(sorted(table.index.values()), dtype=np.int64)
+    x, segment = table.vectors(rows, 0), table.column("segment")[rows]
+    counted = ~state.population.outliers(x)
+    assert (~counted).sum() == state.population.sums.outliers == 2
+    for place, segment_id in enumerate(state.ids):
+        mean = x[:, counted & (segment == segment_id)].mean(axis=1)
+        assert state.tagging.centers.centers[:, place] == pytest.approx(mean, rel=1e-9)
