@@ -58,10 +58,6 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         return tuple(dict.fromkeys(f.field for f in self.features if f.categories))
 
     @cached_property
-    def longest_half_life_s(self) -> float:
-        return max((feature.half_life_s or 0.0 for feature in self.features), default=0.0)
-
-    @cached_property
     def fades(self) -> bool:
         """Whether customers change while they are silent."""
         return any(feature.half_life_s and feature.aggregate in ("count", "sum") for feature in self.features)

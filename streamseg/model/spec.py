@@ -107,7 +107,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         refits: whether better centers are looked for as events come; retire_after: seconds of event time without an event
             after which a segment is retired, None for never.
         warm_up: complete customers before the first centers.
-        min_warm_up_s, max_warm_up_s: event time that a warm-up takes at least, and at most.
+        max_warm_up_s: event time that a warm-up takes at most.
         max_gain, clip_sigmas, max_ahead: the guards; None turns one off.
         unit_metric: inputs are scaled already, every variance counts as 1.
         watched: whether reference customers are kept, for drift.
@@ -125,7 +125,6 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     max_gain: float | None = 0.1
     clip_sigmas: float | None = 8.0
     max_ahead: float | None = 3600.0
-    min_warm_up_s: float = 0.0
     max_warm_up_s: float = WARM_UP_SECONDS
     unit_metric: bool = False
     refits: bool = False

@@ -31,8 +31,6 @@ def warm_up_over(state: ModelState, spec: ModelSpec, *, input_ended: bool = Fals
     if input_ended:
         return customers >= spec.least_segments
     lasted = state.clock - warm_up.first_s if warm_up.first_s is not None else 0.0
-    if lasted < spec.min_warm_up_s:
-        return False
     if customers >= spec.warm_up:
         return True
     enough = customers >= CUSTOMERS_PER_SEGMENT * spec.least_segments
