@@ -89,6 +89,9 @@ def _table_due(state: ModelState) -> bool:
 
 def most_rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
     """How many rows may be learned at most before it is asked again what is due; None where nothing is due by rows."""
+    if spec.table:
+        # A warm-up ends soon after there are enough customers, however much is waiting.
+        return LOOK_ROWS if state.ready else SOON_ROWS
     if not spec.tunes_itself or not state.ready:
         return None
     return LOOK_ROWS if state.trial is None else SOON_ROWS
@@ -97,7 +100,7 @@ def most_rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
 def rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
     """How many rows had best be learned until then: as many as are left until a search, if that is soon."""
     most = most_rows_before_look(state, spec)
-    if most is None or state.trial is not None or not spec.refits:
+    if most is None or not state.ready or state.trial is not None or not spec.refits:
         return most
     return min(max(state.search.due - state.rows, SOON_ROWS), most)
 
