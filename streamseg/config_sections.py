@@ -133,8 +133,8 @@ class ModelConfig(Section):
 
 # Keys that were taken out: why, and what is there instead.
 REMOVED = {
-    "model.half_life": "each customer counts once, as it is now, so there is nothing to forget; who was silent for long "
-    "stops counting with model.active_within, and what a customer did fades with the half_life of a feature",
+    "model.half_life": "each customer counts once, as it is now, so the model needs no decay; model.active_within excludes "
+    "customers that were silent for longer, and the half_life of a feature makes what a customer did fade",
     "model.customer_half_life": "each customer counts once, however many events it has",
     "model.max_gain": "a center is the mean of its customers, so no event can move it farther than its customer's share",
     "model.clip_sigmas": "a customer more than 30 deviations off is tagged and flagged, and not counted in any center",

@@ -20,8 +20,8 @@ from streamseg.model.changes import (
     apply_external,
     apply_moves,
     apply_warm_up,
-    begin_candidates,
     note_births,
+    reset_candidates,
     take_reference,
     take_segments,
 )
@@ -37,7 +37,7 @@ from streamseg.model.records import (
     Promoted,
     Refitted,
     Renamed,
-    Renewed,
+    Rescaled,
     Retired,
     Searched,
     Start,
@@ -53,9 +53,9 @@ from streamseg.model.state import (
     Trial,
     unsettled_metric,
 )
-from streamseg.model.table import SCORE_HALF_LIFE, apply_look, apply_upserts, begin_epoch, begin_table
+from streamseg.model.table import SCORE_HALF_LIFE, apply_look, apply_upserts, start_epoch, start_table
 
-# Events after which the loss counts half that tells whether it rises.
+# Half-life, in events, of the recent loss, which shows a rise.
 FAST_HALF_LIFE = 250.0
 # A search that found nothing doubles the wait for the next one, in events.
 FIRST_WAIT, LONGEST_WAIT = 2_000, 8_000
@@ -71,7 +71,7 @@ def apply(state: ModelState, spec: ModelSpec, change: ModelChange) -> bool:
             return _apply_delta(state, spec, change)
         case Upserts():
             return apply_upserts(state, spec, change)
-        case Refitted() | Renewed():
+        case Refitted() | Rescaled():
             return apply_look(state, spec, change)
         case Start():
             return _apply_start(state, spec, change)
@@ -107,10 +107,10 @@ def _apply_start(state: ModelState, spec: ModelSpec, start: Start) -> bool:
     take_reference(state, spec)
     state.search.wait, state.search.due = FIRST_WAIT, state.rows + FIRST_WAIT
     state.epoch += 1
-    begin_candidates(state, [start.centers] * len(spec.speeds))
+    reset_candidates(state, [start.centers] * len(spec.speeds))
     state.histogram = _no_distances(state)
     if spec.table:
-        begin_table(state, spec, start)
+        start_table(state, spec, start)
     # What is longest remembered leads until another one is better.
     state.champion = len(state.candidates) - 1
     note_births(state)
@@ -171,7 +171,7 @@ def _apply_promoted(state: ModelState, spec: ModelSpec, change: Promoted) -> boo
         state.profile = change.profile.copy()
     take_segments(state, change.segments, change.retired)
     state.rules = dict(change.rules)
-    begin_candidates(state, [challenger.centers] * len(spec.speeds))
+    reset_candidates(state, [challenger.centers] * len(spec.speeds))
     state.histogram = _no_distances(state)
     state.champion = challenger.speed if change.speed is None else change.speed
     note_births(state)
@@ -185,7 +185,7 @@ def _apply_promoted_half_life(state: ModelState, spec: ModelSpec, change: Promot
     found = [i for i, candidate in enumerate(state.candidates) if candidate.id == change.candidate]
     if not found or found == [state.champion]:
         return False
-    begin_candidates(state, [state.candidates[found[0]].centers] * len(spec.speeds))
+    reset_candidates(state, [state.candidates[found[0]].centers] * len(spec.speeds))
     state.champion = found[0]
     state.epoch += 1
     state.promotions += 1
@@ -201,7 +201,7 @@ def _apply_retired(state: ModelState, change: Retired) -> bool:
     state.histogram = state.histogram[stay]
     take_segments(state, [segment for segment in state.segments if segment.id not in gone], change.segments)
     state.rules = {i: rule for i, rule in state.rules.items() if i not in gone}
-    begin_candidates(state, [_some(candidate.centers, stay) for candidate in state.candidates])
+    reset_candidates(state, [_some(candidate.centers, stay) for candidate in state.candidates])
     note_births(state)
     state.trial = None
     # A search that is on its way found centers for one that is gone.
@@ -229,7 +229,7 @@ def _apply_appeared(state: ModelState, spec: ModelSpec, change: Appeared) -> boo
         state.epoch += 1
         centers = state.tagging.centers
         total = float(np.add.reduce(centers.weights))
-        begin_epoch(state, spec, centers.centers, state.profile, centers.weights / (total or 1.0))
+        start_epoch(state, spec, centers.centers, state.profile, centers.weights / (total or 1.0))
     return True
 
 

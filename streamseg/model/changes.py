@@ -1,4 +1,4 @@
-"""What records of different kinds do to a model alike: segments, members, the warm-up."""
+"""Changes of a model that records of different kinds share: segments, members, the warm-up."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ _REMEMBERED_RETIRED = 256
 
 
 def note_births(state: ModelState) -> None:
-    """Where each segment's center was at first. Segments that are no more are forgotten."""
+    """Keep where each segment's center was at first, and discard retired segments. INOUT state."""
     centers = state.tagging.centers.centers
     state.births = {i: state.births.get(i) or centers[:, place].tolist() for place, i in enumerate(state.ids)}
 
 
-def begin_candidates(state: ModelState, centers: list[Centers]) -> None:
-    """The half-lives go on from these centers, unscored and under ids that no delta on its way knows."""
+def reset_candidates(state: ModelState, centers: list[Centers]) -> None:
+    """Restart all candidates from these centers, unscored, under ids that no pending delta names. INOUT state."""
     state.candidates = [Candidate(state.next_candidate + i, i, each.copy()) for i, each in enumerate(centers)]
     state.next_candidate += len(centers)
     state.scored_weight, state.scored_rows = 0.0, 0
 
 
 def take_segments(state: ModelState, segments: list[Segment], retired: list[Segment]) -> None:
+    """Replace the segments, in a new epoch. INOUT state."""
     state.segments = under_given_names(segments, state.segments)
     state.retired = [*state.retired, *retired][-_REMEMBERED_RETIRED:]
     state.next_id = max(state.next_id, *(segment.id + 1 for segment in segments))
@@ -40,6 +41,7 @@ def take_segments(state: ModelState, segments: list[Segment], retired: list[Segm
 
 
 def apply_moves(state: ModelState, moved: dict[int, int]) -> None:
+    """Add to the number of customers in each segment. INOUT state."""
     for segment_id, change in moved.items():
         if segment_id in state.members:
             state.members[segment_id] += change
@@ -48,6 +50,7 @@ def apply_moves(state: ModelState, moved: dict[int, int]) -> None:
 
 
 def apply_external(state: ModelState, spec: ModelSpec, fed: Array | None, unnamed: dict[int, Unnamed]) -> None:
+    """Train the external model on rows `fed` (n_weighted, n), and note its labels that are no segments yet. INOUT state."""
     if state.external is not None and fed is not None:
         state.external.learn(fed, spec)
     for label, new in unnamed.items():
@@ -56,6 +59,7 @@ def apply_external(state: ModelState, spec: ModelSpec, fed: Array | None, unname
 
 
 def apply_warm_up(state: ModelState, spec: ModelSpec, delta: Delta | Upserts, events: int) -> None:
+    """Add rows of a warm-up, or of drift's reference, and erase customers from both. INOUT state."""
     warm_up = state.warm_up
     for key in delta.erased:
         warm_up.rows.pop(key, None)
@@ -78,7 +82,7 @@ def apply_warm_up(state: ModelState, spec: ModelSpec, delta: Delta | Upserts, ev
 
 
 def take_reference(state: ModelState, spec: ModelSpec) -> None:
-    """The customers that came until now are those to compare with."""
+    """Make the customers of the warm-up the reference of drift. INOUT state."""
     kept = list(state.warm_up.rows.items())[:REFERENCE_ROWS]
     if spec.watched and kept:
         x = np.array([row for _, (_, _, row) in kept], dtype=np.float64).T

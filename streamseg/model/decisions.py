@@ -55,7 +55,7 @@ def due(state: ModelState, spec: ModelSpec) -> Due | None:
     if state.unnamed:
         return "appeared"
     if spec.table:
-        return "names" if state.to_name else "search" if _table_due(state) else None
+        return "names" if state.to_name else "search" if _look_pending(state) else None
     trial = state.trial
     if trial is not None and _tried(trial):
         return "trial"
@@ -70,7 +70,7 @@ def due(state: ModelState, spec: ModelSpec) -> Due | None:
     return "search" if spec.refits and state.rows >= state.search.due else None
 
 
-def _table_due(state: ModelState) -> bool:
+def _look_pending(state: ModelState) -> bool:
     """Whether the panel is to be looked at: by the schedule, or as customers are not what they were."""
     search, panel = state.search, state.panel
     assert panel is not None

@@ -25,11 +25,9 @@ from streamseg.model.records import CandidateDelta, Delta, TrialDelta, WarmRows
 from streamseg.model.sample import ROWS, ROWS_EACH, Sample, merged, priorities, trimmed
 from streamseg.model.spec import SETTLING_ROWS, ModelSpec
 from streamseg.model.state import Metric, ModelState, Profile, profile_of, unsettled_metric
-from streamseg.model.table import SCORE_HALF_LIFE
+from streamseg.model.table import CLIPPED_AT, SCORE_HALF_LIFE
 
-# An event's loss counts for at most so many times the mean.
-_CLIPPED_AT = 10.0
-# ... which is taken for at least so much of what one center for all would lose.
+# The mean by which an event's loss is clipped is taken for at least so much of what one center for all would lose.
 _LEAST_MEAN = 1e-3
 
 
@@ -339,7 +337,7 @@ class _Score:
     def add(self, squared: Array, w: Array, champion: int, of_challenger: Array | None) -> None:
         """One block's squared distances, (n_candidates, n_rows). IN all; a row of no weight does not count."""
         mean = self._loss / self._weight if self._weight > 0.0 else 0.0
-        most = _CLIPPED_AT * (max(mean, _LEAST_MEAN * self._of_one) if self._weight > 0.0 else self._of_one)
+        most = CLIPPED_AT * (max(mean, _LEAST_MEAN * self._of_one) if self._weight > 0.0 else self._of_one)
         clipped = np.minimum(squared, most)
         losses = np.add.reduce(clipped * w, axis=1)
         middle = len(w) // 2

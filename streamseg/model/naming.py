@@ -44,7 +44,7 @@ def _told(name: str) -> set[str]:
 def contradicts(name: str, z: Array, features: list[str]) -> bool:
     """Whether a name that was made of words says what is not so of a segment. IN z (n_features,), as in `names_of`.
 
-    A word is let go some way beyond where it would be given; a name of other words says nothing.
+    A word is kept somewhat beyond the threshold at which it is assigned. A name of other words contradicts nothing.
     """
     by_feature = {feature.replace("_", " "): float(value) for feature, value in zip(features, z, strict=True)}
     for part in re.sub(r"\s*\(\d+\)$", "", name).lower().split(", "):

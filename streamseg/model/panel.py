@@ -1,12 +1,12 @@
 """The panel: a sample of the customers as they are now, by a hash of their ids.
 
 A customer is in it while its key is below the threshold of all, or that of its segment, or that of those far from their
-center, so that rare segments and what may become one are seen. A threshold is 2^(32 - level); a level rises when there are
-twice as many rows as wanted, and falls only where an epoch begins, as the sweep that follows shows every customer again: a
-hole would else be filled by whoever acts next. A row stands for 2^level customers (Horvitz and Thompson 1952), so erasure,
-and workers that know nothing of each other, need no rule of their own.
+center, so that rare segments and what may become one are seen. A threshold is 2^(32 - level). A level rises when there
+are twice as many rows as wanted. It falls at the start of an epoch only, as the sweep that follows evaluates every customer:
+otherwise the next customers to act would fill the gap. A row stands for 2^level customers (Horvitz and Thompson 1952).
+Erasure and independent workers need no rule of their own.
 
-Rows carry a 32-bit key of the customer, to tell customers apart and to erase them; no id.
+Rows carry a 32-bit key of the customer instead of its id, to distinguish customers and to erase them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from streamseg.kernel.types import Array, Flags, Ints
 # Rows wanted of all customers, of each segment, and of those far from their center.
 ROWS, ROWS_EACH, FAR_ROWS = 2_000, 100, 200
 KEY_BITS = 32
-# Where a threshold reaches nobody.
+# The threshold that includes no customer.
 _HIGHEST_LEVEL = KEY_BITS
 
 
@@ -92,8 +92,12 @@ class Panel(msgspec.Struct):
         return self.keys[at] == keys if self.n_rows else np.zeros(len(keys), dtype=np.bool_)
 
     def changed(self, rows: Panel, gone: Ints) -> Panel:
-        """With other rows in place of those of the same customers, and without the customers `gone`. IN all."""
+        """With other rows in place of those of the same customers, and without the customers `gone`. IN all.
+
+        Another worker's batch may have raised a level since the rows were selected: those above it are left out.
+        """
         stay = ~np.isin(self.keys, np.concatenate([rows.keys, gone]))
+        rows = rows.take(self.includes(rows.keys, rows.places, rows.far))
         keys = np.concatenate([self.keys[stay], rows.keys])
         order = np.argsort(keys, kind="stable")
         return msgspec.structs.replace(
@@ -113,9 +117,9 @@ class Panel(msgspec.Struct):
         far_level = _raised(self.keys[self.far], self.far_level, FAR_ROWS)
         if (level, far_level) == (self.level, self.far_level) and (levels == self.levels).all():
             return self
-        return msgspec.structs.replace(self, level=level, levels=levels, far_level=far_level)._rid()
+        return msgspec.structs.replace(self, level=level, levels=levels, far_level=far_level)._filtered()
 
-    def _rid(self) -> Panel:
+    def _filtered(self) -> Panel:
         return self.take(self.includes(self.keys, self.places, self.far))
 
     def take(self, which: Flags | Ints) -> Panel:
@@ -123,7 +127,7 @@ class Panel(msgspec.Struct):
         x = np.ascontiguousarray(self.x[:, which])
         return msgspec.structs.replace(self, keys=self.keys[which], x=x, places=self.places[which], far=self.far[which])
 
-    def begun(self, places: Ints, far: Flags, k: int) -> Panel:
+    def for_epoch(self, places: Ints, far: Flags, k: int) -> Panel:
         """In an epoch of k segments, in which the rows are in segments `places` (n,). IN all.
 
         Levels are those at which each stratum has about as many rows as wanted: the sweep brings the missing ones.
@@ -135,10 +139,10 @@ class Panel(msgspec.Struct):
         sizes = np.bincount(places, weights, k)
         levels = np.array([_fitting(float(size), ROWS_EACH) for size in sizes], dtype=np.int64)
         far_level = _fitting(float(np.add.reduce(weights[far])), FAR_ROWS)
-        begun = msgspec.structs.replace(
+        started = msgspec.structs.replace(
             self, places=places.copy(), far=far.copy(), level=level, levels=levels, far_level=far_level
         )
-        return begun._rid()._thinned()
+        return started._filtered()._thinned()
 
 
 def _below(level: int | Ints) -> Ints:

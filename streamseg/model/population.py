@@ -4,8 +4,8 @@ A customer's row adds its contribution to the sums of its segment, and takes it 
 segment is the mean of its members, whatever they did before. Contributions are rounded to multiples of a quantum and added
 as integers, so that any order, grouping and undoing gives the same bits.
 
-Sums belong to an epoch. Where one begins they are empty, and each row comes in when it is seen again, with an event or by
-the sweep that follows. Until then the centers that the epoch began with stand in for the rows that are still missing::
+Sums belong to an epoch. They start empty, and each row is added when it is next evaluated: with an event, or by the sweep
+that follows. Until then the centers at the start of the epoch stand in for the rows that are still missing::
 
     center_j = origin + (S_j + r_j (c0_j - origin)) / (W_j + r_j)        r_j = U d_j / (d_1 + .. + d_k)
 
@@ -88,7 +88,7 @@ class Population(msgspec.Struct):
     complete: bool = False
 
     @classmethod
-    def begun(
+    def for_epoch(
         cls, epoch: int, origin: Array, deviation: Array, *, settled: bool, grouped: Flags, start: Array, profile: Array,
         share: Array, expected: float,
     ) -> Self:  # fmt: skip
@@ -185,12 +185,12 @@ class Population(msgspec.Struct):
     def profile(self, customers: int) -> tuple[Array, Array]:
         """Of the profile features the customers that have them, and their means, both (n_profile, k), as `centers`."""
         n = self.n_weighted
-        begun = ~np.isnan(self.start_profile)
+        known_at_start = ~np.isnan(self.start_profile)
         if self.sums.evaluated == 0:
-            return begun.astype(np.float64), np.where(begun, self.start_profile, 0.0)
-        missing = np.where(begun, self._missing(customers), 0.0)
+            return known_at_start.astype(np.float64), np.where(known_at_start, self.start_profile, 0.0)
+        missing = np.where(known_at_start, self._missing(customers), 0.0)
         total = self.sums.known.astype(np.float64) + missing
-        from_start = np.where(begun, self.start_profile - self.origin[n:, None], 0.0)
+        from_start = np.where(known_at_start, self.start_profile - self.origin[n:, None], 0.0)
         added = self.sums.sums[n:] * self.quantum[n:, None] + missing * from_start
         there = total > 0.0
         means: Array = np.where(there, self.origin[n:, None] + added / np.where(there, total, 1.0), 0.0)

@@ -176,8 +176,8 @@ class Refitted(msgspec.Struct, tag="refitted"):
     rules: dict[int, Rule] = {}
 
 
-class Renewed(msgspec.Struct, tag="renewed"):
-    """The metric no longer fits the customers of the panel; `number`: of the search that it stands in for."""
+class Rescaled(msgspec.Struct, tag="rescaled"):
+    """A metric from the panel, which replaces the current one; `number`: of the search that it takes the place of."""
 
     base_version: int
     base_digest: bytes
@@ -252,5 +252,5 @@ class Renamed(msgspec.Struct, tag="renamed"):
     name: str
 
 
-Decision = Start | Searched | Refitted | Renewed | Promoted | Dropped | Retired | Appeared | Asked | Described | Renamed
+Decision = Start | Searched | Refitted | Rescaled | Promoted | Dropped | Retired | Appeared | Asked | Described | Renamed
 ModelChange = Delta | Upserts | Decision

@@ -24,13 +24,14 @@ from streamseg.kernel.valley import dithered, passes, valley_ratios
 from streamseg.model.decisions import ADVANTAGE
 from streamseg.model.gaps import RECENT, joined, n_apart, with_newborn, without_gaps
 from streamseg.model.identity import lineage, paired
-from streamseg.model.records import Refitted, Renewed, Searched
+from streamseg.model.records import Refitted, Rescaled, Searched
 from streamseg.model.rules import rules_of
 from streamseg.model.sample import ROWS
 from streamseg.model.selection import MIN_ROWS, means_by_label
 from streamseg.model.spec import MAX_SEGMENTS, SETTLING_ROWS, ModelSpec
 from streamseg.model.start import clipped
 from streamseg.model.state import Metric, ModelState, z_of
+from streamseg.model.table import CLIPPED_AT
 
 _RESTARTS = 4
 # Fewer customers than this for each segment say nothing of better centers.
@@ -39,7 +40,6 @@ _NEW_TRIES = 8
 # A rare segment is protected by the few of its customers that a sample has, if some of them were here within so much learned
 # weight: where nobody comes to any more, a center is better used elsewhere.
 _LEAST_PROTECTED, _LEAST_RECENT = 3, 2
-_CLIPPED_AT = 10.0
 # A refit of a table has to lose so much less on the other half: there, no trial on new events follows.
 _TABLE_ADVANTAGE = 0.995
 
@@ -92,15 +92,15 @@ def _found(data: _Data, state: ModelState, spec: ModelSpec) -> tuple[Literal["bo
     return None
 
 
-def search_table(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Refitted | Renewed:
-    """What the panel of a table gives: another metric, better centers, or nothing. IN all; only where the state is ready."""
+def search_table(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Refitted | Rescaled:
+    """Look for a better metric, then for better centers, on the panel of a table. IN all; the state must be ready."""
     n, panel = spec.n_weighted, state.panel
     assert panel is not None
     number, k = state.search.number, len(state.segments)
     out = Refitted(state.version, digest, number)
     metric = _metric_of(state, spec)
     if metric is not None:
-        return Renewed(state.version, digest, number, metric)
+        return Rescaled(state.version, digest, number, metric)
     assert state.population is not None
     panel = panel.take(~state.population.outliers(panel.x))
     common = panel.common
@@ -155,7 +155,7 @@ def _weighed(data: _Data, centers: Array) -> Centers:
 def _loss(data: _Data, centers: Array, rows: Flags) -> float:
     """Mean squared distance, each clipped at ten times the champion's mean."""
     _, of_champion = nearest_label(data.x[:, rows], data.champion, data.inverse)
-    most = _CLIPPED_AT * float(np.add.reduce(of_champion)) / max(1, len(of_champion))
+    most = CLIPPED_AT * float(np.add.reduce(of_champion)) / max(1, len(of_champion))
     _, squared = nearest_label(data.x[:, rows], centers, data.inverse)
     return float(np.add.reduce(np.minimum(squared, most))) / max(1, len(squared))
 
@@ -272,7 +272,7 @@ def _newborn_last(data: _Data, labels: Ints) -> Ints:
 def _far_rows(data: _Data, squared: Array) -> list[int]:
     """Rows to begin a new segment at: drawn by their squared distance, as k-means++ does."""
     rng = np.random.default_rng(data.seed)
-    most = _CLIPPED_AT * 5.0 * float(np.add.reduce(squared)) / len(squared)
+    most = CLIPPED_AT * 5.0 * float(np.add.reduce(squared)) / len(squared)
     share = np.where(squared < most, squared, 0.0)
     total = float(np.add.reduce(share))
     if total <= 0.0:

@@ -194,7 +194,7 @@ class ModelState(msgspec.Struct):
         population: of a table of customers, the sums that its centers are made of; None where rows have no keys, or there
             are no centers yet.
         panel: its sample of customers; radii: (2, k) median and 95th percentile of squared distances to the centers, NaN
-            where that is not known; customers: in the table; passes: over it that were asked for in this epoch, the last one
+            where that is not known; customers: in the table; passes: number of requested passes over it, the last one
             when `passed` rows had been learned.
         misnamed: ids of segments whose names no longer fit their customers, when `looked` rows had been learned; to_name:
             those of which that was so twice in a row.

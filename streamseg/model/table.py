@@ -1,4 +1,4 @@
-"""What a table of customers does to the model: upserts, and the epochs that their sums belong to."""
+"""Apply to a table of customers: upserts, the epochs that their sums belong to, and decisions made on the panel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from streamseg.kernel.clusters import Centers, nearest_label
 from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.moments import moments_of_rows
 from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
-from streamseg.model.changes import apply_external, apply_moves, apply_warm_up, begin_candidates, note_births, take_segments
+from streamseg.model.changes import apply_external, apply_moves, apply_warm_up, note_births, reset_candidates, take_segments
 from streamseg.model.naming import contradicts
 from streamseg.model.panel import Panel, PanelRows
 from streamseg.model.population import Population
-from streamseg.model.records import Refitted, Renewed, Start, Upserts
+from streamseg.model.records import Refitted, Rescaled, Start, Upserts
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import Candidate, ModelState, Profile, profile_of, unsettled_metric, z_now
 
@@ -30,7 +30,7 @@ _LEAST_WEIGHT = 20.0
 CLIPPED_AT = 10.0
 # Events between two looks at the names.
 _NAME_ROWS = 2_000
-# Of single precision.
+# Larger multiples of a deviation are clipped, or of profile features left out: single precision ends at 3e38.
 _LARGEST = 1e30
 # Events between two looks at the panel; how many such steps the longest wait has; the customers from which on steps grow.
 TABLE_STEP, _MOST_STEPS, _FEW_CUSTOMERS = 500, 16, 5_000
@@ -38,13 +38,17 @@ TABLE_STEP, _MOST_STEPS, _FEW_CUSTOMERS = 500, 16, 5_000
 _LEAST_BETWEEN_PASSES = 500
 
 
-def begin_epoch(
+def start_epoch(
     state: ModelState, spec: ModelSpec, centers: Array, profile: Profile, share: Array, expected: float = 0.0
 ) -> None:
-    """The sums begin anew at `centers` (n_weighted, k), each with a share of the customers. INOUT state, of a new epoch."""
+    """Reset the sums. INOUT state, whose epoch has just changed.
+
+    `centers` (n_weighted, k), `profile` and `share` (k,) of the customers stand in until all are evaluated again;
+    `expected` is the least number of customers that they stand for.
+    """
     metric, n = state.metric, spec.n_weighted
     grouped = np.array([bool(feature.group) for feature in spec.features[:n]])
-    state.population = Population.begun(
+    state.population = Population.for_epoch(
         state.epoch,
         metric.origin,
         np.sqrt(metric.variance),
@@ -62,12 +66,12 @@ def begin_epoch(
     places, squared = nearest_label(panel.x[:n], centers, metric.inverse(spec))
     inside = ~state.population.outliers(panel.x)
     radii = radii_of(places[inside], squared[inside], panel.weights[inside], k)
-    state.panel = panel.begun(places, far_off(squared, places, radii), k)
+    state.panel = panel.for_epoch(places, far_off(squared, places, radii), k)
     _look_at_panel(state, spec, state.panel)
 
 
 def _take_sums(state: ModelState, spec: ModelSpec, change: Upserts) -> None:
-    """INOUT state, IN change. Sums of an epoch that is over are passed over: the sweep of this one sees those rows again."""
+    """INOUT state, IN change. Sums of an earlier epoch are discarded: the current sweep evaluates those rows again."""
     state.rows += change.rows
     fades = exp2_scalar(-change.rows / SCORE_HALF_LIFE)
     state.tagging.loss = state.tagging.loss * fades + change.loss
@@ -78,7 +82,7 @@ def _take_sums(state: ModelState, spec: ModelSpec, change: Upserts) -> None:
     same = change.epoch == state.population.epoch
     if same:
         state.population = state.population.with_sums(change.sums)
-    _ask_for_pass(state)
+    _schedule_pass(state)
     _take_centers(state)
     rows = _panel_rows(state.population, change.panel if same else _none(change.panel))
     state.panel = state.panel.changed(rows, change.gone.astype(np.int64))
@@ -88,7 +92,7 @@ def _take_sums(state: ModelState, spec: ModelSpec, change: Upserts) -> None:
 
 
 def _look_at_names(state: ModelState, spec: ModelSpec) -> None:
-    """Names that do not fit twice in a row are to be changed."""
+    """Select for renaming the segments whose names contradicted their customers at two looks in a row. INOUT state."""
     z, names = z_now(state, spec), list(spec.names[: spec.n_weighted])
     untrue = [
         segment.id
@@ -117,10 +121,10 @@ def _none(rows: PanelRows) -> PanelRows:
     return PanelRows(rows.keys[:0], rows.x[:, :0], rows.places[:0], rows.far[:0])
 
 
-def _ask_for_pass(state: ModelState) -> None:
-    """Silent customers are seen again when all were seen once in the epoch, and after as many events as there are customers.
+def _schedule_pass(state: ModelState) -> None:
+    """Request a pass over the table, which is a step of Lloyd's algorithm. INOUT state.
 
-    Each time is a step of Lloyd's algorithm over the whole table.
+    One follows the first complete sweep of an epoch, and one comes after as many events as there are customers.
     """
     population = state.population
     assert population is not None
@@ -144,13 +148,13 @@ def _take_centers(state: ModelState) -> None:
 
 
 def _look_at_panel(state: ModelState, spec: ModelSpec, panel: Panel) -> None:
-    """What is known from the panel: moments, percentiles of distances, the loss that searches go by."""
+    """Update from the panel: moments, percentiles of distances, and the loss that schedules refits. INOUT state."""
     assert state.population is not None
     n, panel = spec.n_weighted, panel.take(~state.population.outliers(panel.x))
     weights = panel.weights
     if panel.n_rows:
         state.moments = moments_of_rows(panel.x, weights, n)
-        # What is told in deviations is told from where customers are now; distances keep their variances.
+        # z values are relative to the customers' present mean; distances keep their variances.
         state.metric = replace(state.metric, origin=state.moments.mean)
         if not state.metric.settled:
             state.metric = unsettled_metric(state.moments, state.tagging.centers.centers, state.metric.epoch)
@@ -187,28 +191,29 @@ def radii_of(places: Ints, squared: Array, weights: Array, k: int) -> Array:
 
 
 def far_off(squared: Array, places: Ints, radii: Array | None) -> Flags:
-    """Which rows lie far from their center, (n,). IN all; nobody does where that is not known."""
+    """Which rows lie far from their center, (n,); none where the percentiles are unknown. IN all."""
     if radii is None or not len(places):
         return np.zeros(len(places), dtype=np.bool_)
     most = FAR * np.where(np.isnan(radii[1]), np.inf, radii[1])
     return np.asarray(squared > most[places])
 
 
-def begin_table(state: ModelState, spec: ModelSpec, start: Start) -> None:
-    """What a file says of its customers counts until as many came."""
+def start_table(state: ModelState, spec: ModelSpec, start: Start) -> None:
+    """Start the first epoch. A model file stands for as many customers as it was fitted on. INOUT state."""
     weights = start.centers.weights
     total = float(np.add.reduce(weights))
     share = weights / total if total > 0.0 else np.full(len(weights), 1.0 / len(weights))
     state.search.wait, state.search.due = TABLE_STEP, state.rows + TABLE_STEP
-    begin_epoch(state, spec, start.centers.centers, start.profile, share, 0.0 if state.customers else total)
+    start_epoch(state, spec, start.centers.centers, start.profile, share, 0.0 if state.customers else total)
 
 
 def table_step(customers: int) -> int:
-    """Events between two looks at a table, at least: where there are more customers, each event changes less."""
+    """Least number of events between two looks at the panel. It grows with the customers: each event changes less."""
     return int(TABLE_STEP * max(1.0, math.sqrt(customers / _FEW_CUSTOMERS)))
 
 
 def apply_upserts(state: ModelState, spec: ModelSpec, change: Upserts) -> bool:
+    """Apply a batch. INOUT state, IN change. Always counts."""
     state.last_time = change.last_time
     state.held_back += change.held_back
     state.customers += change.customers
@@ -221,13 +226,13 @@ def apply_upserts(state: ModelState, spec: ModelSpec, change: Upserts) -> bool:
     return True
 
 
-def apply_look(state: ModelState, spec: ModelSpec, change: Refitted | Renewed) -> bool:
-    """What a look at the panel came to."""
+def apply_look(state: ModelState, spec: ModelSpec, change: Refitted | Rescaled) -> bool:
+    """Apply the result of a look at the panel. INOUT state, IN change. Returns whether it counted."""
     if not state.ready or change.number != state.search.number:
         return False
     state.search.number += 1
-    if isinstance(change, Renewed):
-        _apply_renewed(state, spec, change)
+    if isinstance(change, Rescaled):
+        _apply_rescaled(state, spec, change)
     else:
         _apply_refitted(state, spec, change)
     return True
@@ -245,19 +250,19 @@ def _apply_refitted(state: ModelState, spec: ModelSpec, change: Refitted) -> Non
     state.rules = dict(change.rules)
     state.histogram = np.zeros((len(change.segments), histogram.N_BINS))
     take_segments(state, change.segments, change.retired)
-    begin_candidates(state, [Centers(change.centers, np.zeros(len(change.segments)), np.zeros(len(change.segments)))])
-    begin_epoch(state, spec, change.centers, *_of_panel(state, spec, change.centers))
+    reset_candidates(state, [Centers(change.centers, np.zeros(len(change.segments)), np.zeros(len(change.segments)))])
+    start_epoch(state, spec, change.centers, *_of_panel(state, spec, change.centers))
     search.level = search.panel_loss
     note_births(state)
     state.promotions += 1
 
 
-def _apply_renewed(state: ModelState, spec: ModelSpec, change: Renewed) -> None:
+def _apply_rescaled(state: ModelState, spec: ModelSpec, change: Rescaled) -> None:
     state.search.last, state.search.due = state.rows, state.rows + TABLE_STEP
     state.metric = change.metric
     state.epoch += 1
     centers = state.tagging.centers.centers
-    begin_epoch(state, spec, centers, *_of_panel(state, spec, centers))
+    start_epoch(state, spec, centers, *_of_panel(state, spec, centers))
     state.search.level = state.search.panel_loss
 
 

@@ -13,9 +13,8 @@ from streamseg.kernel.types import Array, Flags, Ints
 from streamseg.model.newcomers import places_of, with_unnamed
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
+from streamseg.model.table import FAR, far_off
 
-# An outlier lies beyond this many times the 95th percentile of its segment's squared distances.
-_OUTLIER_FACTOR = 2.0
 # Below this weight a segment's histogram says nothing yet.
 _OUTLIER_MIN_WEIGHT = 100.0
 
@@ -91,7 +90,7 @@ def tag(state: ModelState, spec: ModelSpec, x: Array) -> Tags:
 
 def _told(state: ModelState, inverse: Array, near: Nearest, x: Array) -> Tags:
     ids = np.array([*state.ids, -1], dtype=np.int64)
-    far: Flags = near.squared > _outlier_limit(state)[near.labels]
+    far = _far(state, near)
     return Tags(
         state,
         near,
@@ -166,12 +165,12 @@ def kept_segment_of(state: ModelState, spec: ModelSpec, x: Array, previous: Ints
     return np.array(state.ids, dtype=np.int64)[Holder(state, spec).held(x, near, previous)]
 
 
-def _outlier_limit(state: ModelState) -> Array:
+def _far(state: ModelState, near: Nearest) -> Flags:
     if state.radii is not None:
-        return np.where(np.isnan(state.radii[1]), np.inf, _OUTLIER_FACTOR * state.radii[1])
-    counts = state.histogram
-    weight = np.add.reduce(counts, axis=1)
-    return np.where(weight >= _OUTLIER_MIN_WEIGHT, _OUTLIER_FACTOR * histogram.quantile(counts, 0.95), np.inf)
+        return far_off(near.squared, near.labels, state.radii)
+    weight = np.add.reduce(state.histogram, axis=1)
+    limit = np.where(weight >= _OUTLIER_MIN_WEIGHT, FAR * histogram.quantile(state.histogram, 0.95), np.inf)
+    return np.greater(near.squared, limit[near.labels])
 
 
 def radii_of(state: ModelState) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from streamseg.processing.transport import Polled
 
 
 class BatchSize:
-    """Decisions are taken between batches, so these end where one is due."""
+    """Limits batches to the next decision: decisions are taken between batches."""
 
     def __init__(self, most: int) -> None:
         """`most`: records of a batch."""

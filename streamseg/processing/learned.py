@@ -20,7 +20,7 @@ from streamseg.processing.logs import customer_hash
 from streamseg.processing.partition import PartitionResult
 from streamseg.processing.rows_to_learn import Offered
 
-# Events whose losses are told as one sum, about.
+# Events per reported sum of losses.
 _PART_ROWS = 125
 
 

@@ -124,7 +124,7 @@ class Sweep(msgspec.Struct, frozen=True):
     """A pass over stored customers: rows [cursor, end) are still to be seen for `epoch`, the sweep's number.
 
     Attributes:
-        model_epoch, time_epoch: what customers are tagged with, and as of when; passes: of the model, as it asked for them.
+        model_epoch, time_epoch: what customers are tagged with, and as of when; passes: of the model at the time.
         before, time_before: number and time epoch of the sweep before; same: it was of the same model epoch.
     """
 

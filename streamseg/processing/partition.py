@@ -24,7 +24,7 @@ from streamseg.model.tagging import Quality, Tags, kept_segment_of, quality_of, 
 from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, customer_hash
 from streamseg.processing.rows_to_learn import Change, TableShare, ToWarmUp, share_of, to_warm_up
 from streamseg.processing.settings import JobSettings
-from streamseg.processing.sweeps import Seen, boundary_of, next_sweep
+from streamseg.processing.sweeps import StoredCustomers, boundary_of, next_sweep
 from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
 from streamseg.processing.task import Task
 from streamseg.processing.transport import Records, Tagged
@@ -76,7 +76,7 @@ class PartitionJob:
         self.mark = task.mark
         self.sweep = next_sweep(self.mark, state, settings, len(task.table))
         self.boundary = boundary_of(self.sweep, settings)
-        self.seen_rows = Seen(task.table, state, settings, self.sweep)
+        self.stored = StoredCustomers(task.table, state, settings, self.sweep)
         self.assigned_at = max(clock_us, self.mark.assigned_at + 1)
         self.traces: dict[int, bytes] = {}
         self.tags = Tagged([], [], self.traces)
@@ -113,7 +113,7 @@ class PartitionJob:
         newcomers = _sample(change.touched.new_ids)
         manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), retag, n_complete, n_erased, newcomers)
         if self.state.ready:
-            self.changes.append(self.seen_rows.of_events(folded))
+            self.changes.append(self.stored.of_events(folded))
         result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest, (folded, decoded))
         return replace(
             result,
@@ -155,15 +155,15 @@ class PartitionJob:
         epoch: Ints = table.column("epoch")[rows].astype(np.int64)
         x = table.vectors(rows, self.boundary)
         complete = ~np.isnan(x[: self.settings.layout.n_weighted]).any(axis=0)
-        unseen = int(np.count_nonzero(~self.seen_rows.seen(epoch)))
+        unseen = int(np.count_nonzero(~self.stored.seen(epoch)))
         rows, x, epoch = rows[complete], x[:, complete], epoch[complete]
         previous = table.column("segment")[rows].astype(np.int64)
         segment = kept_segment_of(self.state, self.settings.model, x, previous) if len(rows) else rows
-        self.changes.append(self.seen_rows.of_slice(rows, epoch, x, previous, segment, unseen))
+        self.changes.append(self.stored.of_slice(rows, epoch, x, previous, segment, unseen))
         moved = segment != previous
         rows, x, segment, previous, epoch = rows[moved], x[:, moved], segment[moved], previous[moved], epoch[moved]
         watermark = max(self.mark.clock_us or 0, self.boundary)
-        reasons = self.seen_rows.reasons(rows, previous, epoch)
+        reasons = self.stored.reasons(rows, previous, epoch)
         retag = Retag(sweep.cursor, end, sweep.epoch, rows, segment, watermark, reasons)
         self._count_moves(previous, segment)
         if len(rows):

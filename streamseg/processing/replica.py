@@ -8,7 +8,7 @@ from __future__ import annotations
 from streamseg.errors import ConfigError, CorruptedError, SettingsError, TruncatedError
 from streamseg.model.apply import apply
 from streamseg.model.codec import pack, unpack
-from streamseg.model.records import Asked, Refitted, Renewed
+from streamseg.model.records import Asked, Refitted, Rescaled
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
 from streamseg.model.watch import LossWatch
@@ -74,7 +74,7 @@ class Replica:
             self.state.version += 1
         elif isinstance(record, DecisionRecord):
             counted = apply(self.state, self.spec, record.decision)
-            if counted and isinstance(record.decision, Asked | Refitted | Renewed):
+            if counted and isinstance(record.decision, Asked | Refitted | Rescaled):
                 self.watch.answer(record.decision.base_version)
         else:
             self._check_batch(record)

@@ -76,7 +76,7 @@ class Change(NamedTuple):
 def share_of(
     state: ModelState, spec: ModelSpec, changes: list[Change], times: Array, squared: Array, every: Array
 ) -> TableShare:
-    """IN all."""
+    """Sum up changes of customers. IN all; `times`, `squared` and `every` as in the result."""
     population = state.population
     assert population is not None
     k, n = len(state.segments), len(spec.features)

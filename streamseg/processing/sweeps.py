@@ -1,7 +1,7 @@
-"""Sweeps over stored customers: when one begins, what rows were when they were last seen, and what that changes.
+"""Sweeps over stored customers: when one starts, and what it, or an event, changes of a customer's contribution.
 
-What a row added to the sums of its segment follows from the row and the sweep that it was seen in, so whoever has it can
-take exactly that back.
+A row and the number of the sweep that last evaluated it determine what the row added to the sums of its segment. Any worker
+that has the row can subtract exactly that.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def boundary_of(sweep: Sweep, settings: JobSettings) -> int:
     return NO_TIME if settings.retag_every_s is None else int(sweep.time_epoch * settings.retag_every_s * 1e6)
 
 
-class Seen:
-    """Stored customers as they were when they were last seen, and as they are seen in this batch. Changes nothing."""
+class StoredCustomers:
+    """Stored customers as they were last evaluated, and as this batch evaluates them. Changes nothing."""
 
     def __init__(self, table: CustomerTable, state: ModelState, settings: JobSettings, sweep: Sweep) -> None:
         self._table, self._state, self._settings, self._sweep = table, state, settings, sweep
         self._boundary = boundary_of(sweep, settings)
 
     def of_events(self, folded: Fold) -> Change:
-        """Customers that have events in the batch, before and after it."""
+        """The change of customers that have events in the batch. IN folded, with their tags after the batch."""
         before, seen = folded.before, self.seen(folded.epoch)
         earlier = np.flatnonzero(seen & (folded.epoch != self._sweep.epoch))
         if len(earlier) and self._settings.layout.fades:
@@ -109,6 +109,11 @@ class Seen:
         return np.less_equal(np.maximum(time, boundary) - time, round(within * 1e6))
 
     def of_slice(self, rows: Ints, epoch: Ints, x: Array, previous: Ints, segment: Ints, unseen: int) -> Change:
+        """The change of customers in a slice of the sweep. IN all.
+
+        `rows`, `epoch`, `previous`, `segment` (n,): of the table, the sweep that last evaluated them, and segment ids before
+        and after; `x` (n_features, n): as evaluated now; `unseen`: how many are evaluated for the first time in the epoch.
+        """
         table, seen = self._table, self.seen(epoch)
         time: Ints = table.column("time")[rows].astype(np.int64)
         fades = self._settings.layout.fades and self._sweep.time_epoch != self._sweep.time_before

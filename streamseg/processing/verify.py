@@ -12,7 +12,7 @@ from collections.abc import Callable
 from streamseg.errors import CorruptedError, DifferenceError
 from streamseg.model.codec import pack, unpack
 from streamseg.model.decisions import decided, due
-from streamseg.model.records import Appeared, Asked, Decision, Described, Refitted, Renamed, Renewed, Start
+from streamseg.model.records import Appeared, Asked, Decision, Described, Refitted, Renamed, Rescaled, Start
 from streamseg.model.state import ModelState
 from streamseg.processing.catalog import catalog_of
 from streamseg.processing.clock import Clock
@@ -120,7 +120,7 @@ class Verifier:
     def _compare_decision(self, base: Job, decision: Decision) -> None:
         """Centers that a search found are data; whether it was due, and who won, follows from the log."""
         state, spec = base.state, self.settings.model
-        if isinstance(decision, Refitted | Renewed):
+        if isinstance(decision, Refitted | Rescaled):
             right = due(state, spec) == "search"
         elif isinstance(decision, Asked):
             right = base.asks

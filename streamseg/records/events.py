@@ -12,7 +12,6 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from streamseg.errors import DeadLetterCode, RecordError
 from streamseg.kernel.types import MAX_MAGNITUDE
+from streamseg.records.event_type import event_type
 
 MAX_AHEAD_US = 3_600_000_000
 MAX_ID_CHARACTERS = 4_096
@@ -74,12 +74,12 @@ class EventDecoder:
         }
         kinds |= dict.fromkeys(fields.numbers, float | None)
         kinds |= dict.fromkeys(fields.texts, str | int | None)
-        strict, self._readers = _event_type(kinds)
+        strict, self._readers = event_type(kinds)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(strict).decode
-        lenient, _ = _event_type(kinds | {fields.event_time: Any})
-        erasure, self._erasure_readers = _event_type({name: kinds[name] for name in (fields.customer_id, _ERASE)})
+        lenient, _ = event_type(kinds | {fields.event_time: Any})
+        erasure, self._erasure_readers = event_type({name: kinds[name] for name in (fields.customer_id, _ERASE)})
         self._decode_erasure: Callable[[bytes], Any] = msgspec.json.Decoder(erasure).decode
-        only_id, (self._read_id,) = _event_type({fields.customer_id: str | int | None})
+        only_id, (self._read_id,) = event_type({fields.customer_id: str | int | None})
         self._decode_id: Callable[[bytes], Any] = msgspec.json.Decoder(only_id).decode
         self._decode_any_time: Callable[[bytes], Any] = msgspec.json.Decoder(lenient).decode
 
@@ -363,42 +363,3 @@ def _without(decoded: Decoded, bad: dict[int, RecordError]) -> Decoded:
         {name: column[kept] for name, column in decoded.numbers.items()},
         {name: [column[i] for i in pick] for name, column in decoded.texts.items()},
     )
-
-
-def _event_type(kinds: dict[str, Any]) -> tuple[type[Any], list[Callable[[Any], Any]]]:
-    """A Struct with the fields of dotted paths, and for each path a function that reads it."""
-    tree: dict[str, Any] = {}
-    for path, kind in kinds.items():
-        node = tree
-        *parents, leaf = path.split(".")
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[leaf] = kind
-    places: dict[str, tuple[str, ...]] = {}
-    event = _struct_of(tree, "Event", (), (), places)
-    paths = [places[path] for path in kinds]
-    return event, [operator.attrgetter(*path) if len(path) == 1 else partial(_follow, path) for path in paths]
-
-
-def _struct_of(
-    tree: dict[str, Any], name: str, path: tuple[str, ...], attributes: tuple[str, ...], places: dict[str, tuple[str, ...]]
-) -> type[Any]:
-    fields, rename = [], {}
-    for i, (key, kind) in enumerate(tree.items()):
-        attribute = f"f{i}"
-        rename[attribute] = key
-        if isinstance(kind, dict):
-            nested = _struct_of(kind, f"{name}_{i}", (*path, key), (*attributes, attribute), places)
-            fields.append((attribute, nested | None, None))
-        else:
-            fields.append((attribute, kind, None))
-            places[".".join((*path, key))] = (*attributes, attribute)
-    return msgspec.defstruct(name, fields, rename=rename, gc=False)
-
-
-def _follow(path: tuple[str, ...], value: Any) -> Any:
-    for attribute in path:
-        if value is None:
-            return None
-        value = getattr(value, attribute)
-    return value

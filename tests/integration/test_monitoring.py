@@ -323,9 +323,9 @@ def tagged(there: Watched) -> float:
 
 def test_centers_that_moved_far_are_told(there: Watched) -> None:
     """All as far as each other, so that features have the spread they had, and distances stay as they are."""
-    # Distances are set anew while the customers take on what drifted before: until all of them were here again.
+    # The metric is rescaled while customers take on the earlier drift, one by one: wait until each had another event.
     before = tagged(there)
-    until(lambda: tagged(there) > before + 5 * CUSTOMERS, "all customers were here again")
+    until(lambda: tagged(there) > before + 5 * CUSTOMERS, "each customer had another event")
     there.feed.older = 15.0
     until(lambda: "StreamsegCenterShift" in there.prometheus.firing(), "that centers moved is told")
 

@@ -15,7 +15,7 @@ K = 3
 
 
 def population(expected: float = 0.0) -> Population:
-    return Population.begun(
+    return Population.for_epoch(
         1,
         np.array([10.0, -3.0, 0.0]),
         np.array([2.0, 0.5, 7.0]),
@@ -90,7 +90,8 @@ def test_customers_far_off_are_not_counted_and_are_told() -> None:
 
 def panel_of(keys: list[int], places: list[int], far: list[int] | None = None) -> Panel:
     flags = np.isin(np.arange(len(keys)), far or [])
-    return Panel(np.array(keys), np.zeros((1, len(keys))), np.array(places), flags, 0, np.zeros(2, dtype=np.int64), 0)
+    integers = np.array(keys, dtype=np.int64), np.array(places, dtype=np.int64)
+    return Panel(integers[0], np.zeros((1, len(keys))), integers[1], flags, 0, np.zeros(2, dtype=np.int64), 0)
 
 
 def test_the_panel_stays_small_keeps_rare_segments_and_weighs_what_it_stands_for() -> None:
@@ -111,10 +112,17 @@ def test_the_panel_stays_small_keeps_rare_segments_and_weighs_what_it_stands_for
     assert not np.isin(panel.changed(panel_of([], []), gone).keys, gone).any()
 
 
+def test_rows_above_a_threshold_that_another_worker_raised_are_left_out() -> None:
+    here = panel_of([5, 1 << 29], [0, 0])
+    here.level, here.levels, here.far_level = 2, np.array([2, 2]), 2
+    late = panel_of([1 << 29, 7, 1 << 31], [0, 0, 1])
+    assert here.changed(late, np.zeros(0, dtype=np.int64)).keys.tolist() == [5, 7, 1 << 29]
+
+
 def test_levels_fall_where_an_epoch_begins_with_fewer_customers() -> None:
     few = panel_of([key << 20 for key in range(200)], [0] * 200)
     few.level, few.levels = 3, np.array([3, 3])
-    begun = few.begun(np.zeros(200, dtype=np.int64), np.zeros(200, dtype=np.bool_), 2)
+    begun = few.for_epoch(np.zeros(200, dtype=np.int64), np.zeros(200, dtype=np.bool_), 2)
     assert begun.level == 0
     assert begun.n_rows == 200
 
