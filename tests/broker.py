@@ -7,6 +7,7 @@ CI=true they fail.
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import os
 import shutil
@@ -25,6 +26,10 @@ import pytest
 VERSION = "4.1.0"
 START_DEADLINE_S = 90.0
 _numbers = itertools.count()
+# Process id and address of the broker of a run with several processes.
+_SHARED = "kafka.broker"
+# The one that this process started for others, too: it outlives the process.
+_started: list[Broker] = []
 
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>tests</groupId><artifactId>broker</artifactId><version>1</version><dependencies>
@@ -110,6 +115,11 @@ class Broker:
         subprocess.run(command, check=True, cwd=self.directory, timeout=60, stdout=subprocess.DEVNULL)
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def address(self) -> str:
         return f"127.0.0.1:{self.ports['PLAINTEXT']}"
 
@@ -190,17 +200,42 @@ def needed() -> None:
 
 @pytest.fixture(scope="session", name="kafka")
 def _kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Bootstrap servers of a broker that all tests share."""
+    """Bootstrap servers of a broker that all tests share, those of other processes of the same run, too."""
     given = os.environ.get("STREAMSEG_TEST_KAFKA")
     if given:
         yield given
         return
     needed()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        yield _shared_broker(tmp_path_factory.getbasetemp().parent)
+        return
     broker = Broker(tmp_path_factory.mktemp("kafka")).start()
     try:
         yield broker.address
     finally:
         broker.stop()
+
+
+def _shared_broker(directory: Path) -> str:
+    """The address of this run's broker; whichever process asks first starts it, and `stop_shared_broker` ends it."""
+    with (directory / "kafka.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        there = directory / _SHARED
+        if not there.exists():
+            home = directory / "kafka"
+            home.mkdir()
+            broker = Broker(home).start()
+            _started.append(broker)
+            there.write_text(f"{broker.pid} {broker.address}")
+        return there.read_text().split()[1]
+
+
+def stop_shared_broker(directory: Path) -> None:
+    """End the broker that processes of a run in `directory` shared, if one was started."""
+    there = directory / _SHARED
+    if there.exists():
+        os.kill(int(there.read_text().split()[0]), signal.SIGTERM)
+        there.unlink()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pytest
 
 from streamseg.demo_data import CONFIG_FILE, write_demo
 from streamseg.errors import ConfigError
+from tests.broker import free_port
 from tests.harness import event, shoppers, write_lines
 from tests.unit.cli.test_commands import FEW, ROOT, ran, streamseg
 
@@ -161,7 +162,7 @@ def test_fit_reads_what_it_can_tell_by_its_ending(here: Path) -> None:
 
 
 def test_an_address_that_was_asked_for_and_is_not_there_is_an_error(here: Path) -> None:
-    result = streamseg(*RUN, *FEW, "--set", "metrics.address=192.0.2.1")
+    result = streamseg(*RUN, *FEW, "--set", "metrics.address=192.0.2.1", "--set", f"metrics.port={free_port()}")
     assert result.exit_code == 2
     assert "192.0.2.1" in result.stderr
 
