@@ -16,16 +16,18 @@ from streamseg.kernel.clusters import nearest_label
 from streamseg.kernel.mixture import of_mixture
 from streamseg.kernel.starts import kmeans_labels
 from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
-from streamseg.kernel.valley import dithered, passes, valley_ratios
+from streamseg.kernel.valley import GATE, dithered, separations, valley_ratios
 
-MAX_NATURAL = 12
+# Clusters that are fitted before those without a valley between them are joined; natural segments are at most so many.
+_PIECES = 16
 # A segment is made of at least so many customers.
 MIN_ROWS = 20
 STABLE = range(3, 9)
-_TRIES = 10
-_ROUNDS = 5
+_TRIES = 4
+# Halves of one normal cluster are apart by 2.7 of their deviations along the line between their centers.
+_HALVES = 2.7
 _SPLITS = 4
-_SPLIT_RESTARTS = 4
+_SPLIT_RESTARTS = 2
 # Steps of the mixture before gaps are looked at: with 5 one new segment in ten is found late, 20 find no more than 10.
 _STEPS = 10
 
@@ -53,28 +55,48 @@ def choose(x: Array, inverse: Array, seed: int) -> Choice:
 def natural_labels(x: Array, inverse: Array, seed: int) -> Ints | None:
     """Labels of the largest number of clusters that have valleys between all neighbors; None where there is no valley.
 
-    Each number is tried from several starts, as the fit of least loss may well have split a large cluster and joined two
-    small ones. A mixture weighs features by their spread within clusters: those that tell clusters apart lead, also in the
-    next fit, and noise does not.
+    More clusters than there can be are fitted, and those without a valley between them are joined, until all have one. A
+    mixture weighs features by their spread within clusters: those that tell clusters apart lead, and noise does not. The
+    first fit may still have split a large cluster and kept two small ones as one, so there are several.
     """
-    best: Ints | None = None
-    for k in range(2, min(MAX_NATURAL, x.shape[1] // MIN_ROWS) + 1):
-        for attempt in range(_TRIES):
-            labels = _with_valleys(x, inverse, k, seed + attempt)
-            if labels is not None:
-                best = labels
-                break
-    return best
+    most = min(_PIECES, x.shape[1] // MIN_ROWS)
+    found = [_joined_until_apart(x, inverse, most, seed + attempt) for attempt in range(_TRIES)] if most > 1 else []
+    return max((labels for labels in found if labels is not None), key=lambda labels: int(labels.max()), default=None)
 
 
-def _with_valleys(x: Array, inverse: Array, k: int, seed: int) -> Ints | None:
-    for _ in range(_ROUNDS):
-        labels = kmeans_labels(x, inverse, k, seed, restarts=1)
-        labels, centers, inverse = by_mixture(x, labels, means_by_label(x, labels, k), inverse)
-        enough = np.bincount(labels, minlength=k).min() >= MIN_ROWS
-        if enough and passes(valley_ratios(x, labels, centers, inverse)).all():
+def _joined_until_apart(x: Array, inverse: Array, k: int, seed: int) -> Ints | None:
+    """Labels of up to `k` clusters, all with valleys around them; None where one cluster is left. IN all."""
+    labels = kmeans_labels(x, inverse, min(k, np.unique(x[inverse > 0.0], axis=1).shape[1]), seed, restarts=1)
+    while (k := int(labels.max()) + 1) > 1:
+        labels, centers, within = by_mixture(x, labels, means_by_label(x, labels, k), inverse)
+        sizes = np.bincount(labels, minlength=k)
+        if sizes.min() < MIN_ROWS:
+            stay = np.arange(k) != sizes.argmin()
+            labels, _ = nearest_label(x, centers[:, stay], within)
+            # Another one may have lost all its rows to the same neighbor.
+            labels = np.unique(labels, return_inverse=True)[1]
+            continue
+        without = np.argwhere(np.triu(valley_ratios(x, labels, centers, within) >= GATE)).tolist()
+        if not without:
             return labels
+        apart = separations(x, labels, centers, within)
+        labels = _join(labels, sorted(without, key=lambda pair: float(apart[pair[0], pair[1]])), apart)
     return None
+
+
+def _join(labels: Ints, pairs: list[list[int]], apart: Array) -> Ints:
+    """Labels with the nearest pair joined, and others that are clearly halves of one cluster. IN all, in rising distance."""
+    k = int(labels.max()) + 1
+    heir = np.arange(k)
+    taken: set[int] = set()
+    for one, other in pairs:
+        if taken and (len(taken) >= max(2, k // 2) or apart[one, other] > _HALVES):
+            break
+        if not taken & {one, other}:
+            taken |= {one, other}
+            heir[other] = one
+    joined: Ints = np.unique(heir[labels], return_inverse=True)[1]
+    return joined
 
 
 def by_mixture(x: Array, labels: Ints, centers: Array, inverse: Array) -> tuple[Ints, Array, Array]:
