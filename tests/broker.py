@@ -19,6 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,6 @@ import pytest
 VERSION = "4.1.0"
 START_DEADLINE_S = 90.0
 _numbers = itertools.count()
-# Process id and address of the broker of a run with several processes.
-_SHARED = "kafka.broker"
-# The one that this process started for others, too: it outlives the process.
-_started: list[Broker] = []
 
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>tests</groupId><artifactId>broker</artifactId><version>1</version><dependencies>
@@ -113,11 +110,6 @@ class Broker:
     def _java(self, *arguments: str) -> None:
         command = ["java", "-cp", self._classes, *arguments]
         subprocess.run(command, check=True, cwd=self.directory, timeout=60, stdout=subprocess.DEVNULL)
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
 
     @property
     def address(self) -> str:
@@ -206,36 +198,35 @@ def _kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     needed()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        yield _shared_broker(tmp_path_factory.getbasetemp().parent)
-        return
-    broker = Broker(tmp_path_factory.mktemp("kafka")).start()
-    try:
-        yield broker.address
-    finally:
-        broker.stop()
+    directory = tmp_path_factory.getbasetemp()
+    with _shared(directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory) as address:
+        yield address
 
 
-def _shared_broker(directory: Path) -> str:
-    """The address of this run's broker; whichever process asks first starts it, and `stop_shared_broker` ends it."""
-    with (directory / "kafka.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        there = directory / _SHARED
+@contextmanager
+def _shared(directory: Path) -> Iterator[str]:
+    """The address of a broker for all processes of a run: the first to ask starts it, and ends it after the last."""
+    there = directory / "kafka.address"
+    with (directory / "kafka.lock").open("w") as starting, (directory / "kafka.users").open("w") as users:
+        mine: Broker | None = None
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        fcntl.flock(users, fcntl.LOCK_SH)
         if not there.exists():
-            home = directory / "kafka"
-            home.mkdir()
-            broker = Broker(home).start()
-            _started.append(broker)
-            there.write_text(f"{broker.pid} {broker.address}")
-        return there.read_text().split()[1]
-
-
-def stop_shared_broker(directory: Path) -> None:
-    """End the broker that processes of a run in `directory` shared, if one was started."""
-    there = directory / _SHARED
-    if there.exists():
-        os.kill(int(there.read_text().split()[0]), signal.SIGTERM)
-        there.unlink()
+            mine = Broker(Path(tempfile.mkdtemp(prefix="kafka-", dir=directory))).start()
+            there.write_text(mine.address)
+        address = there.read_text()
+        fcntl.flock(starting, fcntl.LOCK_UN)
+        try:
+            yield address
+        finally:
+            fcntl.flock(users, fcntl.LOCK_UN)
+            if mine is not None:
+                fcntl.flock(starting, fcntl.LOCK_EX)
+                there.unlink()
+                fcntl.flock(starting, fcntl.LOCK_UN)
+                # Until everybody who has the address is done.
+                fcntl.flock(users, fcntl.LOCK_EX)
+                mine.stop()
 
 
 if __name__ == "__main__":

@@ -60,11 +60,6 @@ def crowding(x: Array, labels: Ints, centers: Array, inverse: Array) -> Array:
     return _of_neighbors(ratio, x, labels, centers, inverse)
 
 
-def separations(x: Array, labels: Ints, centers: Array, inverse: Array) -> Array:
-    """How far neighbors are apart, in deviations of their rows along the line between them; NaN elsewhere. IN all."""
-    return _of_neighbors(_apart, x, labels, centers, inverse)
-
-
 def _of_neighbors(ratio: Callable[[Array, Array], float], x: Array, labels: Ints, centers: Array, inverse: Array) -> Array:
     """(k, k), symmetric; NaN where two are no neighbors. `ratio`: of the places of both centers' rows on the line."""
     k = centers.shape[1]

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from streamseg.kernel.clusters import nearest_label
+from streamseg.kernel.metric import squared_distances_between
 from streamseg.kernel.mixture import of_mixture
 from streamseg.kernel.starts import kmeans_labels
 from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
-from streamseg.kernel.valley import GATE, dithered, separations, valley_ratios
+from streamseg.kernel.valley import GATE, dithered, valley_ratios
 
 # Clusters that are fitted before those without a valley between them are joined; natural segments are at most so many.
 _PIECES = 16
@@ -24,10 +25,11 @@ _PIECES = 16
 MIN_ROWS = 20
 STABLE = range(3, 9)
 _TRIES = 4
-# Halves of one normal cluster are apart by 2.7 of their deviations along the line between their centers.
-_HALVES = 2.7
+# Clusters whose centers are less than so many standard deviations of a cluster apart are parts of one: the halves of a
+# normal one are by 2.7.
+_PARTS_APART = 2.7
 _SPLITS = 4
-_SPLIT_RESTARTS = 2
+_SPLIT_RESTARTS = 4
 # Steps of the mixture before gaps are looked at: with 5 one new segment in ten is found late, 20 find no more than 10.
 _STEPS = 10
 
@@ -53,49 +55,55 @@ def choose(x: Array, inverse: Array, seed: int) -> Choice:
 
 
 def natural_labels(x: Array, inverse: Array, seed: int) -> Ints | None:
-    """Labels of the largest number of clusters that have valleys between all neighbors; None where there is no valley.
+    """Labels (n_rows,) of the largest number of clusters with valleys between all neighbors; None where there is no valley.
 
     More clusters than there can be are fitted, and those without a valley between them are joined, until all have one. A
-    mixture weighs features by their spread within clusters: those that tell clusters apart lead, and noise does not. The
-    first fit may still have split a large cluster and kept two small ones as one, so there are several.
+    mixture weighs features by their spread within clusters: those that tell clusters apart lead, and noise does not. A fit
+    may keep two small clusters as one, so there are several, and the one that ends with the most clusters is taken.
+
+    IN x (n_features, n_rows), inverse (n_features,).
     """
-    most = min(_PIECES, x.shape[1] // MIN_ROWS)
-    found = [_joined_until_apart(x, inverse, most, seed + attempt) for attempt in range(_TRIES)] if most > 1 else []
-    return max((labels for labels in found if labels is not None), key=lambda labels: int(labels.max()), default=None)
+    distinct = np.unique(x[inverse > 0.0], axis=1).shape[1]
+    most = min(_PIECES, x.shape[1] // MIN_ROWS, distinct)
+    if most < 2:
+        return None
+    tries = [_joined_until_apart(x, inverse, most, seed + attempt) for attempt in range(_TRIES)]
+    return max((labels for labels in tries if labels is not None), key=lambda labels: int(labels.max()), default=None)
 
 
 def _joined_until_apart(x: Array, inverse: Array, k: int, seed: int) -> Ints | None:
-    """Labels of up to `k` clusters, all with valleys around them; None where one cluster is left. IN all."""
-    labels = kmeans_labels(x, inverse, min(k, np.unique(x[inverse > 0.0], axis=1).shape[1]), seed, restarts=1)
+    """Labels (n_rows,) of at most `k` clusters with valleys between all neighbors; None where one cluster is left."""
+    labels = kmeans_labels(x, inverse, k, seed, restarts=1)
     while (k := int(labels.max()) + 1) > 1:
         labels, centers, within = by_mixture(x, labels, means_by_label(x, labels, k), inverse)
         sizes = np.bincount(labels, minlength=k)
         if sizes.min() < MIN_ROWS:
-            stay = np.arange(k) != sizes.argmin()
-            labels, _ = nearest_label(x, centers[:, stay], within)
-            # Another one may have lost all its rows to the same neighbor.
-            labels = np.unique(labels, return_inverse=True)[1]
-            continue
-        without = np.argwhere(np.triu(valley_ratios(x, labels, centers, within) >= GATE)).tolist()
-        if not without:
-            return labels
-        apart = separations(x, labels, centers, within)
-        labels = _join(labels, sorted(without, key=lambda pair: float(apart[pair[0], pair[1]])), apart)
+            labels, _ = nearest_label(x, centers[:, np.arange(k) != sizes.argmin()], within)
+        else:
+            crowded = np.triu(valley_ratios(x, labels, centers, within) >= GATE)
+            if not crowded.any():
+                return labels
+            labels = _join(labels, crowded, np.sqrt(squared_distances_between(centers, within)))
+        labels = np.unique(labels, return_inverse=True)[1]
     return None
 
 
-def _join(labels: Ints, pairs: list[list[int]], apart: Array) -> Ints:
-    """Labels with the nearest pair joined, and others that are clearly halves of one cluster. IN all, in rising distance."""
-    k = int(labels.max()) + 1
-    heir = np.arange(k)
+def _join(labels: Ints, crowded: Flags, apart: Array) -> Ints:
+    """Labels with the nearest crowded pair joined, and others that are parts of one cluster, up to a quarter of all.
+
+    IN labels (n_rows,), crowded (k, k) pairs without a valley, apart (k, k) distances in deviations of a cluster.
+    """
+    first, second = np.nonzero(crowded)
+    heir = np.arange(len(apart))
     taken: set[int] = set()
-    for one, other in pairs:
-        if taken and (len(taken) >= max(2, k // 2) or apart[one, other] > _HALVES):
+    for place in np.argsort(apart[first, second], kind="stable"):
+        one, other = int(first[place]), int(second[place])
+        if taken and (2 * len(taken) >= len(apart) or apart[one, other] > _PARTS_APART):
             break
         if not taken & {one, other}:
             taken |= {one, other}
             heir[other] = one
-    joined: Ints = np.unique(heir[labels], return_inverse=True)[1]
+    joined: Ints = heir[labels]
     return joined
 
 

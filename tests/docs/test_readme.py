@@ -58,6 +58,7 @@ def _demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "streamseg-demo"
 
 
+@pytest.mark.xdist_group("demo")
 def test_the_demo_tags_real_customers_and_the_commands_after_it_run(demo: Path) -> None:
     lines = (demo / "tags.jsonl").read_bytes().splitlines()
     sources = [json.loads(line)["source"] for line in lines]
@@ -82,6 +83,7 @@ def test_the_commands_on_your_own_files_run(tmp_path: Path) -> None:
         assert [source["offset"] for source in sources if source is not None] == list(range(20_000))
 
 
+@pytest.mark.xdist_group("demo")
 def test_a_table_of_customers_is_a_warm_start(tmp_path: Path, demo: Path) -> None:
     (tmp_path / "customer_data.csv").write_bytes((demo / "customer_data.csv").read_bytes())
     write_lines(tmp_path / "events.jsonl", shoppers(500))

@@ -35,6 +35,8 @@ from tests.integration.kafka_jobs import until
 from tests.integration.proxy import Proxy
 from tests.stores import KafkaStore, create_input, names_of
 
+# They share one broker behind a proxy.
+_one_broker = pytest.mark.xdist_group("hazards")
 PARTITIONS = 2
 _TAGS = Topic.ASSIGNMENTS
 # After the delivery time-out of the records (8 s), before that of the transaction (10 s).
@@ -65,6 +67,7 @@ def plan(store: KafkaStore) -> CommitPlan:
     )
 
 
+@_one_broker
 def test_records_that_expire_in_a_transaction_are_never_committed_around(behind_proxy: Proxy) -> None:
     """Alone, flush, send_offsets and commit would all succeed, and the records would be gone."""
     names = names_of(new_name())
@@ -99,6 +102,7 @@ def test_records_that_expire_in_a_transaction_are_never_committed_around(behind_
     store.close()
 
 
+@_one_broker
 @pytest.mark.parametrize("heard", [True, False])
 def test_a_commit_without_an_answer_is_decided_by_what_is_committed(behind_proxy: Proxy, heard: bool) -> None:
     """The broker hears the request to commit or does not; the answer never comes, and the client would wait for ever."""
@@ -266,6 +270,7 @@ def damage(broker: Broker, topic: str, before: bytes, after: bytes) -> None:
         stored.write(after)
 
 
+@_one_broker
 def test_a_damaged_batch_is_said_where_the_client_would_wait_for_ever(own: tuple[Broker, Proxy]) -> None:
     """Its second poll after one never ends."""
     broker, proxy = own

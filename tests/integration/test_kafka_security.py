@@ -19,6 +19,8 @@ from streamseg.transports.kafka.doctor import examine
 from tests.broker import Broker, needed
 from tests.integration.kafka_jobs import Job, OutsideReader, check, stream, until
 
+# They share what is started once for them.
+pytestmark = pytest.mark.xdist_group("security")
 PASSWORD = "correct-horse-7381"
 LOGINS = "org.apache.kafka.common.security.plain.PlainLoginModule"
 OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"

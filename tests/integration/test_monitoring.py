@@ -33,6 +33,8 @@ from tests.deploy.test_deploy import DASHBOARD, RULES, metrics_in, queries, tool
 from tests.integration.kafka_jobs import until
 from tests.stores import create_input, names_of
 
+# They share what is started once for them.
+pytestmark = pytest.mark.xdist_group("monitoring")
 ROOT = Path(__file__).parents[2]
 EVENTS_A_SECOND, CUSTOMERS = 400, 3_000
 PEOPLE = (np.random.default_rng(0).normal(size=(CUSTOMERS, 3)) * [1.0, 1.0, 0.3]).tolist()

@@ -12,7 +12,5 @@ from tests.harness import event, shoppers, write_lines
 @pytest.fixture(name="here")
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    # Another process of the test run may hold the default port.
-    monkeypatch.setenv("STREAMSEG_METRICS__PORT", "0")
     write_lines(tmp_path / "events.jsonl", [*shoppers(400), event("waits", 1.0, age=3.0)])
     return tmp_path

@@ -34,7 +34,8 @@ FEW = ["--set", "model.segments=3", "--set", "model.warm_up=30"]
 
 
 def streamseg(*arguments: str) -> Any:
-    return CliRunner().invoke(app, arguments)
+    """The result of a command, without the default port of its metrics: a test beside this one may hold that."""
+    return CliRunner(env={"STREAMSEG_METRICS__PORT": "0"}).invoke(app, arguments)
 
 
 def ran(*arguments: str) -> str:

@@ -31,6 +31,8 @@ from streamseg.telemetry.metrics import Metrics
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import BAD, Recorder, event, loop, produce, settings_for, shoppers, tags
 
+# They share what is started once for them.
+pytestmark = pytest.mark.xdist_group("metrics")
 DOCS = (Path(__file__).parents[3] / "docs" / "monitoring.md").read_text(encoding="utf-8")
 MODEL = {"segments": 3, "warm_up": 20}
 
