@@ -27,6 +27,7 @@ from confluent_kafka import Consumer, Producer
 from streamseg.app import App
 from streamseg.config import Config
 from streamseg.processing.observe import Observation, Observers
+from streamseg.runtime.told import DriftReports
 from streamseg.telemetry.serving import serving
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.broker import Broker, new_name
@@ -53,8 +54,7 @@ def cost() -> None:
         endpoint = serving("bench", "", "events", settings.model.names, "127.0.0.1", 0) if watched else None
         job.observer = Observers(*endpoint.observers) if endpoint else Silent()
         if not watched:
-            job._drift_every_s = float("inf")
-            job._drift_at = float("inf")
+            job._drift = DriftReports(float("inf"))
         began = time.process_time()
         job.run()
         spent = time.process_time() - began

@@ -112,7 +112,7 @@ def plan_run(work: Workload, config: Config) -> float:
     for first in range(0, len(work.values), BATCH):
         polled = _polled(work.values, first, transport.ownership())
         began = time.perf_counter()
-        planned = job.plan_batch(polled)
+        planned = job.plan_batch(polled, drained=True)
         seconds += time.perf_counter() - began
         transport.commit(planned.plan)
         job.committed(planned)

@@ -13,6 +13,7 @@ import numpy as np
 
 from streamseg.config import Config
 from streamseg.model.records import Start
+from streamseg.model.spec import STEP
 from streamseg.processing.job import Job
 from streamseg.processing.lane import Report
 from streamseg.processing.observe import Observation
@@ -69,9 +70,10 @@ def crash_at(point: str, call: int) -> Callable[[str], None]:
     return fault
 
 
-def settings_for(snapshot_bytes: int = 16_000_000, **config: Any) -> JobSettings:
-    """Settings of a configuration given as a nested dict."""
-    return dataclasses.replace(Config.model_validate(config).job_settings(), snapshot_bytes=snapshot_bytes)
+def settings_for(snapshot_bytes: int = 16_000_000, step: int = STEP, **config: Any) -> JobSettings:
+    """Settings of a configuration given as a nested dict. `step`: of the model, in records, for short streams."""
+    made = Config.model_validate(config).job_settings()
+    return dataclasses.replace(made, snapshot_bytes=snapshot_bytes, step_records=step)
 
 
 def event(customer: str | int | None, at_s: float = 0.0, **fields: Any) -> Event:
@@ -103,6 +105,18 @@ BAD: list[Event] = [
     (None, b'{"customer_id":"bad","event_time":1700000000000,"age":1e308}', None),
     (None, None, None),
 ]
+
+
+def jumping(n: int, jump: int = 9_000) -> list[Event]:
+    """Events of as many customers in four groups, which all go elsewhere at once."""
+    rng = np.random.default_rng(5)
+    before, after = rng.normal(0.0, 6.0, (4, 3)), rng.normal(0.0, 6.0, (4, 3)) + 5.0
+    names = settings_for().model.names
+    events = []
+    for i in range(n):
+        x = (before if i < jump else after)[rng.integers(4)] + rng.normal(size=3)
+        events.append(event(f"c{i}", float(i), **dict(zip(names, x.tolist(), strict=True))))
+    return events
 
 
 def run_memory(

@@ -21,12 +21,12 @@ from streamseg.kernel.moments import Moments, moments_of
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
 from streamseg.model.codec import from_json, to_json
-from streamseg.model.decisions import SOON_ROWS, decided, due
+from streamseg.model.decisions import decided, due
 from streamseg.model.fitted import FittedModel
 from streamseg.model.learning import Sampled, block_edges, collect, learn
 from streamseg.model.records import Delta, Start, WarmRows
 from streamseg.model.search import search
-from streamseg.model.spec import ModelSpec
+from streamseg.model.spec import STEP, ModelSpec
 from streamseg.model.start import start_from_centers, start_from_fitted, start_from_warm_up, warm_up_over
 from streamseg.model.state import Metric, ModelState
 
@@ -122,7 +122,7 @@ class ModelClusterer(base.Clusterer):
             first = min(x.shape[1], max(1, self._spec.warm_up - len(self._state.warm_up.rows)))
             self._warm(x[:, :first], w[:first], None if t is None else t[:first])
             x, w, t = x[:, first:], w[first:], None if t is None else t[first:]
-        step = SOON_ROWS if self._spec.tunes_itself else max(1, x.shape[1])
+        step = STEP if self._spec.tunes_itself else max(1, x.shape[1])
         for first in range(0, x.shape[1], step):
             rows = slice(first, first + step)
             self._learn_rows(x[:, rows], w[rows], None if t is None else t[rows])

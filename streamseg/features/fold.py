@@ -13,7 +13,7 @@ import numpy as np
 
 from streamseg.features.aggregates import Arrival, Column, update, value
 from streamseg.features.layout import Layout
-from streamseg.features.table import CustomerTable, Retag, Rows, TableChange, customer_key
+from streamseg.features.table import CustomerTable, Rows, TableChange, customer_key
 from streamseg.kernel.types import Array, Flags, Ints
 
 
@@ -62,10 +62,10 @@ class Fold(NamedTuple):
     last: Ints
     state: dict[str, Column]
 
-    def change(self, retag: Retag | None) -> TableChange:
+    def change(self) -> TableChange:
         """What the batch does to the table. Of customers that it erased nothing is kept."""
         if not self.erased.any():
-            return TableChange(Rows(self.rows, self.new_rows, self.new_ids, self.state), self.rows[:0], retag)
+            return TableChange(Rows(self.rows, self.new_rows, self.new_ids, self.state), self.rows[:0], None)
         gone = set(self.rows[self.erased].tolist())
         new = [(row, name) for row, name in zip(self.new_rows.tolist(), self.new_ids, strict=True) if row not in gone]
         kept = ~self.erased
@@ -76,7 +76,7 @@ class Fold(NamedTuple):
             {name: column[kept] for name, column in self.state.items()},
         )
         known = np.setdiff1d(self.rows[self.erased], self.new_rows)
-        return TableChange(touched, known, retag)
+        return TableChange(touched, known, None)
 
 
 def fold(table: CustomerTable, events: Events, boundary: int) -> Fold:

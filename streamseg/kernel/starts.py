@@ -7,7 +7,7 @@ and the kernel takes the means.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,17 +28,26 @@ def kmeans_labels(
 
     IN x (n_features, n_rows), inverse, begin; `n_clusters` <= distinct rows.
     """
-    # Only here: importing scikit-learn takes seconds, which every command would wait for.
-    from sklearn.cluster import KMeans
-
     if n_clusters == 1:
         return np.zeros(x.shape[1], dtype=np.int64)
     scale = np.sqrt(inverse)[:, None]
     how = {"init": "k-means++", "n_init": restarts} if begin is None else {"init": (begin * scale).T, "n_init": 1}
     with _threads().limit(limits=1):
-        model = KMeans(n_clusters, random_state=seed % 2**32, **how).fit((x * scale).T)
+        model = _kmeans()(n_clusters, random_state=seed % 2**32, **how).fit((x * scale).T)
     labels: Ints = model.labels_.astype(np.int64)
     return labels
+
+
+def load() -> None:
+    """Import scikit-learn, which takes a second: before the first event, and not for commands that only look."""
+    _kmeans()
+    _threads()
+
+
+def _kmeans() -> Any:
+    from sklearn.cluster import KMeans
+
+    return KMeans
 
 
 @cache

@@ -7,6 +7,10 @@ but the version, so replicas stay in step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+from typing import cast
+
 import numpy as np
 from msgspec.structs import replace
 
@@ -15,7 +19,7 @@ from streamseg.kernel.clusters import Centers, apply_delta, apply_together, near
 from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import Moments
-from streamseg.kernel.types import Array, Flags
+from streamseg.kernel.types import Array
 from streamseg.model.changes import (
     apply_external,
     apply_moves,
@@ -34,11 +38,11 @@ from streamseg.model.records import (
     Described,
     Dropped,
     ModelChange,
+    Postponed,
     Promoted,
     Refitted,
     Renamed,
     Rescaled,
-    Retired,
     Searched,
     Start,
     Upserts,
@@ -70,7 +74,7 @@ def apply(state: ModelState, spec: ModelSpec, change: ModelChange) -> bool:
         case Delta():
             return _apply_delta(state, spec, change)
         case Upserts():
-            return apply_upserts(state, spec, change)
+            return apply_upserts(state, spec, [change])
         case Refitted() | Rescaled():
             return apply_look(state, spec, change)
         case Start():
@@ -81,15 +85,27 @@ def apply(state: ModelState, spec: ModelSpec, change: ModelChange) -> bool:
             return _apply_promoted(state, spec, change)
         case Dropped():
             return _apply_dropped(state, change)
-        case Retired():
-            return _apply_retired(state, change)
         case Appeared():
             return _apply_appeared(state, spec, change)
         case Asked():
             state.search.due, state.search.wait = state.rows, min(state.search.wait, _SOON)
             return state.ready
+        case Postponed():
+            state.warm_up.postponed = state.warm_up.events
+            return not state.ready
         case Renamed() | Described():
             return _apply_names(state, change)
+
+
+def apply_step(state: ModelState, spec: ModelSpec, changes: Sequence[Delta | Upserts]) -> None:
+    """Apply the batches of a step, in log order, as one version. INOUT state, IN changes."""
+    state.version += 1
+    for kind, batches in groupby(changes, type):
+        if kind is Upserts:
+            apply_upserts(state, spec, cast("list[Upserts]", list(batches)))
+            continue
+        for delta in batches:
+            _apply_delta(state, spec, cast("Delta", delta))
 
 
 def _apply_start(state: ModelState, spec: ModelSpec, start: Start) -> bool:
@@ -103,7 +119,6 @@ def _apply_start(state: ModelState, spec: ModelSpec, start: Start) -> bool:
     state.rules = dict(start.rules)
     state.next_id = max(segment.id for segment in start.segments) + 1
     state.members = {segment.id: 0 for segment in start.segments}
-    state.hit_s = {segment.id: state.clock for segment in start.segments}
     take_reference(state, spec)
     state.search.wait, state.search.due = FIRST_WAIT, state.rows + FIRST_WAIT
     state.epoch += 1
@@ -192,23 +207,6 @@ def _apply_promoted_half_life(state: ModelState, spec: ModelSpec, change: Promot
     return True
 
 
-def _apply_retired(state: ModelState, change: Retired) -> bool:
-    gone = {segment.id for segment in change.segments} & set(state.ids)
-    if not gone or len(gone) == len(state.segments):
-        return False
-    stay = np.array([segment.id not in gone for segment in state.segments])
-    state.profile = Profile(state.profile.weights[:, stay], state.profile.means[:, stay])
-    state.histogram = state.histogram[stay]
-    take_segments(state, [segment for segment in state.segments if segment.id not in gone], change.segments)
-    state.rules = {i: rule for i, rule in state.rules.items() if i not in gone}
-    reset_candidates(state, [_some(candidate.centers, stay) for candidate in state.candidates])
-    note_births(state)
-    state.trial = None
-    # A search that is on its way found centers for one that is gone.
-    state.search.number += 1
-    return True
-
-
 def _apply_appeared(state: ModelState, spec: ModelSpec, change: Appeared) -> bool:
     new = [segment for segment in change.segments if segment.id in state.unnamed]
     if not state.ready or not new:
@@ -221,7 +219,6 @@ def _apply_appeared(state: ModelState, spec: ModelSpec, change: Appeared) -> boo
         more.segments, more.candidates, more.profile, more.histogram,
     )  # fmt: skip
     state.members |= {segment.id: one.members for segment, one in zip(new, found, strict=True)}
-    state.hit_s |= {segment.id: state.clock for segment in new}
     state.unnamed = {i: one for i, one in state.unnamed.items() if i not in state.members}
     state.next_id = max(state.next_id, *(segment.id + 1 for segment in new))
     note_births(state)
@@ -231,10 +228,6 @@ def _apply_appeared(state: ModelState, spec: ModelSpec, change: Appeared) -> boo
         total = float(np.add.reduce(centers.weights))
         start_epoch(state, spec, centers.centers, state.profile, centers.weights / (total or 1.0))
     return True
-
-
-def _some(centers: Centers, which: Flags) -> Centers:
-    return Centers(centers.centers[:, which].copy(), centers.weights[which], centers.learned[which])
 
 
 def _apply_names(state: ModelState, change: Renamed | Described) -> bool:
@@ -262,8 +255,6 @@ def _apply_renamed(state: ModelState, change: Renamed) -> bool:
 def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     # What was there before the first event is as of that event.
     began = state.clock if state.clock != NEVER or delta.first_s is None else delta.first_s
-    if delta.resumed_s is not None:
-        state.hit_s = {i: max(at, delta.resumed_s) for i, at in state.hit_s.items()}
     mine, theirs = spec.forgetting.meet(began, delta.clock, delta.age)
     after = max(state.clock, delta.clock)
     state.last_time = delta.last_time
@@ -274,9 +265,6 @@ def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     state.customers += delta.customers
     apply_external(state, spec, delta.fed, delta.unnamed)
     apply_moves(state, delta.moved)
-    for segment_id, at in delta.hit_s.items():
-        if segment_id in state.hit_s:
-            state.hit_s[segment_id] = max(state.hit_s[segment_id], at)
     apply_warm_up(state, spec, delta, delta.events)
     if state.ready and delta.candidates:
         _apply_shared(state, spec, delta, mine, theirs)

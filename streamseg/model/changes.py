@@ -36,7 +36,6 @@ def take_segments(state: ModelState, segments: list[Segment], retired: list[Segm
     state.retired = [*state.retired, *retired][-_REMEMBERED_RETIRED:]
     state.next_id = max(state.next_id, *(segment.id + 1 for segment in segments))
     state.members = {segment.id: state.members.get(segment.id, 0) for segment in segments}
-    state.hit_s = {segment.id: state.hit_s.get(segment.id, state.clock) for segment in segments}
     state.epoch += 1
 
 
@@ -73,6 +72,8 @@ def apply_warm_up(state: ModelState, spec: ModelSpec, delta: Delta | Upserts, ev
         warm_up.first_s = delta.first_s
     rows = delta.warm_up
     for key, w, at, row in zip(rows.keys, rows.weights.tolist(), rows.at.tolist(), rows.x.T.tolist(), strict=True):
+        # In the order of their last events, wherever those were cut into batches.
+        warm_up.rows.pop(key, None)
         warm_up.rows[key] = (w, at, row)
     # Where no start is possible, as customers do not differ, the latest are kept, and a start comes when those do.
     for key in list(warm_up.rows)[: max(0, len(warm_up.rows) - WARM_UP_MOST * spec.warm_up)]:

@@ -11,15 +11,14 @@ import math
 from typing import Literal
 
 import numpy as np
-from msgspec.structs import replace
 
 from streamseg.kernel.clusters import nearest_label
 from streamseg.kernel.valley import dithered
 from streamseg.model.gaps import with_newborn, without_gaps
 from streamseg.model.identity import lineage
 from streamseg.model.naming import name_beside
-from streamseg.model.newcomers import newcomer
-from streamseg.model.records import Appeared, Decision, Described, Dropped, Promoted, Retired
+from streamseg.model.newcomers import check_labels, newcomer
+from streamseg.model.records import Appeared, Decision, Described, Dropped, Promoted
 from streamseg.model.rules import rules_of
 from streamseg.model.spec import SETTLING_ROWS, ModelSpec
 from streamseg.model.state import ModelState, Search, Trial, profile_of, z_now, z_of
@@ -31,8 +30,6 @@ ADVANTAGE, ABOUT = 0.98, 1.01
 LEAST_SCORED, TRIAL_ROWS = 1_000, 2_000
 # Ahead by a tenth after 500 events, by a twentieth after 1,000, and so on.
 EARLY_ROWS, AHEAD_ROWS, BEHIND = 500, 50, 1.02
-# Rows between two looks at what is due, at most; and while a challenger is on trial, or a search comes soon.
-LOOK_ROWS, SOON_ROWS = 2_000, 500
 # A loss that has risen so much, and by so many standard errors, asks for a search at once, but not sooner after the last one
 # than so many events.
 _RISEN, _ERRORS, _APART = 1.15, 3.0, 500
@@ -41,7 +38,7 @@ _OFF, _OFF_ERRORS = 0.01, 2.0
 # Where so many customers lie beyond what is counted, the metric is not theirs.
 _BEYOND = 0.05
 
-Due = Literal["appeared", "names", "half_life", "trial", "search", "retire"]
+Due = Literal["appeared", "names", "half_life", "trial", "search"]
 
 
 def due(state: ModelState, spec: ModelSpec) -> Due | None:
@@ -65,8 +62,6 @@ def due(state: ModelState, spec: ModelSpec) -> Due | None:
         return "half_life"
     if trial is not None:
         return None
-    if _forsaken(state, spec):
-        return "retire"
     return "search" if spec.refits and state.rows >= state.search.due else None
 
 
@@ -85,24 +80,6 @@ def _look_pending(state: ModelState) -> bool:
     if sums.outliers > _BEYOND * sums.evaluated:
         return True
     return abs(search.panel_loss - search.level) > max(_OFF * search.level, _OFF_ERRORS * search.panel_error)
-
-
-def most_rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
-    """How many rows may be learned at most before it is asked again what is due; None where nothing is due by rows."""
-    if spec.table:
-        # A warm-up ends soon after there are enough customers, however much is waiting.
-        return LOOK_ROWS if state.ready else SOON_ROWS
-    if not spec.tunes_itself or not state.ready:
-        return None
-    return LOOK_ROWS if state.trial is None else SOON_ROWS
-
-
-def rows_before_look(state: ModelState, spec: ModelSpec) -> int | None:
-    """How many rows had best be learned until then: as many as are left until a search, if that is soon."""
-    most = most_rows_before_look(state, spec)
-    if most is None or not state.ready or state.trial is not None or not spec.refits:
-        return most
-    return min(max(state.search.due - state.rows, SOON_ROWS), most)
 
 
 def _tried(trial: Trial) -> bool:
@@ -136,18 +113,11 @@ def _loss_has_risen(search: Search, rows: int) -> bool:
     return search.fast_loss - search.level * search.fast_weight > _ERRORS * math.sqrt(search.fast_squares)
 
 
-def _forsaken(state: ModelState, spec: ModelSpec) -> list[int]:
-    """Ids of segments that nobody came to for `retire_after`; one segment always stays."""
-    if spec.retire_after is None:
-        return []
-    gone = [i for i in state.ids if state.clock - state.hit_s.get(i, state.clock) > spec.retire_after]
-    return gone if len(gone) < len(state.segments) else []
-
-
 def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision | None:
     """The record of what is due, but for searches, which take scikit-learn and time. None where nothing is. IN all."""
     what, version = due(state, spec), state.version
     if what == "appeared":
+        check_labels(len(state.segments) + len(state.unnamed))
         return Appeared(version, digest, [newcomer(label, version + 1) for label in sorted(state.unnamed)])
     if what == "names":
         return _described(state, spec, digest)
@@ -159,7 +129,7 @@ def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision
         if not _stood(state, spec, state.trial):
             return Dropped(version, digest, state.trial.candidate.id)
         return _promoted(state, spec, digest)
-    return _retired(state, spec, digest) if what == "retire" else None
+    return None
 
 
 def _described(state: ModelState, spec: ModelSpec, digest: bytes) -> Described:
@@ -208,17 +178,3 @@ def _promoted(state: ModelState, spec: ModelSpec, digest: bytes) -> Promoted:
     # Refit after refit would begin the half-lives' race anew each time, so that none would ever be long enough ahead.
     speed = better_half_life(state) if trial.kind == "refit" else None
     return Promoted(state.version, digest, trial.candidate.id, found.segments, found.retired, profile, rules, speed)
-
-
-def _retired(state: ModelState, spec: ModelSpec, digest: bytes) -> Retired:
-    gone = set(_forsaken(state, spec))
-    n, centers = spec.n_weighted, state.tagging.centers.centers
-    stay = np.array([i not in gone for i in state.ids])
-    inverse, ids = state.metric.inverse(spec), np.array(state.ids)
-    nearest, _ = nearest_label(centers[:n, ~stay], centers[:, stay], inverse)
-    heirs = dict(zip(ids[~stay].tolist(), ids[stay][nearest].tolist(), strict=True))
-    return Retired(
-        state.version,
-        digest,
-        [replace(one, successors=(heirs[one.id],), why="retired") for one in state.segments if one.id in gone],
-    )

@@ -68,8 +68,6 @@ def learn(
         local.held_back = int(np.count_nonzero(held))
         if state.clock == NEVER:
             local.clock = local.first_s = float(t[0])
-        if spec.retire_after is not None:
-            local.resumed_s = _resumed(t, state.clock, spec.retire_after)
     else:
         last = state.last_time
     for first, end in pairwise(edges):
@@ -82,16 +80,6 @@ def learn(
     if given is not None:
         delta.fed = x[: spec.n_weighted]
     return delta
-
-
-def _resumed(t: Array, clock: float, silence: float) -> float | None:
-    """Time of the last event that came first of all, or after a longer silence of the whole stream; None without one.
-
-    IN t (n_rows,), as guarded; `clock`: the largest time before it, `silence`: all in seconds.
-    """
-    reached = np.maximum.accumulate(np.concatenate(([clock], t)))
-    after = np.flatnonzero(np.diff(reached) > silence)
-    return float(reached[after[-1] + 1]) if len(after) else None
 
 
 def _sample_of(state: ModelState, spec: ModelSpec, x: Array, w: Array, sampled: Sampled) -> Sample | None:
@@ -188,8 +176,6 @@ class _Local:
         self.rows = state.rows
         self.clipped = 0
         self.held_back = 0
-        self.hit_s = np.full(self.bank.k, NEVER)
-        self.resumed_s: float | None = None
         self._set_metric(state.metric)
 
     def _set_metric(self, metric: Metric) -> None:
@@ -217,12 +203,11 @@ class _Local:
         self.age += float(np.add.reduce(w))
         weights, factors = aged.weights[1:], aged.factors[1:]
         shared, factor = aged.weights[0], float(aged.factors[0])
-        learned, of_segment, seen_at = w, shared, t
+        learned, of_segment = w, shared
         if given is not None:
             # What belongs to no segment yet counts for what all share, and for nothing that is told by segment.
             here = given[0] >= 0
             weights, learned, of_segment = (np.where(here, each, 0.0) for each in (weights, w, shared))
-            seen_at = None if t is None else np.where(here, t, NEVER)
         self.score.add(squared, learned, c, None if of_challenger is None else of_challenger[1])
         relative = self._relative(self.bank, rows, labels, squared)
         mine = relative if relative.ndim == 2 else relative[:, c]
@@ -241,8 +226,6 @@ class _Local:
             self.profile.merge(profile_of(x[n:], labels[c], of_segment, self.bank.k))
         self.moments.merge(added)
         self.seen.append(_Seen(squared[c], labels[c], of_segment, factor))
-        if seen_at is not None and self.spec.retire_after is not None:
-            np.maximum.at(self.hit_s, labels[c], seen_at)
         self.rows += x.shape[1]
         self._renew_metric()
 
@@ -310,14 +293,12 @@ class _Local:
             (part,) = self.challenger.deltas()
             together = self.challenger.together(0, self.trial.candidate.moved)
             trial = TrialDelta(CandidateDelta(self.trial.candidate.id, part, score.of_challenger, together), score.beside_it)
-        hit_s = {i: at for i, at in zip(base.ids, self.hit_s.tolist(), strict=True) if at != NEVER}
         added = Moments(self.moments.weight[1], self.moments.mean[1], self.moments.m2[1])
         return Delta(
             base.version, digest, base.metric.epoch, self.clock, last_time, self.age, n_rows, added, parts,
             self.profile, cells, counts[cells], self.renewal, None, trial, score.added_weight, score.fast_loss,
             score.fast_weight, score.fast_squares, events=n_rows, first_s=self.first_s, clipped=self.clipped,
-            held_back=self.held_back, hit_s=hit_s, resumed_s=self.resumed_s,
-            losses=np.array(score.parts).reshape(-1, 2).T.copy(),
+            held_back=self.held_back, losses=np.array(score.parts).reshape(-1, 2).T.copy(),
         )  # fmt: skip
 
 

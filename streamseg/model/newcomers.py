@@ -39,13 +39,18 @@ def newcomer(label: int, version: int) -> Segment:
     return Segment(label, f"Segment {label}", version, why="born")
 
 
-def with_segments(state: ModelState, segments: list[Segment], centers: Centers) -> ModelState:
-    """The state with more segments, behind those that it has. IN all. Raises ConfigError where there are too many."""
-    n = len(segments)
-    if len(state.segments) + n > MAX_SEGMENTS:
+def check_labels(n: int) -> None:
+    """Raises ConfigError where a model of the user's gives too many."""
+    if n > MAX_SEGMENTS:
         raise ConfigError(
             f"the model gives more than {MAX_SEGMENTS} labels", where="model.factory", hint="make it find fewer clusters"
         )
+
+
+def with_segments(state: ModelState, segments: list[Segment], centers: Centers) -> ModelState:
+    """The state with more segments, behind those that it has. IN all. Raises ConfigError where there are too many."""
+    n = len(segments)
+    check_labels(len(state.segments) + n)
     champion = state.tagging
     profile, empty = state.profile, Profile.empty(len(state.profile.weights), n)
     return replace(

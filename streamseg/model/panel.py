@@ -106,9 +106,9 @@ class Panel(msgspec.Struct):
             x=np.concatenate([self.x[:, stay], rows.x], axis=1)[:, order],
             places=np.concatenate([self.places[stay], rows.places])[order],
             far=np.concatenate([self.far[stay], rows.far])[order],
-        )._thinned()
+        )
 
-    def _thinned(self) -> Panel:
+    def thinned(self) -> Panel:
         """With levels raised until no stratum is twice its size, and the rows that are left. IN self."""
         level = _raised(self.keys, self.level, ROWS)
         levels = self.levels.copy()
@@ -142,7 +142,7 @@ class Panel(msgspec.Struct):
         started = msgspec.structs.replace(
             self, places=places.copy(), far=far.copy(), level=level, levels=levels, far_level=far_level
         )
-        return started._filtered()._thinned()
+        return started._filtered().thinned()
 
 
 def _below(level: int | Ints) -> Ints:

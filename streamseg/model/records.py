@@ -54,12 +54,11 @@ class Delta(msgspec.Struct, tag="delta"):
         profile, cells, cell_weights: of the champion; the histogram is sparse.
         renewal: the last metric that the batch went through, if it had to renew.
         sample: rows for the sample.
-        moved: change of the number of customers in each segment, by id; hit_s: last event time of each, by id.
-        resumed_s: when the stream began, or went on after a silence longer than `retire_after`: nobody was missed before.
+        moved: change of the number of customers in each segment, by id.
         fed: rows for the external model in order, (n_weighted, n); unnamed: its labels that are no segments yet.
         losses: (2, n), events and sums of their clipped losses, in order.
         erased: keys of customers that were erased, in the warm-up; erased_rows: in the sample.
-        customers: by how many there are more.
+        customers: by how many there are more; closes: the open step of the model.
     """
 
     base_version: int
@@ -87,14 +86,13 @@ class Delta(msgspec.Struct, tag="delta"):
     clipped: int = 0
     held_back: int = 0
     moved: dict[int, int] = {}
-    hit_s: dict[int, float] = {}
-    resumed_s: float | None = None
     erased: list[int] = []
     erased_rows: list[int] = []
     losses: Array | None = None
     fed: Array | None = None
     unnamed: dict[int, Unnamed] = {}
     customers: int = 0
+    closes: bool = True
 
 
 class Upserts(msgspec.Struct, tag="upserts"):
@@ -102,19 +100,19 @@ class Upserts(msgspec.Struct, tag="upserts"):
 
     Attributes:
         base_version, base_digest: the model that it was computed from; epoch: of its tags, to which the sums belong.
-        clock, last_time: as in `ModelState`; rows: accepted events.
+        clock: as in `ModelState`; rows: accepted events.
         customers: by how many there are more; sums: what their rows add to the population, less what they added before.
         panel: rows for the panel, relative to the population's origin; gone: keys of customers that it has and loses.
         moved: change of the number of customers in each segment, by id.
-        loss: sum of clipped squared distances of the events; losses: (2, n), events and sums of their losses, in order.
-        erased, warm_up, held_back, fed, unnamed: as in `Delta`.
+        loss: sum of clipped squared distances of the events; losses: (3, n), numbers of blocks of accepted events, how many
+            of them are complete, sums of their losses, in order.
+        erased, warm_up, held_back, fed, unnamed, closes: as in `Delta`.
     """
 
     base_version: int
     base_digest: bytes
     epoch: int
     clock: float
-    last_time: float
     rows: int
     customers: int
     sums: Sums
@@ -130,6 +128,7 @@ class Upserts(msgspec.Struct, tag="upserts"):
     clipped: int = 0
     fed: Array | None = None
     unnamed: dict[int, Unnamed] = {}
+    closes: bool = True
 
 
 class Start(msgspec.Struct, tag="start"):
@@ -213,20 +212,19 @@ class Dropped(msgspec.Struct, tag="dropped"):
     candidate: int
 
 
-class Retired(msgspec.Struct, tag="retired"):
-    """Segments that nobody came to for long."""
-
-    base_version: int
-    base_digest: bytes
-    segments: list[Segment]
-
-
 class Appeared(msgspec.Struct, tag="appeared"):
     """Labels that the external model gave for the first time are segments from now on."""
 
     base_version: int
     base_digest: bytes
     segments: list[Segment]
+
+
+class Postponed(msgspec.Struct, tag="postponed"):
+    """First centers were due, and customers do not differ enough for them: they are due again when there are more events."""
+
+    base_version: int
+    base_digest: bytes
 
 
 class Asked(msgspec.Struct, tag="asked"):
@@ -252,5 +250,5 @@ class Renamed(msgspec.Struct, tag="renamed"):
     name: str
 
 
-Decision = Start | Searched | Refitted | Rescaled | Promoted | Dropped | Retired | Appeared | Asked | Described | Renamed
+Decision = Start | Postponed | Searched | Refitted | Rescaled | Promoted | Dropped | Appeared | Asked | Described | Renamed
 ModelChange = Delta | Upserts | Decision

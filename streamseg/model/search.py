@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from streamseg.kernel.clusters import Centers, means_of, nearest_label
-from streamseg.kernel.metric import is_off
+from streamseg.kernel.metric import is_off, squared_distances
 from streamseg.kernel.moments import moments_of_rows
 from streamseg.kernel.starts import kmeans_labels
 from streamseg.kernel.types import Array, Flags, Ints
@@ -33,10 +33,9 @@ from streamseg.model.start import clipped
 from streamseg.model.state import Metric, ModelState, z_of
 from streamseg.model.table import CLIPPED_AT
 
-_RESTARTS = 4
 # Fewer customers than this for each segment say nothing of better centers.
 _ROWS_EACH = 20
-_NEW_TRIES = 8
+_NEW_TRIES = 20
 # A rare segment is protected by the few of its customers that a sample has, if some of them were here within so much learned
 # weight: where nobody comes to any more, a center is better used elsewhere.
 _LEAST_PROTECTED, _LEAST_RECENT = 3, 2
@@ -59,6 +58,7 @@ class _Data(NamedTuple):
     labels: Ints
     seed: int
     advantage: float = ADVANTAGE
+    restarts: int = 4
 
 
 def search(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Searched:
@@ -110,7 +110,10 @@ def search_table(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Ref
     x = panel.x[:n]
     labels, _ = nearest_label(x, champion, inverse)
     everyone = np.ones(panel.n_rows, dtype=np.bool_)
-    data = _Data(x, common & coin, common & ~coin, everyone, inverse, champion, labels, spec.seed + number, _TABLE_ADVANTAGE)
+    # Searches of a table follow each other soon, each of another seed.
+    data = _Data(
+        x, common & coin, common & ~coin, everyone, inverse, champion, labels, spec.seed + number, _TABLE_ADVANTAGE, 1
+    )
     found = _found(data, state, spec)
     if found is None and state.natural:
         fewer = joined(x[:, common], labels[common], champion, inverse, spec.seed)
@@ -172,7 +175,7 @@ def _refit(data: _Data) -> Array | None:
     tries = [
         means_by_label(fitted, labels, k)
         for labels in (
-            kmeans_labels(fitted, data.inverse, k, data.seed, _RESTARTS),
+            kmeans_labels(fitted, data.inverse, k, data.seed, data.restarts),
             kmeans_labels(fitted, data.inverse, k, data.seed, begin=data.champion),
         )
     ]
@@ -224,7 +227,7 @@ def _around(data: _Data, protected: Flags) -> Array | None:
     n_free = k - int(np.count_nonzero(protected))
     if n_free < 1 or np.unique(data.x[:, rows], axis=1).shape[1] < n_free:
         return None
-    labels = kmeans_labels(data.x[:, rows], data.inverse, n_free, data.seed, _RESTARTS)
+    labels = kmeans_labels(data.x[:, rows], data.inverse, n_free, data.seed, data.restarts)
     centers = data.champion.copy()
     centers[:, ~protected] = means_by_label(data.x[:, rows], labels, n_free)
     return centers
@@ -233,26 +236,22 @@ def _around(data: _Data, protected: Flags) -> Array | None:
 def _born(data: _Data) -> Array | None:
     """The champion's centers and one more, or None."""
     k = data.champion.shape[1]
-    _, squared = nearest_label(data.x, data.champion, data.inverse)
+    row = _far_row(data)
+    if row is None:
+        return None
+    begin = np.concatenate([data.champion, data.x[:, row : row + 1]], axis=1)
+    cut = _newborn_last(data, kmeans_labels(data.x, data.inverse, k + 1, data.seed, begin=begin))
     x = dithered(data.x, data.seed)
-    best: tuple[float, Array] | None = None
-    for row in _far_rows(data, squared):
-        begin = np.concatenate([data.champion, data.x[:, row : row + 1]], axis=1)
-        cut = _newborn_last(data, kmeans_labels(data.x, data.inverse, k + 1, data.seed, begin=begin))
-        labels = with_newborn(x, cut, means_by_label(x, cut, k + 1), data.inverse)
-        if labels is None:
-            continue
-        counts = np.bincount(labels, minlength=k + 1)
-        if counts.min() < 1 or counts[k] < MIN_ROWS:
-            continue
-        centers = means_by_label(data.x, labels, k + 1)
-        fitted = means_by_label(data.x[:, data.half], labels[data.half], k + 1)
-        seen = np.bincount(labels[data.half], minlength=k + 1) > 0
-        fitted = np.where(seen, fitted, centers)
-        loss = _loss(data, centers, data.rest)
-        if _better(data, fitted) and (best is None or loss < best[0]):
-            best = loss, centers
-    return None if best is None else best[1]
+    labels = with_newborn(x, cut, means_by_label(x, cut, k + 1), data.inverse)
+    if labels is None:
+        return None
+    counts = np.bincount(labels, minlength=k + 1)
+    if counts.min() < 1 or counts[k] < MIN_ROWS:
+        return None
+    centers = means_by_label(data.x, labels, k + 1)
+    fitted = means_by_label(data.x[:, data.half], labels[data.half], k + 1)
+    seen = np.bincount(labels[data.half], minlength=k + 1) > 0
+    return centers if _better(data, np.where(seen, fitted, centers)) else None
 
 
 def _newborn_last(data: _Data, labels: Ints) -> Ints:
@@ -269,14 +268,18 @@ def _newborn_last(data: _Data, labels: Ints) -> Ints:
     return number[labels]
 
 
-def _far_rows(data: _Data, squared: Array) -> list[int]:
-    """Rows to begin a new segment at: drawn by their squared distance, as k-means++ does."""
-    rng = np.random.default_rng(data.seed)
+def _far_row(data: _Data) -> int | None:
+    """The row to begin a new segment at: of those drawn by their squared distance, the one that most rows are nearer to.
+
+    As in greedy k-means++ (Arthur and Vassilvitskii 2007, section 5); None where all rows lie on their centers.
+    """
+    _, squared = nearest_label(data.x, data.champion, data.inverse)
     most = CLIPPED_AT * 5.0 * float(np.add.reduce(squared)) / len(squared)
     share = np.where(squared < most, squared, 0.0)
     total = float(np.add.reduce(share))
     if total <= 0.0:
-        return []
+        return None
     tries = min(_NEW_TRIES, int(np.count_nonzero(share)))
-    drawn: list[int] = rng.choice(len(squared), size=tries, replace=False, p=share / total).tolist()
-    return drawn
+    drawn = np.random.default_rng(data.seed).choice(len(squared), size=tries, replace=False, p=share / total)
+    nearer = np.maximum(squared - squared_distances(data.x, np.ascontiguousarray(data.x[:, drawn]), data.inverse), 0.0)
+    return int(drawn[np.add.reduce(nearer, axis=1).argmax()])

@@ -26,6 +26,9 @@ AUTO_MEMORY = 2000.0
 # How much wider the guard `max_gain` is where half-lives compete.
 COMPETING_GAIN = 2.0
 MAX_FEATURES = 64
+# Accepted records of a partition in a step of the model. With 2,000 the worst loss on the way of raw sums is 1.18 times the
+# best instead of 1.09.
+STEP = 500
 # A warm start that has centers only takes its metric from this many rows.
 SETTLING_ROWS = 250
 # A warm-up that ends before `warm_up` customers were seen needs this many for each segment.
@@ -104,8 +107,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         n_segments: k; None: learned from the customers.
         forgetting: of what all candidates share: moments, profiles, histograms.
         speeds: of the candidates.
-        refits: whether better centers are looked for as events come; retire_after: seconds of event time without an event
-            after which a segment is retired, None for never.
+        refits: whether better centers are looked for as events come.
         warm_up: complete customers before the first centers.
         max_warm_up_s: event time that a warm-up takes at most.
         max_gain, clip_sigmas, max_ahead: the guards; None turns one off.
@@ -128,7 +130,6 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     max_warm_up_s: float = WARM_UP_SECONDS
     unit_metric: bool = False
     refits: bool = False
-    retire_after: float | None = None
     stickiness: float = 0.0
     watched: bool = False
     table: bool = False

@@ -13,6 +13,7 @@ from streamseg.kernel.starts import kmeans_labels, trimmed_band
 from streamseg.kernel.types import Array, Ints
 from streamseg.model.fitted import FittedModel
 from streamseg.model.naming import names_of
+from streamseg.model.newcomers import check_labels
 from streamseg.model.records import Start
 from streamseg.model.rules import rules_of
 from streamseg.model.selection import choose
@@ -25,7 +26,7 @@ _LARGEST_ID = 2**62
 
 def warm_up_over(state: ModelState, spec: ModelSpec, *, input_ended: bool = False) -> bool:
     """Whether the first centers are due."""
-    if state.ready:
+    if state.ready or state.warm_up.postponed == state.warm_up.events:
         return False
     warm_up, customers = state.warm_up, len(state.warm_up.rows)
     if input_ended:
@@ -77,6 +78,7 @@ def _chosen(state: ModelState, x: Array, inverse: Array, spec: ModelSpec) -> tup
     natural = None
     if state.external is not None:
         found, labels = np.unique(state.external.predict(x, spec), return_inverse=True)
+        check_labels(len(found))
         return found.tolist(), labels, None
     if spec.n_segments is None:
         k, labels, natural = choose(x, inverse, spec.seed)

@@ -38,8 +38,7 @@ class Segment(msgspec.Struct, frozen=True):
 
     Attributes:
         predecessors: segments that its first customers came from; successors: those that its last ones went to.
-        why: it was born, and it was retired: "started", "refit", "born", "joined" (no gap was left between), "retired"
-            (nobody came any more).
+        why: it was born, and it was retired: "started", "refit", "born", "joined" (no gap was left between).
         given: the name is a person's; previous_name: the one before, where it no longer fitted its customers.
     """
 
@@ -165,11 +164,13 @@ class WarmUp(msgspec.Struct):
     Attributes:
         rows: by customer (a hash, or a running number): weight, position or time, and the latest row.
         events: accepted events; first_s: event time of the first, as far as it is believed, in seconds.
+        postponed: events when a start was due last, and was not possible.
     """
 
     rows: dict[int, tuple[float, float | None, list[float | None]]] = {}
     events: int = 0
     first_s: float | None = None
+    postponed: int = -1
 
 
 class ModelState(msgspec.Struct):
@@ -184,7 +185,7 @@ class ModelState(msgspec.Struct):
         clock: largest event time believed so far, in seconds; NEVER before the first.
         last_time: event time of the last event as it came.
         age: weight learned so far; rows: rows learned so far, warm-up included.
-        members: customers tagged with each segment, by id; hit_s: event time of the last event of each segment, by id.
+        members: customers tagged with each segment, by id.
         next_id: the next segment id; ids below it were given and are never given again. next_candidate: likewise.
         clipped, held_back: how often the guards clipped a feature, and held back a time.
         promotions: so far.
@@ -225,7 +226,6 @@ class ModelState(msgspec.Struct):
     next_candidate: int = 0
     scored_weight: float = 0.0
     scored_rows: int = 0
-    hit_s: dict[int, float] = {}
     clipped: int = 0
     held_back: int = 0
     promotions: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from msgspec.structs import replace
@@ -17,7 +18,7 @@ from streamseg.model.naming import contradicts
 from streamseg.model.panel import Panel, PanelRows
 from streamseg.model.population import Population
 from streamseg.model.records import Refitted, Rescaled, Start, Upserts
-from streamseg.model.spec import ModelSpec
+from streamseg.model.spec import STEP, ModelSpec
 from streamseg.model.state import Candidate, ModelState, Profile, profile_of, unsettled_metric, z_now
 
 # Events after which a loss counts half.
@@ -32,10 +33,8 @@ CLIPPED_AT = 10.0
 _NAME_ROWS = 2_000
 # Larger multiples of a deviation are clipped, or of profile features left out: single precision ends at 3e38.
 _LARGEST = 1e30
-# Events between two looks at the panel; how many such steps the longest wait has; the customers from which on steps grow.
-TABLE_STEP, _MOST_STEPS, _FEW_CUSTOMERS = 500, 16, 5_000
-# Events between two passes over the table, at least.
-_LEAST_BETWEEN_PASSES = 500
+# How many steps the longest wait between two looks at the panel has; the customers from which on steps grow.
+_MOST_STEPS, _FEW_CUSTOMERS = 16, 5_000
 
 
 def start_epoch(
@@ -70,22 +69,28 @@ def start_epoch(
     _look_at_panel(state, spec, state.panel)
 
 
-def _take_sums(state: ModelState, spec: ModelSpec, change: Upserts) -> None:
+def _take_sums(state: ModelState, change: Upserts) -> None:
     """INOUT state, IN change. Sums of an earlier epoch are discarded: the current sweep evaluates those rows again."""
-    state.rows += change.rows
-    fades = exp2_scalar(-change.rows / SCORE_HALF_LIFE)
-    state.tagging.loss = state.tagging.loss * fades + change.loss
-    state.scored_weight = state.scored_weight * fades + change.rows
-    state.scored_rows += change.rows
     assert state.population is not None
     assert state.panel is not None
     same = change.epoch == state.population.epoch
     if same:
         state.population = state.population.with_sums(change.sums)
-    _schedule_pass(state)
-    _take_centers(state)
     rows = _panel_rows(state.population, change.panel if same else _none(change.panel))
     state.panel = state.panel.changed(rows, change.gone.astype(np.int64))
+
+
+def _step(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> None:
+    """Update centers, and what is known from the panel, from the sums. INOUT state, IN changes that were added to them."""
+    rows = sum(change.rows for change in changes)
+    fades = exp2_scalar(-rows / SCORE_HALF_LIFE)
+    state.tagging.loss = state.tagging.loss * fades + sum(change.loss for change in changes)
+    state.scored_weight = state.scored_weight * fades + rows
+    state.scored_rows += rows
+    assert state.panel is not None
+    _schedule_pass(state)
+    _take_centers(state)
+    state.panel = state.panel.thinned()
     _look_at_panel(state, spec, state.panel)
     if state.rows - state.looked >= _NAME_ROWS:
         _look_at_names(state, spec)
@@ -129,7 +134,7 @@ def _schedule_pass(state: ModelState) -> None:
     population = state.population
     assert population is not None
     first = not population.complete and population.sums.evaluated >= state.customers
-    if first or state.rows - state.passed >= max(state.customers, _LEAST_BETWEEN_PASSES):
+    if first or state.rows - state.passed >= max(state.customers, STEP):
         state.population = replace(population, complete=population.complete or first)
         state.passes, state.passed = state.passes + 1, state.rows
 
@@ -203,26 +208,29 @@ def start_table(state: ModelState, spec: ModelSpec, start: Start) -> None:
     weights = start.centers.weights
     total = float(np.add.reduce(weights))
     share = weights / total if total > 0.0 else np.full(len(weights), 1.0 / len(weights))
-    state.search.wait, state.search.due = TABLE_STEP, state.rows + TABLE_STEP
+    state.search.wait, state.search.due = STEP, state.rows + STEP
     start_epoch(state, spec, start.centers.centers, start.profile, share, 0.0 if state.customers else total)
 
 
 def table_step(customers: int) -> int:
     """Least number of events between two looks at the panel. It grows with the customers: each event changes less."""
-    return int(TABLE_STEP * max(1.0, math.sqrt(customers / _FEW_CUSTOMERS)))
+    return int(STEP * max(1.0, math.sqrt(customers / _FEW_CUSTOMERS)))
 
 
-def apply_upserts(state: ModelState, spec: ModelSpec, change: Upserts) -> bool:
-    """Apply a batch. INOUT state, IN change. Always counts."""
-    state.last_time = change.last_time
-    state.held_back += change.held_back
-    state.customers += change.customers
-    apply_external(state, spec, change.fed, change.unnamed)
-    apply_moves(state, change.moved)
-    apply_warm_up(state, spec, change, change.rows)
+def apply_upserts(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> bool:
+    """Apply the batches of a step: the same, wherever it was cut into batches. INOUT state, IN changes. Always counts."""
+    for change in changes:
+        state.held_back += change.held_back
+        state.customers += change.customers
+        state.rows += change.rows
+        apply_external(state, spec, change.fed, change.unnamed)
+        apply_moves(state, change.moved)
+        apply_warm_up(state, spec, change, change.rows)
+        if state.population is not None:
+            _take_sums(state, change)
+        state.clock = max(state.clock, change.clock)
     if state.population is not None:
-        _take_sums(state, spec, change)
-    state.clock = max(state.clock, change.clock)
+        _step(state, spec, changes)
     return True
 
 
@@ -258,7 +266,7 @@ def _apply_refitted(state: ModelState, spec: ModelSpec, change: Refitted) -> Non
 
 
 def _apply_rescaled(state: ModelState, spec: ModelSpec, change: Rescaled) -> None:
-    state.search.last, state.search.due = state.rows, state.rows + TABLE_STEP
+    state.search.last, state.search.due = state.rows, state.rows + STEP
     state.metric = change.metric
     state.epoch += 1
     centers = state.tagging.centers.centers

@@ -116,12 +116,20 @@ class LossWatch(Opaque):
         return self.to_bytes()
 
 
-def _adwin(means: list[float]) -> Any:
-    # Only here: importing river takes a third of a second, which commands that only look need not wait for.
+def load() -> None:
+    """Import river, which takes a third of a second: before the first event, and not for commands that only look."""
+    _made()
+
+
+def _made() -> Any:
     from river.drift.adwin import ADWIN
 
     made: Any = ADWIN  # river has no types
-    adwin = made(clock=_CLOCK)
+    return made
+
+
+def _adwin(means: list[float]) -> Any:
+    adwin = _made()(clock=_CLOCK)
     for mean in means:
         adwin.update(mean)
     return adwin

@@ -17,9 +17,8 @@ from streamseg.features.aggregates import NO_TIME
 from streamseg.kernel.types import Array
 from streamseg.model.codec import pack
 from streamseg.model.decisions import decided, due
-from streamseg.model.drift import Drift, Yardstick
-from streamseg.model.records import Asked, Decision, Renamed, Start
-from streamseg.model.reference import Reference
+from streamseg.model.drift import Drift
+from streamseg.model.records import Asked, Decision, Postponed, Renamed, Start
 from streamseg.model.search import search_table
 from streamseg.model.start import start_from_warm_up, warm_up_over
 from streamseg.model.state import ModelState
@@ -49,11 +48,12 @@ from streamseg.processing.planned import (
 from streamseg.processing.quarantine import process
 from streamseg.processing.replica import Replica
 from streamseg.processing.settings import JobSettings
+from streamseg.processing.steps import until_step
 from streamseg.processing.sweeps import next_sweep
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Committed, Log, Ownership, Polled
-from streamseg.processing.window import WINDOW, latest_customers
-from streamseg.records.events import EventDecoder
+from streamseg.processing.window import DriftMeter
+from streamseg.records.events import Decoder, EventDecoder
 from streamseg.records.frames import Entry, cut, frames
 from streamseg.records.outputs import SegmentRecord
 
@@ -70,11 +70,10 @@ class Job:
         self.n_partitions = n_partitions
         self.replica = Replica(settings.model, settings.config)
         self.tasks: dict[int, Task] = {}
-        self.decoder = EventDecoder(settings.fields, settings.max_record_bytes)
+        self.decoder: Decoder = EventDecoder(settings.fields, settings.max_record_bytes)
         self.model_snapshots: list[KeptSnapshot] = []
-        self._failed_start_at = 0
         self._baseline: tuple[list[int], int, Array] = ([], 0, np.empty((0, 0)))
-        self._yardstick: tuple[Reference, Yardstick] | None = None
+        self._drift = DriftMeter(settings)
 
     @property
     def state(self) -> ModelState:
@@ -93,26 +92,40 @@ class Job:
             catalog = catalog_of(ModelState.empty(self.settings.model), self.settings.model, warm_start, clock_us)
         return CommitPlan(ownership, {}, catalog=catalog, internal=internal)
 
-    def plan_batch(self, polled: Polled) -> Planned:
-        """What a poll's records, and slices of sweeps under way, publish. IN polled."""
+    def until_step(self) -> dict[int, int]:
+        """By partition, how many more accepted records its open step takes."""
+        return {p: until_step(task.mark, self.settings) for p, task in self.tasks.items()}
+
+    def plan_batch(self, polled: Polled, *, drained: bool) -> Planned:
+        """What records of owned partitions publish, none going beyond a step. IN polled; `drained`: no more are waiting."""
         clock_us = self.clock.now_us()
-        results = self._process(polled, clock_us)
-        return self._planned(polled.ownership, results, self.batch_record(results, clock_us))
-
-    def _process(self, polled: Polled, clock_us: int) -> dict[int, PartitionResult]:
         results: dict[int, PartitionResult] = {}
-        for partition in sorted(self.tasks):
-            task = self.tasks[partition]
-            make = partial(PartitionJob, task, self.state, self.settings, clock_us)
-            records = polled.partitions.get(partition)
-            if records is not None and len(records.offsets):
-                results[partition] = process(make, records, self.decoder)
-            elif (work := make()).sweep.active or work.sweep != task.mark.sweep:
-                results[partition] = work.idle()
-        return results
+        for partition, records in sorted(polled.partitions.items()):
+            make = partial(PartitionJob, self.tasks[partition], self.state, self.settings, clock_us)
+            results[partition] = process(make, records, self.decoder)
+        step = self.settings.step_records
+        reached = any(r.delta.mark.accepted // step > self.tasks[p].mark.accepted // step for p, r in results.items())
+        return self._planned(polled.ownership, results, self.batch_record(results, clock_us, closes=drained or reached))
 
-    def batch_record(self, results: Mapping[int, PartitionResult], clock_us: int) -> BatchRecord:
-        """Manifest and model delta of a batch."""
+    def plan_between(self, ownership: Ownership, *, idle: bool) -> Planned | None:
+        """What is due between batches: slices of sweeps, one at each step, or one after the other where the input is `idle`.
+
+        There an open step is closed, too. None where nothing is due.
+        """
+        clock_us = self.clock.now_us()
+        results: dict[int, PartitionResult] = {}
+        unclosed = {part.partition for record in self.replica.open for part in record.manifest.partitions}
+        for partition, task in sorted(self.tasks.items()):
+            sweep, accepted = next_sweep(task.mark, self.state, self.settings, len(task.table)), task.mark.accepted
+            sweeps = sweep.active and (idle or (accepted % self.settings.step_records == 0 and sweep.at != accepted))
+            if sweeps or (idle and partition in unclosed):
+                results[partition] = PartitionJob(task, self.state, self.settings, clock_us).idle(sweeps=sweeps)
+        if not results:
+            return None
+        return self._planned(ownership, results, self.batch_record(results, clock_us, closes=True))
+
+    def batch_record(self, results: Mapping[int, PartitionResult], clock_us: int, *, closes: bool) -> BatchRecord:
+        """Manifest and model delta of a batch, which closes the open step or does not."""
         manifest = Manifest(
             FORMAT_VERSION,
             self.replica.config_digest,
@@ -121,7 +134,8 @@ class Job:
             clock_us,
             [result.manifest for result in results.values()],
         )
-        return BatchRecord(manifest, learned(self.state, self.settings.model, self.replica.digest, results))
+        delta = learned(self.state, self.settings.model, self.replica.digest, results, closes=closes)
+        return BatchRecord(manifest, delta)
 
     def _planned(self, ownership: Ownership, results: Mapping[int, PartitionResult], record: BatchRecord) -> Planned:
         internal = []
@@ -185,12 +199,9 @@ class Job:
             return Asked(state.version, digest)
         if state.ready:
             return decided(state, spec, digest)
-        if not warm_up_over(state, spec, input_ended=input_ended) or self._failed_start_at == state.version:
+        if not warm_up_over(state, spec, input_ended=input_ended):
             return None
-        start = start_from_warm_up(state, spec, digest)
-        if start is None:
-            self._failed_start_at = state.version
-        return start
+        return start_from_warm_up(state, spec, digest) or Postponed(state.version, digest)
 
     @property
     def asks(self) -> bool:
@@ -201,12 +212,9 @@ class Job:
         """Offsets as they stand: a commit without offsets would not be fenced."""
         return {p: Committed(task.mark.next, task.metadata.encode()) for p, task in self.tasks.items() if task.mark.seq}
 
-    def sweep_pending(self) -> bool:
-        """Whether stored customers are still to be re-tagged."""
-        return any(
-            (sweep := next_sweep(task.mark, self.state, self.settings, len(task.table))).active or sweep != task.mark.sweep
-            for task in self.tasks.values()
-        )
+    def holds_back(self) -> bool:
+        """Whether first centers are due, which another worker proposes: what is tagged before them is tagged in vain."""
+        return 0 not in self.tasks and warm_up_over(self.state, self.settings.model)
 
     # -- After a commit -----------------------------------------------------------------------------------------------
 
@@ -275,13 +283,7 @@ class Job:
 
     def drift(self) -> Drift | None:
         """This worker's customers of late against the reference; None where there are too few of either."""
-        reference = self.settings.reference or self.state.reference
-        if reference is None or not self.state.ready:
-            return None
-        if self._yardstick is None or self._yardstick[0] is not reference:
-            self._yardstick = reference, Yardstick(reference, self.settings.model)
-        window = latest_customers(self.tasks.values(), self.settings.layout.n_weighted, WINDOW)
-        return self._yardstick[1].measured(self.state, *window)
+        return self._drift.measured(self.state, self.tasks.values())
 
     def _shifts(self) -> tuple[list[float], list[float]]:
         """By segment, how far its center is from where it was when the metric was set, and when it was born."""

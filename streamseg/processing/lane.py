@@ -131,7 +131,7 @@ class Lane:
         verifier = self.verifier
         make = partial(PartitionJob, self.task, job.state, verifier.settings, clock_us)
         if part.next == part.first:
-            result = make().idle()
+            result = make().idle(sweeps=part.sweep is not None)
         else:
             records = verifier.reader.input_records(self.partition, part.first, part.next)
             if records is None or len(records.offsets) < part.records:

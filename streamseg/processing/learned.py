@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 
 import numpy as np
 
-from streamseg.kernel.forgetting import NEVER, guarded_times
 from streamseg.kernel.types import Array
 from streamseg.model.external import Unnamed
 from streamseg.model.learning import collect
@@ -15,19 +13,23 @@ from streamseg.model.population import Sums
 from streamseg.model.records import Delta, Upserts, WarmRows
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
-from streamseg.model.table import CLIPPED_AT, panel_rows
+from streamseg.model.table import panel_rows
 from streamseg.processing.logs import customer_hash
 from streamseg.processing.partition import PartitionResult
 from streamseg.processing.rows_to_learn import Offered
 
-# Events per reported sum of losses.
-_PART_ROWS = 125
 
-
-def learned(state: ModelState, spec: ModelSpec, digest: bytes, results: Mapping[int, PartitionResult]) -> Delta | Upserts:
-    """The record of a batch. IN all."""
+def learned(
+    state: ModelState, spec: ModelSpec, digest: bytes, results: Mapping[int, PartitionResult], *, closes: bool
+) -> Delta | Upserts:
+    """The record of a batch, which closes the open step or does not. IN all."""
     out = _upserts(state, spec, digest, list(results.values())) if state.ready else _warm_up(state, spec, digest, results)
+    out.closes = closes
     for result in results.values():
+        if result.delta.mark.clock_us is not None:
+            out.clock = max(out.clock, result.delta.mark.clock_us / 1e6)
+        out.first_s = result.first_s if out.first_s is None else out.first_s
+        out.held_back += result.held_back
         out.erased += [customer_hash(name) for name in result.erased_ids]
         out.customers += result.customers
         for segment, change in result.moved.items():
@@ -46,12 +48,10 @@ def _upserts(state: ModelState, spec: ModelSpec, digest: bytes, results: list[Pa
     assert state.population is not None
     rows = panel_rows(state.population, *_together_offered([share.offered for share in shares], n))
     gone = np.concatenate([np.empty(0, dtype=np.int64), *(share.gone for share in shares)]).astype(np.uint32)
-    times, squared = _flat([share.times for share in shares]), _flat([share.squared for share in shares])
-    clipped = np.minimum(squared, _most_loss(state, squared))
-    clock, last, first, held = _clock(state, spec, times)
+    losses = np.concatenate([np.empty((3, 0)), *(share.losses for share in shares)], axis=1)
+    _, n_events, loss = np.add.reduce(losses, axis=1).tolist()
     out = Upserts(
-        state.version, digest, state.population.epoch, clock, last, len(squared), 0, sums, rows, gone, {},
-        float(np.add.reduce(clipped)), _losses(clipped), [], first_s=first, held_back=held,
+        state.version, digest, state.population.epoch, state.clock, int(n_events), 0, sums, rows, gone, {}, loss, losses, [],
     )  # fmt: skip
     if spec.make is not None:
         out.fed = _joined([share.every for share in shares], n)[: spec.n_weighted]
@@ -60,35 +60,11 @@ def _upserts(state: ModelState, spec: ModelSpec, digest: bytes, results: list[Pa
     return out
 
 
-def _most_loss(state: ModelState, squared: Array) -> float:
-    """What one event counts for at most."""
-    mean = state.mean_loss
-    if mean <= 0.0:
-        mean = float(np.add.reduce(squared)) / max(1, len(squared))
-    return CLIPPED_AT * mean if mean > 0.0 else np.inf
-
-
-def _losses(clipped: Array) -> Array:
-    edges = [*range(0, len(clipped), _PART_ROWS), len(clipped)]
-    parts = [(end - first, float(np.add.reduce(clipped[first:end]))) for first, end in pairwise(edges)]
-    return np.array(parts).reshape(-1, 2).T.copy()
-
-
-def _clock(state: ModelState, spec: ModelSpec, times: Array) -> tuple[float, float, float | None, int]:
-    """Largest time believed, the last one as it came, the first of all, and how many were held back. Seconds."""
-    if not len(times):
-        return state.clock, state.last_time, None, 0
-    guarded, ahead = guarded_times(times, state.clock, state.last_time, spec.max_ahead)
-    first = float(guarded[0]) if state.clock == NEVER else None
-    return max(state.clock, float(guarded.max())), float(times[-1]), first, int(np.count_nonzero(ahead))
-
-
 def _warm_up(state: ModelState, spec: ModelSpec, digest: bytes, results: Mapping[int, PartitionResult]) -> Delta:
     warm = [r.warm_up for r in results.values() if r.warm_up is not None]
-    times = _flat([part.times for part in warm])
     every = _joined([part.every for part in warm], len(spec.features))
-    fed = None if spec.make is None else every[: spec.n_weighted]
-    return collect(state, spec, _warm_rows(spec, results.values()), len(times), float(len(times)), times, digest, fed)
+    n, fed = every.shape[1], None if spec.make is None else every[: spec.n_weighted]
+    return collect(state, spec, _warm_rows(spec, results.values()), n, float(n), None, digest, fed)
 
 
 def _warm_rows(spec: ModelSpec, results: Iterable[PartitionResult]) -> WarmRows:

@@ -22,7 +22,7 @@ from streamseg.model.watch import LossWatch
 from streamseg.records.frames import cut, frames
 
 # Raised where records, or what is decided at a version, are no longer what they were: `verify` takes both again.
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class ModelSnapshot(msgspec.Struct):
 
     Attributes:
         positions: by partition, where its last manifest ended; homes: partitions of sampled customers, by hash.
-        watch: of the loss.
+        watch: of the loss; open: batches of the step that is not closed yet.
     """
 
     format_version: int
@@ -118,6 +118,7 @@ class ModelSnapshot(msgspec.Struct):
     positions: dict[int, int]
     homes: dict[int, int]
     watch: LossWatch
+    open: list[BatchRecord] = []
 
 
 class Sweep(msgspec.Struct, frozen=True):
@@ -126,6 +127,7 @@ class Sweep(msgspec.Struct, frozen=True):
     Attributes:
         model_epoch, time_epoch: what customers are tagged with, and as of when; passes: of the model at the time.
         before, time_before: number and time epoch of the sweep before; same: it was of the same model epoch.
+        at: records accepted when its last slice was seen.
     """
 
     epoch: int = 0
@@ -137,6 +139,7 @@ class Sweep(msgspec.Struct, frozen=True):
     before: int = -1
     time_before: int = 0
     same: bool = False
+    at: int = -1
 
     @property
     def active(self) -> bool:
@@ -149,7 +152,7 @@ class Mark(msgspec.Struct, frozen=True):
     Attributes:
         seq: commits so far; next: next input offset; model_version: highest used; assigned_at: last given (microseconds).
         clock_us, last_us: event-time watermark, and the last event's time as it came.
-        tags, letters: records published so far.
+        tags, letters: records published so far; accepted: input records so far that are no dead letters.
         batches: since the last snapshot; erased: customers erased since then.
     """
 
@@ -164,6 +167,7 @@ class Mark(msgspec.Struct, frozen=True):
     sweep: Sweep = Sweep()
     batches: int = 0
     erased: int = 0
+    accepted: int = 0
 
 
 class CustomerDelta(msgspec.Struct, tag="delta"):

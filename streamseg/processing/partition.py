@@ -21,15 +21,15 @@ from streamseg.kernel.types import Ints
 from streamseg.model.external import Unnamed
 from streamseg.model.state import ModelState
 from streamseg.model.tagging import Quality, Tags, kept_segment_of, quality_of, tag
-from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, customer_hash
-from streamseg.processing.rows_to_learn import Change, TableShare, ToWarmUp, share_of, to_warm_up
+from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash
+from streamseg.processing.rows_to_learn import Change, TableShare, ToWarmUp, losses_of, share_of, to_warm_up
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.sweeps import StoredCustomers, boundary_of, next_sweep
 from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
 from streamseg.processing.task import Task
 from streamseg.processing.transport import Records, Tagged
 from streamseg.processing.walk import Holding, store_tags, tell_reasons, walk
-from streamseg.records.events import Decoded, EventDecoder, Rejected
+from streamseg.records.events import Decoded, Decoder, Rejected
 from streamseg.records.outputs import DeadLetter
 
 SWEEP_ROWS = 10_000
@@ -49,7 +49,8 @@ class Quarantined(NamedTuple):
 class PartitionResult:
     """Everything that a partition contributes to a commit plan.
 
-    `customers`: by how many there are more; `defects`: records by what was raised on them.
+    `customers`: by how many there are more; `defects`: records by what was raised on them; `first_s`: the first event time
+    believed, of a partition's first events, in seconds; `held_back`: event times that were not.
     """
 
     tags: Tagged
@@ -66,6 +67,17 @@ class PartitionResult:
     unnamed: dict[int, Unnamed] = field(default_factory=dict)
     quality: Quality = field(default_factory=Quality)
     defects: Counter[str] = field(default_factory=Counter)
+    first_s: float | None = None
+    held_back: int = 0
+
+
+class _Watermark(NamedTuple):
+    """Largest event time believed, the last one as it came (microseconds), the rest as in `PartitionResult`."""
+
+    clock_us: int | None
+    last_us: int
+    first_s: float | None = None
+    held_back: int = 0
 
 
 class PartitionJob:
@@ -84,47 +96,51 @@ class PartitionJob:
         self.assignments: Counter[tuple[int, str, str]] = Counter()
         self.transitions: Counter[tuple[int, int]] = Counter()
         self.changes: list[Change] = []
-        self.squared = np.empty(0)
+        self.losses = np.empty((3, 0))
         self.unnamed: dict[int, Unnamed] = {}
         self.quality = Quality()
 
-    def idle(self) -> PartitionResult:
-        """A slice of a sweep without records."""
-        retag = self._slice(None)
+    def idle(self, *, sweeps: bool) -> PartitionResult:
+        """No records: a slice of the sweep under way, or nothing but the end of a step."""
+        retag = self._slice() if sweeps else None
         empty = np.empty(0, dtype=np.int64)
         change = TableChange(Rows(empty, empty, [], self.task.table.empty_rows(0)), empty, retag)
-        mark = self._mark(self.mark.next, self.mark.clock_us, self.mark.last_us, 0, 0)
+        sweep = self.sweep if sweeps else self.mark.sweep
+        if retag is not None:
+            sweep = msgspec.structs.replace(sweep, cursor=retag.end, at=self.mark.accepted)
+        mark = self._mark(sweep, self.mark.next, self.mark.clock_us, self.mark.last_us, 0, 0, 0)
         manifest = self._manifest(mark, 0, 0, 0, retag, 0, 0, [])
         return self._result([], CustomerDelta(mark, self.mark.next, change), manifest, None)
 
-    def process(self, records: Records, decoder: EventDecoder, unusable: Sequence[Quarantined] = ()) -> PartitionResult:
-        """A batch's records, after a slice of the sweep under way. IN all; `unusable` ones are dead letters already."""
+    def process(self, records: Records, decoder: Decoder, unusable: Sequence[Quarantined] = ()) -> PartitionResult:
+        """A batch's records. IN all; `unusable` ones are dead letters already."""
         decoded, rejected = self._decode(records, decoder, unusable)
         events = Events(decoded.ids, decoded.times, decoded.erase, decoded.numbers, decoded.texts)
         folded = fold(self.task.table, events, self.boundary)
-        retag = self._slice(folded)
         self._tag_events(folded, decoded, _offsets(records)[decoded.at], records.traces)
         letters = [self._letter(records, reject) for reject in rejected]
-        clock, last = self._watermark(decoded.times[~decoded.erase])
+        seen = self._watermark(decoded.times[~decoded.erase])
         n_complete, n_erased = int(np.count_nonzero(folded.complete)), int(np.count_nonzero(decoded.erase))
-        mark = self._mark(records.next_offset, clock, last, len(letters), n_erased)
-        change = folded.change(retag)
+        mark = self._mark(
+            self.sweep, records.next_offset, seen.clock_us, seen.last_us, len(letters), n_erased, len(decoded.ids)
+        )
+        change = folded.change()
         checksum = records.checksum
         newcomers = _sample(change.touched.new_ids)
-        manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), retag, n_complete, n_erased, newcomers)
+        manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), None, n_complete, n_erased, newcomers)
         if self.state.ready:
             self.changes.append(self.stored.of_events(folded))
-        result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest, (folded, decoded))
+        result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest, folded)
         return replace(
             result,
             warm_up=to_warm_up(folded, decoded) if n_complete and self._still_counts_customers() else None,
             erased_ids=[decoded.ids[i] for i in np.flatnonzero(decoded.erase).tolist()],
             defects=Counter(record.defect for record in unusable),
+            first_s=seen.first_s,
+            held_back=seen.held_back,
         )
 
-    def _decode(
-        self, records: Records, decoder: EventDecoder, unusable: Sequence[Quarantined]
-    ) -> tuple[Decoded, list[Rejected]]:
+    def _decode(self, records: Records, decoder: Decoder, unusable: Sequence[Quarantined]) -> tuple[Decoded, list[Rejected]]:
         columns = (records.keys, records.values, records.timestamps_ms)
         if not unusable:
             return decoder.decode(*columns, self.clock_us)
@@ -141,16 +157,14 @@ class PartitionJob:
         """Whether rows of customers are wanted: for first centers, or to compare with later ones."""
         return not self.state.ready or (self.settings.model.watched and self.state.reference is None)
 
-    def _slice(self, folded: Fold | None) -> Retag | None:
-        """Re-tag a slice of stored customers with the batch's model, but those that have events in the batch."""
+    def _slice(self) -> Retag | None:
+        """Re-tag a slice of stored customers; None where no sweep is under way."""
         sweep, table = self.sweep, self.task.table
         if not sweep.active:
             return None
         end = min(sweep.cursor + SWEEP_ROWS, sweep.end)
         rows = np.arange(sweep.cursor, end)
         stale = (table.column("epoch")[rows] != sweep.epoch) & (table.column("time")[rows] > np.int64(NO_TIME))
-        if folded is not None:
-            stale &= ~np.isin(rows, folded.rows)
         rows = rows[stale]
         epoch: Ints = table.column("epoch")[rows].astype(np.int64)
         x = table.vectors(rows, self.boundary)
@@ -187,7 +201,8 @@ class PartitionJob:
         if tags is not None and hold is not None:
             tags = hold.holder.tags(x, tags, hold.places)
         if tags is not None:
-            self.squared, self.quality = tags.near.squared, quality_of(tags)
+            self.losses = losses_of(state, spec, tags.near.squared, self.mark.accepted + complete)
+            self.quality = quality_of(tags)
             tell_reasons(out, folded, self.task.table, state, spec)
         store_tags(out, folded, decoded.times, decoded.erase, self.sweep.epoch if state.ready else -1)
         self._count_moves(folded.segment, folded.state["segment"].astype(np.int64))
@@ -253,14 +268,16 @@ class PartitionJob:
             if change and segment != NO_SEGMENT:
                 self.moved[segment] += change
 
-    def _watermark(self, times: Ints) -> tuple[int | None, int]:
-        """Largest event time believed, and the last one, in microseconds."""
+    def _watermark(self, times: Ints) -> _Watermark:
+        mark = self.mark
         if not len(times):
-            return self.mark.clock_us, self.mark.last_us
-        clock = NEVER if self.mark.clock_us is None else self.mark.clock_us / 1e6
-        guarded, _ = guarded_times(times / 1e6, clock, self.mark.last_us / 1e6, self.settings.model.max_ahead)
-        reached = round(float(guarded.max()) * 1e6)
-        return reached if self.mark.clock_us is None else max(self.mark.clock_us, reached), int(times[-1])
+            return _Watermark(mark.clock_us, mark.last_us)
+        clock = NEVER if mark.clock_us is None else mark.clock_us / 1e6
+        guarded, ahead = guarded_times(times / 1e6, clock, mark.last_us / 1e6, self.settings.model.max_ahead)
+        reached, held_back = round(float(guarded.max()) * 1e6), int(np.count_nonzero(ahead))
+        if mark.clock_us is None:
+            return _Watermark(reached, int(times[-1]), float(guarded[0]), held_back)
+        return _Watermark(max(mark.clock_us, reached), int(times[-1]), None, held_back)
 
     def _letter(self, records: Records, reject: Rejected) -> DeadLetter:
         error, at = reject.error, reject.at
@@ -280,10 +297,10 @@ class PartitionJob:
             records.timestamps_ms[at],
         )
 
-    def _mark(self, next_offset: int, clock_us: int | None, last_us: int, letters: int, erased: int) -> Mark:
-        mark, sweep = self.mark, self.sweep
-        if sweep.active:
-            sweep = msgspec.structs.replace(sweep, cursor=min(sweep.cursor + SWEEP_ROWS, sweep.end))
+    def _mark(
+        self, sweep: Sweep, next_offset: int, clock_us: int | None, last_us: int, letters: int, erased: int, accepted: int
+    ) -> Mark:
+        mark = self.mark
         return Mark(
             seq=mark.seq + 1,
             next=next_offset,
@@ -296,6 +313,7 @@ class PartitionJob:
             sweep=sweep,
             batches=mark.batches + 1,
             erased=mark.erased + erased,
+            accepted=mark.accepted + accepted,
         )
 
     def _manifest(
@@ -335,14 +353,14 @@ class PartitionJob:
         letters: list[DeadLetter],
         delta: CustomerDelta,
         manifest: PartitionManifest,
-        events: tuple[Fold, Decoded] | None,
+        folded: Fold | None,
     ) -> PartitionResult:
         return PartitionResult(
             self.tags,
             letters,
             delta,
             manifest,
-            share=self._share(events),
+            share=self._share(folded),
             customers=len(delta.change.touched.new_rows) - len(delta.change.erased),
             moved=self.moved,
             assignments=self.assignments,
@@ -351,15 +369,13 @@ class PartitionJob:
             quality=self.quality,
         )
 
-    def _share(self, events: tuple[Fold, Decoded] | None) -> TableShare | None:
+    def _share(self, folded: Fold | None) -> TableShare | None:
         if not self.state.ready or not self.changes:
             return None
-        every, times = np.empty((len(self.settings.model.features), 0)), np.empty(0)
-        if events is not None:
-            folded, decoded = events
+        every = np.empty((len(self.settings.model.features), 0))
+        if folded is not None:
             every = folded.x if folded.complete.all() else folded.x[:, folded.complete]
-            times = decoded.times[folded.complete] / 1e6
-        return share_of(self.state, self.settings.model, self.changes, times, self.squared, every)
+        return share_of(self.state, self.settings.model, self.changes, self.losses, every)
 
 
 def _offsets(records: Records) -> Ints:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from streamseg.errors import DeadLetterCode, RecordError, StreamsegError
 from streamseg.processing.partition import PartitionJob, PartitionResult, Quarantined
 from streamseg.processing.transport import Records
-from streamseg.records.events import EventDecoder
+from streamseg.records.events import Decoder
 
 
-def process(make: Callable[[], PartitionJob], records: Records, decoder: EventDecoder) -> PartitionResult:
+def process(make: Callable[[], PartitionJob], records: Records, decoder: Decoder) -> PartitionResult:
     """A partition's part of a batch. `make` gives a fresh `PartitionJob`, as one that raised is of no use any more.
 
     Raises StreamsegError as `PartitionJob.process` does, MemoryError, and what no single record is the cause of.
@@ -27,14 +27,12 @@ def process(make: Callable[[], PartitionJob], records: Records, decoder: EventDe
         raise
     except Exception:  # noqa: BLE001 - whatever a record does to the program is that record's fate
         # What raises without any record is no record's fault.
-        make().idle()
+        make().idle(sweeps=False)
         unusable = _find(make, records, decoder, 0, len(records.offsets))
     return make().process(records, decoder, unusable)
 
 
-def _find(
-    make: Callable[[], PartitionJob], records: Records, decoder: EventDecoder, first: int, end: int
-) -> list[Quarantined]:
+def _find(make: Callable[[], PartitionJob], records: Records, decoder: Decoder, first: int, end: int) -> list[Quarantined]:
     """Records in [first, end) that raise on their own."""
     error = _error_of(make, records, decoder, first, end)
     if error is None:
@@ -49,7 +47,7 @@ def _find(
 
 
 def _error_of(
-    make: Callable[[], PartitionJob], records: Records, decoder: EventDecoder, first: int, end: int
+    make: Callable[[], PartitionJob], records: Records, decoder: Decoder, first: int, end: int
 ) -> Exception | None:
     try:
         make().process(records.part(first, end), decoder)

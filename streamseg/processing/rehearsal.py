@@ -14,12 +14,12 @@ from typing import NamedTuple
 from streamseg.features.table import NO_SEGMENT
 from streamseg.model.records import Start
 from streamseg.model.tagging import Quality
-from streamseg.processing.batch_size import BatchSize
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import BatchCommitted
 from streamseg.processing.planned import Planned
 from streamseg.processing.settings import JobSettings
+from streamseg.processing.steps import cut
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import CommitPlan, Log, Ownership, Polled, Records
 from streamseg.records.frames import entries
@@ -61,7 +61,7 @@ class Rehearsal:
         self.job = Job(settings, clock, len(starts))
         self.outcome = Outcome()
         self._log_end = 0
-        self._batch_size = BatchSize(batch_records)
+        self._batch_records = batch_records
         self._waiting = {partition: Records([], [], [], [], start) for partition, start in starts.items()}
         self._apply(self.job.plan_genesis(self._ownership, starts, warm_start))
         for partition, start in starts.items():
@@ -71,31 +71,40 @@ class Rehearsal:
             task.transition(TaskState.RUNNING)
             self.job.tasks[partition] = task
 
+    def resume(self, next_offset: int) -> None:
+        """Go on from a state of one partition that was put in place, whose input goes on at `next_offset`."""
+        self._waiting = {0: Records([], [], [], [], next_offset)}
+
     def feed(self, records: dict[int, Records], *, ended: bool = False) -> None:
         """More records, which are taken in batches as the loop would take them. `ended`: there are no more."""
         for partition, more in records.items():
             self._waiting[partition] = self._waiting[partition].followed_by(more)
-        state, spec = self.job.state, self.job.settings.model
         while True:
-            size, waiting = self._batch_size.next(state, spec), max(len(each.offsets) for each in self._waiting.values())
-            if not waiting or (waiting < size and not ended):
+            self._settle()
+            most = {p: min(n, self._batch_records) for p, n in self.job.until_step().items()}
+            waiting = {p: each for p, each in self._waiting.items() if len(each.offsets)}
+            if not waiting or (not ended and all(len(each.offsets) < most[p] for p, each in waiting.items())):
                 break
-            pieces = {p: each.part(0, size) for p, each in self._waiting.items() if len(each.offsets)}
-            polled = Polled(pieces, self._ownership)
-            self._decide(input_ended=False)
-            if not self._batch_size.fits(polled, state, spec):
-                continue
-            self._commit(self.job.plan_batch(polled))
-            self._waiting = {p: each.part(size, len(each.offsets)) for p, each in self._waiting.items()}
+            now, rest = cut(waiting, most)
+            self._commit(self.job.plan_batch(Polled(now, self._ownership), drained=ended and not rest))
+            self._waiting |= {p: rest.get(p, each.part(len(each.offsets), len(each.offsets))) for p, each in waiting.items()}
         if ended:
             self._finish()
+
+    def _settle(self) -> None:
+        """What the loop does at a step."""
+        self._decide(input_ended=False)
+        while (between := self.job.plan_between(self._ownership, idle=False)) is not None:
+            self._commit(between)
+            self._decide(input_ended=False)
 
     def _finish(self) -> None:
         """What the loop does of an input that has ended: sweeps, and a model of those who are there."""
         while True:
-            self._decide(input_ended=False)
-            if self.job.sweep_pending():
-                self._commit(self.job.plan_batch(Polled({}, self._ownership, True)))
+            self._settle()
+            between = self.job.plan_between(self._ownership, idle=True)
+            if between is not None:
+                self._commit(between)
                 continue
             was_ready = self.job.state.ready
             self._decide(input_ended=True)
@@ -103,9 +112,7 @@ class Rehearsal:
                 return
 
     def _decide(self, *, input_ended: bool) -> None:
-        """One at a time, as the loop does: what is due next comes before the next batch."""
-        planned = self.job.plan_decision(self._ownership, input_ended=input_ended)
-        if planned is not None:
+        while (planned := self.job.plan_decision(self._ownership, input_ended=input_ended)) is not None:
             self._commit(planned)
 
     def _commit(self, planned: Planned) -> None:

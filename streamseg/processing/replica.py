@@ -6,9 +6,9 @@ Every worker holds one. After the same number of records all of them hold the sa
 from __future__ import annotations
 
 from streamseg.errors import ConfigError, CorruptedError, SettingsError, TruncatedError
-from streamseg.model.apply import apply
+from streamseg.model.apply import apply, apply_step
 from streamseg.model.codec import pack, unpack
-from streamseg.model.records import Asked, Refitted, Rescaled
+from streamseg.model.records import Asked, Refitted, Rescaled, Upserts
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
 from streamseg.model.watch import LossWatch
@@ -24,6 +24,7 @@ from streamseg.processing.logs import (
     config_differences,
     config_digest,
 )
+from streamseg.processing.rows_to_learn import joined_blocks
 
 # Sampled customers whose partition is remembered, by smallest hash.
 _HOMES = 4096
@@ -45,10 +46,14 @@ class Replica:
         self.homes: dict[int, int] = {}
         self.on_two_partitions = 0
         self.watch = LossWatch()
+        # Batches of the open step: the model is that of the last one that was closed.
+        self.open: list[BatchRecord] = []
         self._digests: dict[int, bytes] = {}
         self._remember()
 
     def _remember(self) -> None:
+        """Keep what a snapshot of this version holds: a batch of an open step comes behind it, and is read again."""
+        self._at_version = self.next_offset, dict(self.positions), list(self.open)
         self._digests[self.state.version] = self.state.digest()
         self._digests.pop(self.state.version - _REMEMBERED, None)
 
@@ -58,7 +63,7 @@ class Replica:
         return self._digests[self.state.version]
 
     def apply(self, record: ModelRecord, end: int) -> None:
-        """Apply one record, the log going on at `end`.
+        """Apply one record, the log going on at `end`. A batch counts from when its step is closed, by it or a later one.
 
         Raises ConfigError where the log belongs to other settings, CorruptedError where it does not fit this replica,
         TruncatedError where it begins behind what this replica has.
@@ -78,12 +83,18 @@ class Replica:
                 self.watch.answer(record.decision.base_version)
         else:
             self._check_batch(record)
-            apply(self.state, self.spec, record.delta)
-            if record.delta.losses is not None:
-                events, losses = record.delta.losses
-                self.watch.feed(events, losses, self.state.epoch, self.state.version)
+            self.open.append(record)
+            if record.delta.closes:
+                self._close_step()
         self.next_offset = end
-        self._remember()
+        if self.state.version not in self._digests:
+            self._remember()
+
+    def _close_step(self) -> None:
+        deltas, self.open = [record.delta for record in self.open], []
+        apply_step(self.state, self.spec, deltas)
+        losses = joined_blocks([delta.losses for delta in deltas if isinstance(delta, Upserts)])
+        self.watch.feed(losses[0], losses[1], self.state.epoch, self.state.version)
 
     def _check_genesis(self, genesis: Genesis) -> None:
         if self.genesis is not None:
@@ -141,15 +152,17 @@ class Replica:
 
     def snapshot(self) -> ModelSnapshot:
         assert self.genesis is not None
+        next_offset, positions, unclosed = self._at_version
         return ModelSnapshot(
             FORMAT_VERSION,
             self.state.version,
-            self.next_offset,
+            next_offset,
             self.genesis,
             self.copy_of_state(),
-            dict(self.positions),
+            dict(positions),
             dict(self.homes),
             unpack(pack(self.watch), LossWatch),
+            list(unclosed),
         )
 
     def copy_of_state(self) -> ModelState:
@@ -169,5 +182,6 @@ class Replica:
         self.positions = dict(snapshot.positions)
         self.homes = dict(snapshot.homes)
         self.watch = snapshot.watch
+        self.open = list(snapshot.open)
         self._digests = {}
         self._remember()

@@ -11,9 +11,12 @@ from streamseg.kernel.types import Array, Flags, Ints
 from streamseg.model.population import Sums
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
-from streamseg.model.table import far_off
+from streamseg.model.table import CLIPPED_AT, far_off
 from streamseg.processing.logs import customer_hash
 from streamseg.records.events import Decoded
+
+# Accepted events whose losses are told as one sum, and what a loss is a multiple of.
+BLOCK_EVENTS, _LOSS_QUANTUM = 125, 2.0**-20
 
 
 class Offered(NamedTuple):
@@ -30,25 +33,20 @@ class TableShare(NamedTuple):
 
     Attributes:
         sums: of the population; offered: rows for the panel; gone: (n,) keys of customers that it has and loses.
-        times: (n_events,) seconds of accepted events; squared: (n_events,) their squared distances.
-        every: (n_features, n_events) their rows.
+        losses: (3, n) of accepted events in blocks: the block's number, how many are complete, the sum of their losses.
+        every: (n_features, n_events) rows of complete events.
     """
 
     sums: Sums
     offered: Offered
     gone: Ints
-    times: Array
-    squared: Array
+    losses: Array
     every: Array
 
 
 class ToWarmUp(NamedTuple):
-    """A warm-up's share: times of all complete events, and the latest row of each customer.
+    """A warm-up's share: the latest row of each customer, at event times `at`, and the row of every complete event."""
 
-    `at` are the rows' event times. `every`: each event's row.
-    """
-
-    times: Array
     keys: list[int]
     x: Array
     at: Array
@@ -73,10 +71,8 @@ class Change(NamedTuple):
     shown: Flags
 
 
-def share_of(
-    state: ModelState, spec: ModelSpec, changes: list[Change], times: Array, squared: Array, every: Array
-) -> TableShare:
-    """Sum up changes of customers. IN all; `times`, `squared` and `every` as in the result."""
+def share_of(state: ModelState, spec: ModelSpec, changes: list[Change], losses: Array, every: Array) -> TableShare:
+    """Sum up changes of customers. IN all; `losses` and `every` as in the result."""
     population = state.population
     assert population is not None
     k, n = len(state.segments), len(spec.features)
@@ -93,7 +89,28 @@ def share_of(
         lost = state.panel.has(change.keys) & ~np.isin(change.keys, rows.keys) & change.shown
         gone.append(change.keys[lost])
     together = Offered(*(np.concatenate(parts, axis=-1) for parts in zip(*offered, strict=True)))
-    return TableShare(sums, together, np.concatenate(gone), times, squared, every)
+    return TableShare(sums, together, np.concatenate(gone), losses, every)
+
+
+def losses_of(state: ModelState, spec: ModelSpec, squared: Array, at: Ints) -> Array:
+    """Losses of complete events, as in `TableShare`. IN all; `squared` (n,), `at` (n,): how many were accepted before each.
+
+    Blocks, and a loss that is a multiple of a quantum, make the sums the same wherever a step is cut into batches.
+    """
+    # Before there is a mean: what one center for all would lose.
+    most = CLIPPED_AT * (state.mean_loss or float(np.add.reduce(spec.feature_weight)))
+    losses = np.rint(np.minimum(squared, most) / _LOSS_QUANTUM) * _LOSS_QUANTUM
+    blocks, first = np.unique(at // BLOCK_EVENTS, return_index=True)
+    if not len(blocks):
+        return np.empty((3, 0))
+    return np.array([blocks, np.diff([*first, len(at)]), np.add.reduceat(losses, first)], dtype=np.float64)
+
+
+def joined_blocks(losses: list[Array]) -> Array:
+    """Losses of batches in order, (2, n): events and sums, parts of one block together. IN all."""
+    parts = np.concatenate([np.empty((3, 0)), *losses], axis=1)
+    first = np.flatnonzero(np.diff(parts[0], prepend=-1.0) != 0.0)
+    return np.add.reduceat(parts[1:], first, axis=1) if len(first) else parts[1:]
 
 
 def _offered(state: ModelState, spec: ModelSpec, change: Change) -> Offered:
@@ -113,7 +130,7 @@ def to_warm_up(folded: Fold, decoded: Decoded) -> ToWarmUp:
     latest = _latest(folded, events)
     rows = np.sort(latest[latest > _latest(folded, np.flatnonzero(decoded.erase))])
     keys = [customer_hash(decoded.ids[i]) for i in rows.tolist()]
-    return ToWarmUp(decoded.times[events] / 1e6, keys, folded.x[:, rows], decoded.times[rows] / 1e6, folded.x[:, events])
+    return ToWarmUp(keys, folded.x[:, rows], decoded.times[rows] / 1e6, folded.x[:, events])
 
 
 def _latest(folded: Fold, events: Ints) -> Ints:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from streamseg.features.layout import Layout
 from streamseg.model.reference import Reference
-from streamseg.model.spec import ModelSpec
+from streamseg.model.spec import STEP, ModelSpec
 from streamseg.records.events import EventFields
 
 
@@ -22,6 +22,7 @@ class JobSettings:
         reference: customers that drift is measured against, in place of the model's own.
         snapshot_bytes: a snapshot is due when the deltas behind the last one are larger than it, and than this.
         snapshot_versions: or when the model has gone so far since the last one, whose version the model log must reach.
+        step_records: accepted records of a partition in a step of the model.
     """
 
     application: str
@@ -36,3 +37,4 @@ class JobSettings:
     reference: Reference | None = None
     snapshot_bytes: int = 16_000_000
     snapshot_versions: int = 10_000
+    step_records: int = STEP

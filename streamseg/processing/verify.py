@@ -12,7 +12,8 @@ from collections.abc import Callable
 from streamseg.errors import CorruptedError, DifferenceError
 from streamseg.model.codec import pack, unpack
 from streamseg.model.decisions import decided, due
-from streamseg.model.records import Appeared, Asked, Decision, Described, Refitted, Renamed, Rescaled, Start
+from streamseg.model.records import Appeared, Asked, Decision, Described, Postponed, Refitted, Renamed, Rescaled, Start
+from streamseg.model.start import start_from_warm_up
 from streamseg.model.state import ModelState
 from streamseg.processing.catalog import catalog_of
 from streamseg.processing.clock import Clock
@@ -74,14 +75,14 @@ class Verifier:
         return self.report
 
     def _versions_needed(self) -> dict[int, int]:
+        """Where the log goes on behind the last record that was computed from each version."""
         needed: dict[int, int] = {}
-        entries_ahead = model_entries(self.reader, self.job.replica.next_offset)
-        for version, entry in enumerate(entries_ahead, self.job.state.version + 1):
+        for entry in model_entries(self.reader, self.job.replica.next_offset):
             record = decode_model_record(entry.payload)
             if isinstance(record, BatchRecord):
-                needed[record.manifest.model_version] = version
+                needed[record.manifest.model_version] = entry.end
             elif isinstance(record, DecisionRecord):
-                needed[record.decision.base_version] = version
+                needed[record.decision.base_version] = entry.end
         return needed
 
     def _entry(self, entry: Entry) -> None:
@@ -122,6 +123,8 @@ class Verifier:
         state, spec = base.state, self.settings.model
         if isinstance(decision, Refitted | Rescaled):
             right = due(state, spec) == "search"
+        elif isinstance(decision, Postponed):
+            right = not state.ready and start_from_warm_up(state, spec) is None
         elif isinstance(decision, Asked):
             right = base.asks
         else:
@@ -144,7 +147,8 @@ class Verifier:
         version = self.job.state.version
         if self.job.replica.genesis is not None:
             self.history[version] = pack(self.job.replica.snapshot())
-        kept = {old for old in self.history if old > version - _HISTORY or self._needed.get(old, 0) > version}
+        read = self.job.replica.next_offset
+        kept = {old for old in self.history if old > version - _HISTORY or self._needed.get(old, 0) > read}
         for old in self.history.keys() - kept:
             del self.history[old]
 
@@ -183,7 +187,7 @@ class Verifier:
             if result is not None:
                 results[part.partition] = result
         if len(results) == len(manifest.partitions):
-            again = pack(job.batch_record(results, manifest.clock_us))
+            again = pack(job.batch_record(results, manifest.clock_us, closes=record.delta.closes))
             if again != entry.payload:
                 raise DifferenceError(
                     "the model delta is not what its batch gives",

@@ -1,4 +1,4 @@
-"""The window that drift is measured on: the latest distinct customers."""
+"""Drift as the job measures it: of the latest distinct customers against those of the reference."""
 
 from __future__ import annotations
 
@@ -8,9 +8,31 @@ import numpy as np
 
 from streamseg.features.aggregates import NO_TIME
 from streamseg.kernel.types import Array, Ints
+from streamseg.model.drift import Drift, Yardstick
+from streamseg.model.reference import Reference
+from streamseg.model.state import ModelState
+from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task
 
 WINDOW = 2_000
+
+
+class DriftMeter:
+    """Drift of one worker's customers."""
+
+    def __init__(self, settings: JobSettings) -> None:
+        self._settings = settings
+        self._yardstick: tuple[Reference, Yardstick] | None = None
+
+    def measured(self, state: ModelState, tasks: Iterable[Task]) -> Drift | None:
+        """Customers of late against the reference; None where there are too few of either. IN both."""
+        reference = self._settings.reference or state.reference
+        if reference is None or not state.ready:
+            return None
+        if self._yardstick is None or self._yardstick[0] is not reference:
+            self._yardstick = reference, Yardstick(reference, self._settings.model)
+        window = latest_customers(tasks, self._settings.layout.n_weighted, WINDOW)
+        return self._yardstick[1].measured(state, *window)
 
 
 def latest_customers(tasks: Iterable[Task], n_weighted: int, most: int) -> tuple[Array, Ints]:

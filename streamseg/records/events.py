@@ -12,7 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -57,6 +57,20 @@ class Decoded(NamedTuple):
 class Rejected(NamedTuple):
     at: int
     error: RecordError
+
+
+class Decoder(Protocol):
+    """Input records to columns."""
+
+    def decode(
+        self,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        timestamps_ms: Sequence[int | None],
+        now_us: int,
+    ) -> tuple[Decoded, list[Rejected]]:
+        """Columns of the usable records, and the others with their reasons."""
+        ...
 
 
 class EventDecoder:

@@ -81,7 +81,8 @@ _TABLE = np.array(scalars(np.arange(-_TABLE_REACH, _TABLE_REACH + 1) / 1000.0), 
 
 def thousandths(values: npt.NDArray[np.float64]) -> list[bytes]:
     """Numbers rounded to three decimals. From -10 to 10 their texts are looked up, not written."""
-    rounded = np.rint(values * 1000.0)
+    # What is added makes -0.0 a 0.0.
+    rounded = np.rint(values * 1000.0) + 0.0
     if len(rounded) and not (rounded.min() >= -_TABLE_REACH and rounded.max() <= _TABLE_REACH):
         return scalars(rounded / 1000.0)
     texts: list[bytes] = _TABLE[rounded.astype(np.int64) + _TABLE_REACH].tolist()

@@ -6,25 +6,20 @@ abort is thereby the same as a crash, and an unknown outcome is decided by what 
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from math import inf
 from typing import Protocol
 
 from streamseg.errors import RetriableError, TruncatedError
+from streamseg.kernel import starts
+from streamseg.model import watch
 from streamseg.model.records import Start
-from streamseg.processing.batch_size import BatchSize
 from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import (
     CommitFailed,
-    DriftMeasured,
     Observation,
     Observer,
     PartitionsMoved,
-    Profiled,
     Restoring,
     Started,
     Stopped,
@@ -34,11 +29,12 @@ from streamseg.processing.observe import (
 from streamseg.processing.planned import Planned
 from streamseg.processing.restore import model_entries, restore_model, restore_tasks
 from streamseg.processing.settings import JobSettings
+from streamseg.processing.steps import cut
 from streamseg.processing.task import TaskState
-from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled, Transport
+from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled, Records, Transport
 from streamseg.records.frames import entries
-from streamseg.runtime.stages import NoTracer, Stages, Tracer
-from streamseg.runtime.told import completed, detections_of, missing_model, polling, traces_of
+from streamseg.runtime.stages import NoTracer, Stages, Tracer, collector_paused
+from streamseg.runtime.told import DRIFT_EVERY_S, DriftReports, completed, missing_model, polling, traces_of
 
 _POLL_TIMEOUT_S = 0.5
 _FIRST_PAUSE_S = 0.1
@@ -46,12 +42,12 @@ _LONGEST_PAUSE_S = 5.0
 # How long a worker waits for its own delta to come back through the log.
 _OWN_DELTA_S = 0.2
 _LAST_TRIES = 3
-# Between two looks at drift: one takes milliseconds.
-DRIFT_EVERY_S = 5.0
 # A log that is held up for longer is freed, if its holder is dead.
 _BLOCKED_S = 1.0
 # What others put into the model log is on its way to us already; a look at it takes no time.
 _LOOK_S = 0.001
+# Between two looks for the first centers that another worker proposes.
+_HOLD_S = 0.1
 
 
 class Stop(Protocol):
@@ -82,13 +78,12 @@ class Loop:
         """`max_attempts`: failures in a row after which the error is raised."""
         self.transport, self.settings, self.clock = transport, settings, clock
         self.observer, self.stop = observer, stop
-        self._batch_size = BatchSize(batch_records)
+        self._batch_records = batch_records
         self.warm_start = warm_start
         self.max_attempts = max_attempts
         self._failures = 0
         self._stages = Stages(tracer or NoTracer())
-        self._drift_every_s, self._drift_at = drift_every_s, -inf
-        self._told_of: set[str] = set()
+        self._drift = DriftReports(drift_every_s)
         # By partition, how much was due when a snapshot did not work.
         self._postponed: dict[int, float] = {}
         self._ownership = transport.ownership()
@@ -100,6 +95,8 @@ class Loop:
     def run(self) -> None:
         """Raises StreamsegError where the job cannot go on; what was committed stands."""
         reason = "signal"
+        watch.load()
+        starts.load()
         try:
             while not self.stop.is_set():
                 if self.step():
@@ -132,7 +129,7 @@ class Loop:
                 self._restore()
                 self._delete()
             failures = self._failures
-            with _collector_paused():
+            with collector_paused():
                 ended = self._turn()
             if self._failures == failures:
                 self._failures = 0
@@ -147,23 +144,26 @@ class Loop:
         A poll comes before everything: only it tells whether partitions are still this worker's.
         """
         with self._stages.stage("poll"):
-            polled = self.transport.poll(self._batch_size.next(self.job.state, self.job.settings.model), _POLL_TIMEOUT_S)
-        self._observe(polling(polled, self.transport.lags()))
+            size = min(self._batch_records, sum(self.job.until_step().values()) or self._batch_records)
+            polled = self.transport.poll(size, _POLL_TIMEOUT_S)
+        lags = self.transport.lags()
+        self._observe(polling(polled, lags))
         if polled.ownership != self._ownership:
             self._adopt(polled.ownership)
             return False
-        if polled.moving:
+        if polled.moving or not self._settle():
             return False
-        self._catch_up()
-        if not self._decide(input_ended=False) or not self._snapshots(stopping=False):
-            return False
-        if not self._batch_size.fits(polled, self.job.state, self.job.settings.model):
+        if self.job.holds_back():
+            self._follow(_HOLD_S)
             self._rewind()
             return False
-        if any(len(records.offsets) for records in polled.partitions.values()) or self.job.sweep_pending():
-            with self._stages.stage("process", traces_of(polled)):
-                planned = self.job.plan_batch(polled)
-            self._commit(planned, polled)
+        rest = {p: records for p, records in polled.partitions.items() if len(records.offsets)}
+        if rest:
+            drained = sum(len(records.offsets) for records in rest.values()) < size and not any(lags.values())
+            return self._process(rest, polled.ownership, drained=drained)
+        between = self.job.plan_between(polled.ownership, idle=True)
+        if between is not None:
+            self._commit(between, polled)
             self._measure_drift()
             return False
         self._stages.taken()
@@ -175,6 +175,30 @@ class Loop:
             if not self.job.state.ready:
                 self._observe(missing_model(self.job))
         return polled.ended
+
+    def _settle(self) -> bool:
+        """Do what is due at a step: decisions, snapshots, slices of sweeps. Returns False where that came to nothing."""
+        while True:
+            self._catch_up()
+            if not self._decide(input_ended=False) or not self._snapshots(stopping=False):
+                return False
+            between = self.job.plan_between(self._ownership, idle=False)
+            if between is None:
+                return True
+            if not self._commit(between, Polled({}, self._ownership)):
+                return False
+
+    def _process(self, rest: dict[int, Records], ownership: Ownership, *, drained: bool) -> bool:
+        """Commit records in batches that end at steps, after each of which comes what is due. Returns False."""
+        while rest:
+            now, rest = cut(rest, self.job.until_step())
+            piece = Polled(now, ownership)
+            with self._stages.stage("process", traces_of(piece)):
+                planned = self.job.plan_batch(piece, drained=drained and not rest)
+            if not self._commit(planned, piece) or (rest and not self._settle()):
+                return False
+        self._measure_drift()
+        return False
 
     def _rewind(self) -> None:
         """Poll again what was polled and not committed."""
@@ -208,9 +232,11 @@ class Loop:
             raise RetriableError("the model log cannot be begun", hint="the next try may find it begun")
 
     def _decide(self, *, input_ended: bool) -> bool:
-        """Commit what is due in the model. Returns False where that came to nothing."""
-        planned = self.job.plan_decision(self._ownership, input_ended=input_ended)
-        return planned is None or self._commit(planned)
+        """Commit all that is due in the model. Returns False where that came to nothing."""
+        while (planned := self.job.plan_decision(self._ownership, input_ended=input_ended)) is not None:
+            if not self._commit(planned):
+                return False
+        return True
 
     def _commit(self, planned: Planned, polled: Polled | None = None) -> bool:
         """Commit and apply. Where it is not known to be committed, state is restored, and what is not there comes again.
@@ -357,19 +383,8 @@ class Loop:
         self.stop.wait(min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S))
 
     def _measure_drift(self, *, now: bool = False) -> None:
-        """Look at segments and drift every few seconds, and tell of drift when it begins."""
-        if not self.job.state.ready or (not now and time.monotonic() - self._drift_at < self._drift_every_s):
-            return
-        self._drift_at = time.monotonic()
-        self._observe(Profiled(tuple(self.job.profiles())))
-        drift = self.job.drift()
-        if drift is None:
-            return
-        self._observe(DriftMeasured(drift))
-        told = detections_of(drift)
-        for name in sorted(told.keys() - self._told_of):
-            self._observe(told[name])
-        self._told_of = set(told)
+        for event in self._drift.due(self.job, now=now):
+            self._observe(event)
 
     def _suspend(self) -> None:
         """The state is not to be trusted any more: the next step restores it."""
@@ -383,15 +398,3 @@ class Loop:
 
     def _observe(self, event: Observation) -> None:
         self.observer.observe(event)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without Python's cycle collector: a batch makes tens of thousands of objects, and few of them are in a cycle."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
+from math import inf
 
 import numpy as np
 
 from streamseg.model.drift import Drift
 from streamseg.model.spec import in_words
 from streamseg.processing.job import Job
-from streamseg.processing.observe import BatchCommitted, Detected, Observation, Polling, Waiting
+from streamseg.processing.observe import BatchCommitted, Detected, DriftMeasured, Observation, Polling, Profiled, Waiting
 from streamseg.processing.transport import Polled
 
+# Between two looks at drift: one takes milliseconds.
+DRIFT_EVERY_S = 5.0
 # Events whose traces a span is linked to.
 _MOST_LINKS = 100
 
@@ -70,6 +74,27 @@ def missing_model(job: Job) -> Waiting:
     elif unknown:
         message += f"; no event had: {', '.join(unknown)}"
     return Waiting("no_model", message, {"customers": complete, "segments": needed, "unknown": unknown})
+
+
+class DriftReports:
+    """Segments and drift, looked at every few seconds; drift is told when it begins."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s, self._looked_at = every_s, -inf
+        self._told: set[str] = set()
+
+    def due(self, job: Job, *, now: bool) -> list[Observation]:
+        """What observers are told now; `now`: without waiting."""
+        if not job.state.ready or (not now and time.monotonic() - self._looked_at <= self._every_s):
+            return []
+        self._looked_at = time.monotonic()
+        profiled, drift = Profiled(tuple(job.profiles())), job.drift()
+        if drift is None:
+            return [profiled]
+        found = detections_of(drift)
+        new = [found[name] for name in sorted(found.keys() - self._told)]
+        self._told = set(found)
+        return [profiled, DriftMeasured(drift), *new]
 
 
 def detections_of(drift: Drift) -> dict[str, Detected]:

@@ -90,15 +90,15 @@ class JsonLinesSource:
         with self.path.open("rb") as file:
             file.seek(position)
             while len(values) < max_records:
-                start = file.tell()
-                line, whole = _bounded_line(file, self._max_line_bytes)
+                line, n_bytes, whole = _bounded_line(file, self._max_line_bytes)
                 if not line or (not whole and not _is_json(line)):
                     # A last line that is still being written is left for the next run.
-                    return SourceRecords(values, start, True)
+                    return SourceRecords(values, position, True)
+                position += n_bytes
                 line = line.removeprefix(codecs.BOM_UTF8).strip()
                 if line:
                     values.append(line)
-            return SourceRecords(values, file.tell(), False)
+            return SourceRecords(values, position, False)
 
     def remaining(self, position: int) -> str:
         return _size(max(0, self.path.stat().st_size - position))
@@ -112,12 +112,14 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _bounded_line(file: BinaryIO, max_bytes: int) -> tuple[bytes, bool]:
-    """A line, and whether it has ended; of one that is too large for any record only its beginning."""
+def _bounded_line(file: BinaryIO, max_bytes: int) -> tuple[bytes, int, bool]:
+    """A line, its bytes, and whether it has ended; of one that is too large for any record only its beginning."""
     line = rest = file.readline(max_bytes)
+    n_bytes = len(line)
     while rest and not rest.endswith(b"\n"):
         rest = file.readline(max_bytes)
-    return line, rest.endswith(b"\n")
+        n_bytes += len(rest)
+    return line, n_bytes, rest.endswith(b"\n")
 
 
 class _RowSource:

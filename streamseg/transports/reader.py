@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,8 +38,7 @@ class EmbeddedReader:
 
     def _key_of(self, path: Path) -> str:
         """How the state names a file: from its own directory on, so that both may be moved together."""
-        there, here = path.resolve(), Path(self.path).resolve().parent
-        return f"./{there.relative_to(here)}" if there.is_relative_to(here) else str(there)
+        return _key_of(path, Path(self.path))
 
     def _path_of(self, key: str) -> Path:
         return Path(self.path).resolve().parent / key
@@ -162,3 +162,9 @@ def _beyond(files: list[tuple[int, Path, int]], ends: list[int]) -> Iterator[byt
     """Lines in the last file that nobody committed."""
     begin, path, position = files[-1]
     yield from lines_from(path, ends[-1] - begin, position)
+
+
+@lru_cache
+def _key_of(path: Path, state: Path) -> str:
+    there, here = path.resolve(), state.resolve().parent
+    return f"./{there.relative_to(here)}" if there.is_relative_to(here) else str(there)

@@ -62,7 +62,7 @@ def tuned(x: Array) -> str:
 
 
 def job(warm_start: bool) -> str:
-    settings = settings_for(20_000, features=FEATURES, model={"segments": 3, "warm_up": 40, "retag_every": "3h"})
+    settings = settings_for(20_000, 50, features=FEATURES, model={"segments": 3, "warm_up": 40, "retag_every": "3h"})
     centers = {i: {"age": 20.0 + 15 * i, "spend": 5.0, "visits": 1.0 + i, "basket": i + 0.5, "gap": 0.1} for i in range(3)}
     start = start_from_centers(settings.model, centers) if warm_start else None
     events = [*shoppers(1500, 80, 3), *BAD, event("c3", 8e4, erase=True), *shoppers(300, 120, 4)]

@@ -32,11 +32,15 @@ def marked(marker: str) -> Iterator[str]:
         yield match[1]
 
 
+# Another process of the test run may hold the default port.
+PORT = {"STREAMSEG_METRICS__PORT": "0"}
+
+
 def shell(command: str, directory: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
-        cwd=directory, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300, check=False,
+        cwd=directory, env=os.environ | PORT | {"PATH": path}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -142,7 +146,7 @@ def test_the_section_on_kafka_works_as_written(kafka: str, tmp_path: Path) -> No
     assert "4 partitions" in shell(own + before, shop)
     variables = own + before.splitlines()[0] + "\n"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = subprocess.Popen(["bash", "-c", variables + "exec " + job], cwd=shop, env=os.environ | {"PATH": path})
+    process = subprocess.Popen(["bash", "-c", variables + "exec " + job], cwd=shop, env=os.environ | PORT | {"PATH": path})
     try:
         until(lambda: succeeds(variables + "streamseg segments | grep -q customers", shop), "there are segments")
         until(lambda: "20,000 records" in shell(variables + after, shop), "all is verified")

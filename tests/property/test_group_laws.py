@@ -14,7 +14,7 @@ from tests.harness import FixedClock, fingerprint, published, settings_for, shop
 from tests.hostile import HostileBroker, HostileTransport
 from tests.property.test_groups import RATES, stream
 
-JOB = settings_for(2_000, model={"segments": 3, "warm_up": 20})
+JOB = settings_for(2_000, 20, model={"segments": 3, "warm_up": 20})
 
 
 class Watched(HostileTransport):
@@ -47,7 +47,7 @@ def test_nothing_of_a_plan_is_applied_before_it_is_committed() -> None:
 
 def test_every_commit_is_fenced_by_offsets_of_what_it_touches() -> None:
     """All but the genesis, which comes before there is anything."""
-    job = settings_for(2_000, model={"segments": 3, "warm_up": 20, "retag_every": "40m"})
+    job = settings_for(2_000, 20, model={"segments": 3, "warm_up": 20, "retag_every": "40m"})
     group = Group(shoppers(400, 40, 1), job, 2, 10)
     group.spawn("w0")
     plans: list[CommitPlan] = []
@@ -111,7 +111,7 @@ class Overtaken(HostileTransport):
 
 @pytest.mark.parametrize("after", [4, 9, 20])
 def test_a_restore_goes_as_far_as_was_committed_when_it_asked_and_no_further(after: int) -> None:
-    job = settings_for(model={"segments": 3, "warm_up": 20})
+    job = settings_for(step=20, model={"segments": 3, "warm_up": 20})
     group = Group(stream(300, 40, 1), job, 1, 10)
     reader = Overtaken(group.broker, "reader")
     reader.close()

@@ -98,7 +98,7 @@ def test_a_group_under_faults_loses_and_doubles_nothing(
     seed: int, n_workers: int, n_partitions: int, batch: int, snapshot_bytes: int, forgetting: bool
 ) -> None:
     model = {"segments": 3, "warm_up": 20, "retag_every": "40m"}
-    job = settings_for(snapshot_bytes, model=model)
+    job = settings_for(snapshot_bytes, 20, model=model)
     group = Group(stream(400, 40, seed), job, n_partitions, batch)
     group.run(seed, RATES, n_workers, steps=80)
     FIRED.update(group.broker.fired)
@@ -106,7 +106,7 @@ def test_a_group_under_faults_loses_and_doubles_nothing(
 
 
 def test_partitions_without_events_do_not_keep_the_model_log() -> None:
-    job = dataclasses.replace(settings_for(2_000, model={"segments": 3, "warm_up": 20}), snapshot_versions=15)
+    job = dataclasses.replace(settings_for(2_000, 10, model={"segments": 3, "warm_up": 20}), snapshot_versions=15)
     group = Group(stream(400, 40, 1), job, 1, 10)
     group.broker = HostileBroker(3)
     group.broker.inputs[1] = stream(400, 40, 1)
@@ -123,7 +123,7 @@ def test_partitions_without_events_do_not_keep_the_model_log() -> None:
 def test_a_group_is_verified_while_it_runs(seed: int) -> None:
     """Workers step between the batches that `verify` looks at, die, and their commits are seen late."""
     rng = random.Random(seed)
-    group = Group(stream(300, 40, seed), settings_for(2_000, model={"segments": 3, "warm_up": 20}), 2, 5)
+    group = Group(stream(300, 40, seed), settings_for(2_000, 20, model={"segments": 3, "warm_up": 20}), 2, 5)
     names = ["w0", "w1"]
     group.struggle(rng, RATES, names, steps=20)
 
@@ -209,7 +209,7 @@ def test_labels_that_appear_while_deltas_are_on_their_way_stop_nobody(seed: int)
 def test_every_hazard_fired() -> None:
     """A run of the test before prints how often each hazard struck."""
     for seed in range(12):
-        group = Group(stream(300, 40, seed), settings_for(2_000, model={"segments": 3, "warm_up": 20}), 3, 12)
+        group = Group(stream(300, 40, seed), settings_for(2_000, 20, model={"segments": 3, "warm_up": 20}), 3, 12)
         group.run(seed, RATES, 3, steps=150)
         prove(group)
         FIRED.update(group.broker.fired)

@@ -44,7 +44,7 @@ POINTS = ["before_write", "before_sync", "before_commit", "after_commit"]
 
 
 def small(snapshot_bytes: int = 16_000_000, **model: Any) -> Any:
-    return settings_for(snapshot_bytes, **(SMALL | {"model": SMALL["model"] | model}))  # type: ignore[operator]
+    return settings_for(snapshot_bytes, 20, **(SMALL | {"model": SMALL["model"] | model}))  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def test_verify_re_derives_every_tag_whatever_the_polls(
             self.turn += 1
             return super().poll(polls[self.turn % len(polls)], timeout_s)
 
-    job = settings_for(snapshot_bytes, **(SMALL | {"output": {"emit": "changes" if changes else "every"}}))
+    job = settings_for(snapshot_bytes, 20, **(SMALL | {"output": {"emit": "changes" if changes else "every"}}))
     store = Uneven(":memory:", n_partitions=2)
     run_memory(events, job, transport=store)
     report = verified(store, job)
@@ -171,7 +171,7 @@ def test_state_comes_back_bit_for_bit_at_every_commit(stream: Stream, batch: int
 @given(st.integers(0, 99), st.sampled_from([250, 500, 1000, 1500]))
 @settings(max_examples=12)
 def test_batch_size_does_not_change_what_is_learned_beyond_block_edges(seed: int, batch: int) -> None:
-    job = settings_for(model={"segments": 3, "warm_up": 20})
+    job = settings_for(step=20, model={"segments": 3, "warm_up": 20})
     centers = {i: {"age": 20.0 + 15 * i, "income": 1000.0 * i, "purchases": i + 0.5} for i in range(3)}
     events = shoppers(3000, 200, seed)
     states = []

@@ -38,7 +38,7 @@ def events_of(rows: list[tuple[str, int, float]], erase: set[int] | None = None)
 
 def folded(table: CustomerTable, events: Events) -> Fold:
     result = fold(table, events, NO_TIME)
-    table.apply(result.change(None))
+    table.apply(result.change())
     return result
 
 
@@ -107,7 +107,7 @@ def test_a_customer_erased_and_seen_again_in_one_batch_starts_anew() -> None:
 
 def test_a_customer_seen_and_erased_in_one_batch_is_never_written() -> None:
     table = CustomerTable(Layout((Feature("n", "x", "count"),)))
-    change = fold(table, events_of([("a", 0, 1.0), ("b", 0, 1.0), ("a", 0, 1.0)], erase={2}), NO_TIME).change(None)
+    change = fold(table, events_of([("a", 0, 1.0), ("b", 0, 1.0), ("a", 0, 1.0)], erase={2}), NO_TIME).change()
     assert change.touched.new_ids == ["b"]
     table.apply(change)
     assert table.index == {"b": 1}

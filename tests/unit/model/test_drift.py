@@ -19,6 +19,7 @@ from streamseg.processing.logs import DecisionRecord, customer_hash, decode_mode
 from streamseg.processing.observe import Detected, DriftMeasured
 from streamseg.processing.restore import model_entries
 from streamseg.processing.transport import CommitPlan, Log
+from streamseg.runtime.told import DriftReports
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import (
     FixedClock,
@@ -149,7 +150,7 @@ def test_drift_is_told_once_when_it_begins_and_names_the_feature() -> None:
     later = [event(f"n{i}", 1e6 + i, age=20.0 + 15 * (i % 3), income=9e3 + i, purchases=1.0 + i % 3) for i in range(2_000)]
     produce(store, [*shoppers(1_000, customers=600), *later])
     job = loop(store, settings, recorder, 200, None, FixedClock())
-    job._drift_every_s = 0.0
+    job._drift = DriftReports(0.0)
     job.run()
     told = [found.details["feature"] for found in recorder.of(Detected) if found.detector == "feature"]
     assert told.count("income") == 1

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from msgspec.structs import replace
 
 from streamseg import KMeans, Segmenter
 from streamseg.kernel.types import Array
@@ -15,7 +14,7 @@ from streamseg.model.apply import apply
 from streamseg.model.decisions import decided, due
 from streamseg.model.fitted import FittedFeature, FittedModel, FittedSegment
 from streamseg.model.learning import Sampled, block_edges, learn
-from streamseg.model.records import Promoted, Renamed, Retired, Searched, Start
+from streamseg.model.records import Promoted, Renamed, Searched, Start
 from streamseg.model.rules import rules_of
 from streamseg.model.search import search
 from streamseg.model.spec import ModelFeature, ModelSpec
@@ -128,15 +127,6 @@ def learn_more(state: ModelState, spec: ModelSpec, x: Array, number: int) -> Non
     sampled = Sampled(places, 1_000_000 * (number + 1) + places)
     edges = block_edges(state.rows, len(x))
     apply(state, spec, learn(state, spec, np.ascontiguousarray(x.T), np.ones(len(x)), None, edges, sampled=sampled))
-
-
-def test_what_a_search_found_for_a_segment_that_has_retired_meanwhile_is_passed_over() -> None:
-    state, spec, found = with_newcomers()
-    gone = state.segments[0]
-    assert apply(state, spec, Retired(state.version, b"", [replace(gone, successors=(state.ids[1],), why="retired")]))
-    assert not apply(state, spec, found)
-    assert state.trial is None
-    assert len(state.segments) == len(state.tagging.centers.weights) == 3
 
 
 @pytest.mark.parametrize("of_newborn", [False, True])

@@ -102,7 +102,7 @@ def test_the_panel_stays_small_keeps_rare_segments_and_weighs_what_it_stands_for
     for part in np.array_split(rng.permutation(len(keys)), 20):
         new = panel_of(keys[part].tolist(), places[part].tolist())
         inside = panel.includes(new.keys, new.places, new.far)
-        panel = panel.changed(new.take(inside), np.zeros(0, dtype=np.int64))
+        panel = panel.changed(new.take(inside), np.zeros(0, dtype=np.int64)).thinned()
     assert 2_000 <= np.count_nonzero(panel.common) < 4_000
     assert np.count_nonzero(panel.places == 1) >= 100
     assert panel.weights.sum() == pytest.approx(len(keys), rel=0.1)

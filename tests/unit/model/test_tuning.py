@@ -1,4 +1,4 @@
-"""A model that tunes itself: half-lives, refits, births, retirement, identity."""
+"""A model that tunes itself: half-lives, refits, births, identity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamseg.model.codec import pack, unpack
 from streamseg.model.decisions import better_half_life, decided, due
 from streamseg.model.identity import lineage
 from streamseg.model.learning import learn
-from streamseg.model.records import Dropped, Promoted, Renamed, Retired
+from streamseg.model.records import Dropped, Promoted, Renamed
 from streamseg.model.spec import ModelFeature, ModelSpec, in_words
 from streamseg.model.start import start_from_centers
 from streamseg.model.state import Candidate, ModelState, Segment, Trial
@@ -222,26 +222,6 @@ def test_a_name_that_a_person_gave_is_unique_and_a_record_that_does_not_fit_chan
     assert not apply(state, model._spec, Renamed(state.version, second.id, "Mine"))
     assert not apply(state, model._spec, Renamed(state.version, 99, "Nobody"))
     assert not apply(state, model._spec, Dropped(state.version, b"", 99))
-
-
-def test_a_segment_that_nobody_comes_to_retires_only_where_that_was_asked_for() -> None:
-    from msgspec.structs import replace
-
-    model, state = tuned()
-    spec = replace(model._spec, retire_after=100.0)
-    for segment in state.ids:
-        state.hit_s[segment] = state.clock
-    state.hit_s[state.ids[1]] = state.clock - 200.0
-    assert due(state, model._spec) != "retire"
-    assert due(state, spec) == "retire"
-    decision = decided(state, spec)
-    assert isinstance(decision, Retired)
-    (ended,) = decision.segments
-    assert (ended.id, ended.why) == (1, "retired")
-    assert apply(state, spec, decision)
-    assert state.ids == [0, 2, 3]
-    assert ended.successors[0] in state.ids
-    assert not apply(state, spec, decision)
 
 
 def test_a_few_heavy_customers_among_light_ones_are_no_risen_loss() -> None:

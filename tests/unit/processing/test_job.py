@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from streamseg.errors import ConfigError, CorruptedError
+from streamseg.model.spec import STEP
 from streamseg.model.start import start_from_centers
 from streamseg.processing.observe import BatchCommitted, ModelChanged, SnapshotTaken, Started, Waiting
 from streamseg.processing.task import LEGAL, IllegalTransitionError, Task, TaskState
@@ -290,14 +291,13 @@ def test_a_customer_erased_in_the_warm_up_shapes_nothing_however_batches_are_cut
 
 def test_an_event_after_a_long_silence_says_that_time_moved_the_customer() -> None:
     features = [{"name": "x", "aggregate": "sum", "half_life": "1d"}]
-    events = [event("a", 0, x=9.0), *[event("b", i * 3600.0, x=0.1) for i in range(160)], event("a", 160 * 3600.0, x=0.01)]
-    for retag, reason in (("1d", "time"), ("none", "event")):
-        # The second batch begins the sweep, and holds an event of its own for the customer.
+    others = [event("b", i * 1_200.0, x=0.1) for i in range(STEP - 2)]
+    events = [event("a", 0, x=9.0), *others, event("c", 6e5, x=0.1), event("a", 6e5, x=0.01)]
+    swept, itself = [("moved", "time"), ("unchanged", "event")], [("moved", "event")]
+    for retag, after in (("1d", swept), ("none", itself)):
         store, _ = started(events, 161, features=features, model=ONE["model"] | {"retag_every": retag})
-        assert [tag[3:] for tag in brief(store) if tag is not None and tag[0] == "a"] == [
-            ("new", "event"),
-            ("moved", reason),
-        ]
+        found = [tag[3:] for tag in brief(store) if tag is not None and tag[0] == "a"]
+        assert found == [("new", "event"), *after]
 
 
 def test_one_segment_needs_no_feature_that_varies() -> None:
@@ -333,7 +333,7 @@ def test_a_renewed_metric_is_a_new_epoch_and_every_stored_customer_is_looked_at_
     job = job_with()
     near, wide = (
         [event(f"a{i}", i, x=4.0 + i % 3) for i in range(300)],
-        [event(f"b{i}", 400 + i, x=90.0 * (i % 2)) for i in range(900)],
+        [event(f"b{i}", 400 + i, x=90.0 * (i % 2)) for i in range(1_900)],
     )
     start = start_from_centers(job.model, CENTERS)
     store, recorder = run_memory([*near, *wide], job, batch_records=100, warm_start=start)

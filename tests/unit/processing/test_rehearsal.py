@@ -10,8 +10,7 @@ import pytest
 from streamseg.processing.rehearsal import Rehearsal, compared, segments_of
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import Records
-from tests.harness import BAD, Event, FixedClock, event, restored, run_memory, settings_for, shoppers, tags
-from tests.unit.processing.test_batch_size import jumping
+from tests.harness import BAD, Event, FixedClock, event, jumping, restored, run_memory, settings_for, shoppers, tags
 
 
 def rehearsed(events: list[Event], settings: JobSettings, batch: int, fed: int = 700) -> Rehearsal:

@@ -43,7 +43,7 @@ def test_rows_are_the_json_of_their_columns(rows: list[tuple[str, float | None]]
 def test_assignments_are_what_their_class_encodes_and_what_their_schema_says() -> None:
     job = settings_for(model={"segments": 3, "warm_up": 20})
     store, _ = run_memory(
-        [*shoppers(400), event('q"\\u00e9\u00e9,', 3e4, age=30.0, income=1.0, purchases=1.0)], job, batch_records=50
+        [*shoppers(1_200), event('q"\\u00e9\u00e9,', 3e4, age=30.0, income=1.0, purchases=1.0)], job, batch_records=50
     )
     validator = jsonschema.Draft202012Validator(assignment_schema())
     values = [value for value in published(store, Topic.ASSIGNMENTS) if value is not None]

@@ -1,0 +1,122 @@
+"""Batches end at steps, and a step is the same wherever it is cut."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from streamseg.model.codec import pack
+from streamseg.model.spec import STEP
+from streamseg.processing.logs import BatchRecord, decode_model_record
+from streamseg.processing.steps import cut
+from streamseg.processing.transport import Log, Records
+from streamseg.records.frames import entries
+from streamseg.transports.embedded import EmbeddedTransport
+from tests.harness import (
+    BAD,
+    Event,
+    Recorder,
+    crash_at,
+    event,
+    jumping,
+    loop,
+    produce,
+    restored,
+    run_memory,
+    run_through_crashes,
+    settings_for,
+    shoppers,
+    tags,
+    verified,
+)
+
+FADING = [
+    {"name": "age"},
+    {"name": "income", "aggregate": "sum", "half_life": "6h", "transform": "log1p"},
+    {"name": "purchases", "aggregate": "sum", "half_life": "6h", "transform": "log1p"},
+]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "kept": {"model": {"warm_up": 300}},
+    "fading": {"model": {"segments": 3, "warm_up": 300}, "features": FADING},
+}
+
+
+def without(names: tuple[str, ...], transport: EmbeddedTransport) -> list[str]:
+    """Tags as text, without some fields."""
+    found = [tag if tag is None else {k: v for k, v in tag.items() if k not in names} for tag in tags(transport)]
+    return [json.dumps(tag) for tag in found]
+
+
+def events_for(kind: str) -> list[Event]:
+    stream = jumping(9_000, 5_000) if kind == "kept" else shoppers(9_000, customers=900)
+    stream.insert(4_321, event("c7", 4_321.0, erase=True))
+    return stream
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_the_tags_of_a_backlog_do_not_depend_on_the_size_of_batches(kind: str) -> None:
+    settings, stream = settings_for(**SETTINGS[kind]), events_for(kind)
+    expected = None
+    for batch_records in (20_000, STEP, 350, 77):
+        store, _ = run_memory(stream, settings, batch_records=batch_records)
+        found = without(("assigned_at",), store)
+        expected = expected or found
+        assert found == expected
+        assert not verified(store, settings).lost
+    assert expected is not None
+    changes = {json.loads(tag)["reason"] for tag in expected if tag != "null"}
+    assert {"event", "model_update"} <= changes
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_dead_letters_and_crashes_in_between_change_no_tag(kind: str) -> None:
+    settings, stream = settings_for(**SETTINGS[kind]), events_for(kind)
+    clean, _ = run_memory(stream, settings, batch_records=5_000)
+    mixed = [*stream]
+    for at in range(8_500, 0, -611):
+        mixed[at:at] = BAD
+    points = ["before_commit", "after_commit"] * 4
+    broken, crashes = run_through_crashes(mixed, settings, [crash_at(p, i + 2) for i, p in enumerate(points)], 900)
+    assert crashes == len(points)
+    # Where a record stands is another matter, as others stand before it.
+    fields = ("assigned_at", "source")
+    assert without(fields, broken) == without(fields, clean)
+    assert not verified(broken, settings).lost
+
+
+def test_batches_that_end_within_a_step_leave_the_model_as_it_is() -> None:
+    settings = settings_for(model={"segments": 3, "warm_up": 300})
+    transport = EmbeddedTransport(":memory:")
+    produce(transport, shoppers(6_000, customers=600))
+    running = loop(transport, settings, Recorder(), 90)
+    versions: dict[int, int] = {}
+    while not running.step():
+        accepted = running.job.tasks[0].mark.accepted
+        if accepted % STEP:
+            assert versions.setdefault(accepted // STEP, running.job.state.version) == running.job.state.version
+        again = restored(transport, settings)
+        assert again.state.digest() == running.job.state.digest()
+        assert pack(again.replica.open) == pack(running.job.replica.open)
+    assert list(versions) == list(range(12))
+    assert running.job.replica.open == []
+
+
+def test_the_end_of_a_bounded_input_closes_the_open_step() -> None:
+    settings = settings_for(model={"segments": 3, "warm_up": 300})
+    store, _ = run_memory(shoppers(2_600, customers=600), settings, batch_records=90)
+    records = [decode_model_record(entry.payload) for entry in entries(store.read(Log.MODEL, 0, 0), "model")]
+    batches = [record for record in records if isinstance(record, BatchRecord)]
+    assert [record.delta.closes for record in batches].count(False) > 2
+    assert batches[-1].delta.closes
+    job = restored(store, settings)
+    assert job.state.customers == job.n_customers
+
+
+def test_cut_takes_what_a_step_lacks_and_leaves_the_rest() -> None:
+    records = {0: Records.of_values([b"a", b"b", b"c"], 5), 1: Records.of_values([b"d"], 0)}
+    now, rest = cut(records, {0: 2, 1: 4})
+    assert {p: list(each.values) for p, each in now.items()} == {0: [b"a", b"b"], 1: [b"d"]}
+    assert {p: list(each.values) for p, each in rest.items()} == {0: [b"c"]}
+    assert (now[0].next_offset, rest[0].next_offset) == (7, 8)
