@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from streamseg.estimators.model_clusterer import Centers, ModelClusterer
 from streamseg.model.fitted import FittedModel
@@ -14,6 +15,9 @@ from streamseg.model.spec import ModelFeature, ModelSpec, parse_forgetting, pars
 
 class Segmenter(ModelClusterer):
     """Online customer segmentation: running scaling inside the metric, k centers in the features' own units.
+
+    Rows with a `key` are the latest pictures of customers: each customer counts once, and the model is the one that the job
+    runs. Rows without are points, which `half_life` may fade.
 
     A scaler that moves moves no center: distances are scaled by variances that are frozen for an epoch, and renewed when
     the running ones have left them by a factor of 1.5.
@@ -52,6 +56,16 @@ class Segmenter(ModelClusterer):
     True
     >>> model.predict_one({"age": 25}) # a feature is missing
     -1
+
+    With keys the model goes on every 500 rows, or where that is asked for:
+
+    >>> of_customers = Segmenter(features=("age", "income"), n_segments=2, warm_up=4)
+    >>> of_customers.learn_many([[20, 10], [22, 12], [60, 90], [61, 95], [62, 95]], keys=["a", "b", "c", "d", "d"])
+    >>> of_customers.close_step()
+    >>> sorted(of_customers.weights.values()) # d counts once
+    [2.0, 2.0]
+    >>> of_customers.segment_of("a") == of_customers.segment_of("b")
+    True
     """
 
     def __init__(
@@ -92,6 +106,12 @@ class Segmenter(ModelClusterer):
             self.max_ahead,
             refits="auto" in (self.n_segments, self.half_life),
         )
+
+    def _table_spec(self) -> ModelSpec:
+        if self.half_life is not None:
+            raise ValueError("with keys a row takes the place of its customer's last one, so half_life has no meaning")
+        spec = self._make_spec(self._spec.names)
+        return replace(spec, clip_sigmas=None, refits=True, table=True)
 
     def _given_start(self) -> Centers | FittedModel | None:
         return self.start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Self
@@ -10,14 +11,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from river import base
 
-from streamseg.estimators.rows import frame_of, number, row_of, times_of, weights_of
+from streamseg.estimators.keyed import KeyedModel
+from streamseg.estimators.model_reader import ModelReader
+from streamseg.estimators.rows import Frame, frame_of, number, times_of, weights_of
 from streamseg.estimators.since_start import Begun, since_start
-from streamseg.kernel.clusters import margin, nearest, nearest_label
 from streamseg.kernel.forgetting import NEVER
-from streamseg.kernel.metric import is_off, squared_distances_between
-from streamseg.kernel.moments import Moments, moments_of
+from streamseg.kernel.metric import is_off
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
 from streamseg.model.codec import from_json, to_json
@@ -33,11 +33,10 @@ from streamseg.model.state import Metric, ModelState
 Features = Sequence[Hashable]
 Centers = Mapping[int, Mapping[str, float]]
 
-NO_SEGMENT = -1
-_FORMAT_VERSION = 4
+_FORMAT_VERSION = 5
 
 
-class ModelClusterer(base.Clusterer):
+class ModelClusterer(ModelReader):
     """Base of `Segmenter` and `KMeans`.
 
     Rows with a missing, infinite, too large or non-numeric feature are not learned; `n_rejected` counts them.
@@ -52,6 +51,9 @@ class ModelClusterer(base.Clusterer):
         self._spec.check()
         self._state = ModelState.empty(self._spec)
         self._begun: Begun | None = None
+        self._keyed = None
+        # Rows of `learn_one` that wait for the next step: values, weights, times.
+        self._waiting: tuple[list[list[float]], list[float], list[float | None]] = [], [], []
         if self._features is not None:
             self._warm_start()
 
@@ -63,14 +65,20 @@ class ModelClusterer(base.Clusterer):
     def _given_start(self) -> Centers | FittedModel | None:
         """The parameter `start`."""
 
-    def _warm_start(self) -> None:
+    def _table_spec(self) -> ModelSpec:
+        """The parameters as the spec of a table of customers. Raises ValueError where they have no meaning for one."""
+        raise ValueError(f"{type(self).__name__} takes no keys: Segmenter does")
+
+    def _start(self, spec: ModelSpec) -> Start | None:
         given = self._given_start()
         if given is None:
-            return
-        if isinstance(given, FittedModel):
-            self._accept(start_from_fitted(self._spec, given))
-        else:
-            self._accept(start_from_centers(self._spec, given))
+            return None
+        return start_from_fitted(spec, given) if isinstance(given, FittedModel) else start_from_centers(spec, given)
+
+    def _warm_start(self) -> None:
+        start = self._start(self._spec)
+        if start is not None:
+            self._accept(start)
 
     def _accept(self, start: Start) -> None:
         apply(self._state, self._spec, start)
@@ -85,22 +93,78 @@ class ModelClusterer(base.Clusterer):
             self._state = ModelState.empty(self._spec)
             self._warm_start()
 
-    def learn_one(self, x: dict[Any, Any], w: float = 1.0, t: float | None = None) -> None:
-        """Learn one row of weight `w` at event time `t` (seconds). Raises ValueError for a bad weight or time."""
+    def _for_keys(self, w: npt.ArrayLike | None) -> KeyedModel:
+        """The model of a table, begun with the first row that has a key. Raises ValueError."""
+        if w is not None and not (np.asarray(w) == 1.0).all():
+            raise ValueError("rows with keys have no weight: each customer counts once")
+        if self._keyed is None:
+            if self.n_seen > (0 if self._begun is None else self._begun.rows):
+                raise ValueError("rows without keys were learned already: give all rows keys, or none")
+            self._spec = self._table_spec()
+            self._keyed = KeyedModel(self._spec, self._start(self._spec))
+            self._state = self._keyed.state
+        return self._keyed
+
+    def _no_keys(self) -> None:
+        if self._keyed is not None:
+            raise ValueError("rows with keys were learned already: give all rows keys, or none")
+
+    def learn_one(self, x: dict[Any, Any], w: float = 1.0, t: float | None = None, key: Hashable | None = None) -> None:
+        """Learn one row of weight `w` at event time `t` (seconds).
+
+        The row waits for the next step of the model, which comes when the warm-up is over, every 500 rows, and where
+        `close_step` or `learn_many` asks for it; until then all that is told is of the last one. With a `key` the row
+        replaces the last one of the same customer. Raises ValueError for a bad weight or time, and where some rows have
+        keys and some do not.
+        """
         if self._features is None and x and not any(math.isnan(number(value)) for value in x.values()):
             self._know(list(x))
-        row = row_of(x, self._features or ())
-        if row is None or not self._features:
+        get = x.get
+        row = [number(get(name)) for name in self._features or ()]
+        if not row or any(map(math.isnan, row)):
             self.n_rejected += 1
             return
-        self._learn(row, weights_of(w, 1), times_of(t, 1))
+        if t is not None and not math.isfinite(t):
+            raise ValueError("event times must be finite numbers of seconds")
+        if key is not None:
+            keyed = self._keyed if self._keyed is not None and w == 1.0 else self._for_keys(w)
+            keyed.add(str(key), row, t)
+            return
+        self._no_keys()
+        self._check_row(w, t)
+        rows, weights, times = self._waiting
+        if rows and (times[-1] is None) != (t is None):
+            self.close_step()
+            rows, weights, times = self._waiting
+        rows.append(row)
+        weights.append(w)
+        times.append(t)
+        if len(rows) >= self._until_step():
+            self.close_step()
+
+    def _check_row(self, w: float, t: float | None) -> None:
+        if not 0.0 <= w < math.inf:
+            raise ValueError("weights must be finite and not negative")
+        if t is None and self._spec.forgetting.unit == "time":
+            raise ValueError("a half-life in event time needs t, the event time of each row in seconds")
+
+    def _until_step(self) -> int:
+        """Rows until the next step: the end of the warm-up, or a multiple of so many rows."""
+        if not self._state.ready:
+            return max(1, self._spec.warm_up - len(self._state.warm_up.rows))
+        return STEP - self._state.rows % STEP
 
     def learn_many(
-        self, X: pd.DataFrame | npt.ArrayLike, w: npt.ArrayLike | None = None, t: npt.ArrayLike | None = None
+        self,
+        X: pd.DataFrame | npt.ArrayLike,
+        w: npt.ArrayLike | None = None,
+        t: npt.ArrayLike | None = None,
+        keys: Sequence[Hashable] | pd.Series[Any] | None = None,
     ) -> None:
         """Learn rows in order. X: DataFrame, or float array of shape (n_rows, n_features); w, t: scalar or (n_rows,).
 
-        Raises ValueError for a wrong shape, a bad weight or time.
+        `keys`, one for each row: as in `learn_one`. Raises ValueError for a wrong shape, a bad weight or time, and where
+        some rows have keys and some do not.
         """
         if self._features is None:
             columns = list(X.columns) if isinstance(X, pd.DataFrame) else list(range(np.asarray(X).shape[1]))
@@ -109,11 +173,36 @@ class ModelClusterer(base.Clusterer):
             self._know(columns)
         frame = frame_of(X, self._features or ())
         weights, times = weights_of(w, len(frame.usable)), times_of(t, len(frame.usable))
+        if keys is not None:
+            self._learn_many_keyed(frame, w, times, [str(key) for key in keys])
+            return
+        self._no_keys()
+        self.close_step()
         if frame.usable.all():
             self._learn(frame.x, weights, times)
             return
         self.n_rejected += int(np.count_nonzero(~frame.usable))
         self._learn(frame.x[:, frame.usable], weights[frame.usable], None if times is None else times[frame.usable])
+
+    def _learn_many_keyed(self, frame: Frame, w: npt.ArrayLike | None, t: Array | None, keys: list[str]) -> None:
+        if len(keys) != len(frame.usable):
+            raise ValueError(f"there are {len(frame.usable)} rows and {len(keys)} keys")
+        keyed, usable = self._for_keys(w), frame.usable
+        self.n_rejected += int(np.count_nonzero(~usable))
+        kept = [key for key, good in zip(keys, usable.tolist(), strict=True) if good]
+        keyed.add_many(kept, frame.x[:, usable], None if t is None else t[usable])
+
+    def close_step(self) -> None:
+        """Learn the rows that wait for the next step now, as a job does where its input ends."""
+        if self._keyed is not None:
+            self._keyed.close_step()
+        rows, weights, times = self._waiting
+        if rows:
+            self._waiting = [], [], []
+            x = np.ascontiguousarray(np.array(rows, dtype=np.float64).T)
+            self._learn(
+                x, np.array(weights, dtype=np.float64), None if times[0] is None else np.array(times, dtype=np.float64)
+            )
 
     def _learn(self, x: Array, w: Array, t: Array | None) -> None:
         if self._spec.forgetting.unit == "time" and t is None:
@@ -122,10 +211,10 @@ class ModelClusterer(base.Clusterer):
             first = min(x.shape[1], max(1, self._spec.warm_up - len(self._state.warm_up.rows)))
             self._warm(x[:, :first], w[:first], None if t is None else t[:first])
             x, w, t = x[:, first:], w[first:], None if t is None else t[first:]
-        step = STEP if self._spec.tunes_itself else max(1, x.shape[1])
-        for first in range(0, x.shape[1], step):
-            rows = slice(first, first + step)
-            self._learn_rows(x[:, rows], w[rows], None if t is None else t[rows])
+        while x.shape[1]:
+            end = self._until_step() if self._spec.tunes_itself else x.shape[1]
+            self._learn_rows(x[:, :end], w[:end], None if t is None else t[:end])
+            x, w, t = x[:, end:], w[end:], None if t is None else t[end:]
 
     def _learn_rows(self, x: Array, w: Array, t: Array | None) -> None:
         """Learn rows, then decide what is due, as a job does between batches."""
@@ -139,6 +228,9 @@ class ModelClusterer(base.Clusterer):
         if self._begun is not None and self._begun.clock == NEVER and delta.first_s is not None:
             self._begun.clock = delta.first_s
         apply(self._state, self._spec, delta)
+        # Within a step nothing is decided: where it was cut changes nothing.
+        if self._state.rows % STEP:
+            return
         while (what := due(self._state, self._spec)) is not None:
             decision = search(self._state, self._spec) if what == "search" else decided(self._state, self._spec)
             assert decision is not None
@@ -158,101 +250,24 @@ class ModelClusterer(base.Clusterer):
                 # Fewer distinct rows than centers: wait for as many rows again.
                 self._spec = self._make_spec(self._spec.names, 2 * len(self._state.warm_up.rows))
 
-    def predict_one(self, x: dict[Any, Any]) -> int:
-        """The segment id of one row; -1 while there is no model, or where the row lacks a usable feature. Pure."""
-        row = row_of(x, self._features or ()) if self._state.ready else None
-        if row is None:
-            return NO_SEGMENT
-        champion = self._state.tagging
-        label, _ = nearest_label(row, champion.centers.centers, self._state.metric.inverse(self._spec))
-        return self._state.segments[int(label[0])].id
-
-    def predict_many(self, X: pd.DataFrame | npt.ArrayLike) -> pd.Series[Any]:
-        """Segment ids, int64, with the index of X; -1 as in `predict_one`. Pure."""
-        return self.assign_many(X)["segment_id"].rename(None)
-
-    def assign_many(self, X: pd.DataFrame | npt.ArrayLike) -> pd.DataFrame:
-        """segment_id, distance, runner_up_segment_id, margin of each row, with the index of X. Pure.
-
-        Without a segment (or a runner-up) ids are -1 and numbers NaN.
-        """
-        frame = frame_of(X, self._features) if self._features is not None else None
-        n_rows = len(X) if isinstance(X, pd.DataFrame) else len(np.asarray(X))
-        ids, runners = np.full(n_rows, NO_SEGMENT), np.full(n_rows, NO_SEGMENT)
-        distance, sure = np.full(n_rows, np.nan), np.full(n_rows, np.nan)
-        if frame is not None and self._state.ready:
-            all_usable = bool(frame.usable.all())
-            usable: Any = slice(None) if all_usable else frame.usable
-            champion, inverse = self._state.tagging, self._state.metric.inverse(self._spec)
-            near = nearest(frame.x[:, usable], champion.centers.centers, inverse)
-            names = np.array([*self._state.ids, NO_SEGMENT], dtype=np.int64)
-            ids[usable], runners[usable] = names[near.labels], names[near.runner_up]
-            distance[usable] = np.sqrt(near.squared)
-            sure[usable] = margin(near, squared_distances_between(champion.centers.centers, inverse))
-        index = frame.labels if frame is not None else X.index if isinstance(X, pd.DataFrame) else None
-        columns = {"segment_id": ids, "distance": distance, "runner_up_segment_id": runners, "margin": sure}
-        return pd.DataFrame(columns, index=index, copy=False)
-
-    @property
-    def centers(self) -> dict[int, dict[str, float]]:
-        """Centers by segment id, in feature units, unscaled; empty while there is no model."""
-        if not self._state.ready:
-            return {}
-        columns = self._state.tagging.centers.centers.T.tolist()
-        return {i: dict(zip(self._names(), c, strict=True)) for i, c in zip(self._state.ids, columns, strict=True)}
-
-    @property
-    def weights(self) -> dict[int, float]:
-        """Weight of each segment, faded to now, warm-up rows included."""
-        if not self._state.ready:
-            return {}
-        champion = self._state.tagging
-        return dict(zip(self._state.ids, champion.centers.weights.tolist(), strict=True))
-
-    @property
-    def means(self) -> dict[str, float]:
-        """Running mean of each feature, faded, warm-up rows included."""
-        return dict(zip(self._names(), self._moments().mean.tolist(), strict=True))
-
-    @property
-    def variances(self) -> dict[str, float]:
-        """Running population variance of each feature, faded, warm-up rows included."""
-        return dict(zip(self._names(), self._moments().variance().tolist(), strict=True))
-
-    @property
-    def n_seen(self) -> int:
-        """Rows learned, warm-up included."""
-        return self._state.rows
-
-    @property
-    def n_clipped(self) -> int:
-        """Values that the guard `clip_sigmas` pulled in."""
-        return self._state.clipped
-
-    def _names(self) -> tuple[str, ...]:
-        return self._spec.names if self._features else ()
-
-    def _moments(self) -> Moments:
-        rows = self._state.warm_up.rows
-        if self._state.ready or not rows:
-            return self._state.moments if self._features else Moments.empty(0)
-        x = np.array([row for _, _, row in rows.values()], dtype=np.float64).T
-        return moments_of(np.ascontiguousarray(x), np.array([w for w, _, _ in rows.values()]))
-
     def merge(self, other: Self) -> None:
         """Add what `other` learned apart from the same start, as if its rows came after this one's.
 
-        One that is in its warm-up still gives its rows; two that are not both began with the same `start`. Raises
-        ValueError otherwise.
+        One that is in its warm-up still gives its rows; two that are not both began with the same `start`. One with keys
+        gives the latest row of each of its customers, who must be others than this one's. Raises ValueError otherwise.
         """
         if other is self:
             raise ValueError("a model cannot be merged with itself")
+        if self._keyed is not None or other._keyed is not None:
+            self._merge_keyed(other)
+            return
         if other._spec.features != self._spec.features or other._spec.forgetting != self._spec.forgetting:
             raise ValueError("cannot merge models of different features or half-lives")
         if self._spec.tunes_itself:
             raise ValueError(
                 "models that tune themselves go ways of their own and cannot be merged: give n_segments and half_life"
             )
+        self.close_step()
         if not other._state.ready:
             self._take_rows(other._state)
         elif not self._state.ready:
@@ -264,6 +279,23 @@ class ModelClusterer(base.Clusterer):
             if self._begun.clock == NEVER:
                 self._begun.clock = self._state.clock = other._begun.clock
             self._add(since_start(other._state, other._begun, self._spec))
+        self._waiting = copy.deepcopy(other._waiting)
+        self.close_step()
+        self.n_rejected += other.n_rejected
+
+    def _merge_keyed(self, other: Self) -> None:
+        if other._keyed is None:
+            raise ValueError("cannot merge rows with keys and rows without")
+        if other._features != self._features:
+            raise ValueError("cannot merge models of different features")
+        keyed = self._for_keys(None)
+        shared = keyed.keys & other._keyed.keys
+        if shared:
+            raise ValueError(
+                f"{len(shared)} customers are in both models, such as {min(shared)!r}: only one can have their row"
+            )
+        keys, x, _ = other._keyed.rows()
+        keyed.add_many(keys, x, None)
         self.n_rejected += other.n_rejected
 
     def _take_rows(self, other: ModelState) -> None:
@@ -288,8 +320,10 @@ class ModelClusterer(base.Clusterer):
             "warm_up": self._spec.warm_up,
             "n_rejected": self.n_rejected,
             "params": to_json(_plain(self._get_params())),
-            "state": to_json(self._state),
+            "waiting": to_json(self._waiting),
+            "state": None if self._keyed is not None else to_json(self._state),
             "begun": to_json(self._begun),
+            "keyed": None if self._keyed is None else self._keyed.to_dict(),
         }
 
     @classmethod
@@ -309,8 +343,15 @@ class ModelClusterer(base.Clusterer):
             out._know(d["features"])
             out._features = tuple(d["features"])
         out._spec = out._make_spec(out._spec.names, d["warm_up"])
-        out._state = from_json(d["state"], ModelState)
+        if d["keyed"] is not None:
+            out._spec = out._table_spec()
+            out._keyed = KeyedModel.from_dict(out._spec, d["keyed"])
+            out._state = out._keyed.state
+        else:
+            out._state = from_json(d["state"], ModelState)
         out._begun = from_json(d["begun"], Begun | None)  # type: ignore[arg-type]
+        rows, weights, times = d["waiting"]
+        out._waiting = rows, weights, times
         out.n_rejected = d["n_rejected"]
         return out
 

@@ -74,6 +74,7 @@ class Rehearsal:
     def resume(self, next_offset: int) -> None:
         """Go on from a state of one partition that was put in place, whose input goes on at `next_offset`."""
         self._waiting = {0: Records([], [], [], [], next_offset)}
+        self._log_end = self.job.replica.next_offset
 
     def feed(self, records: dict[int, Records], *, ended: bool = False) -> None:
         """More records, which are taken in batches as the loop would take them. `ended`: there are no more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from typing import Any
 
@@ -40,6 +41,7 @@ def test_each_center_is_the_exact_mean_of_the_rows_assigned_to_it() -> None:
         given_row = dict(zip("abc", row.tolist(), strict=True))
         assigned[model.predict_one(given_row)].append(i)
         model.learn_one(given_row)
+        model.close_step()
     assert sum(model.weights.values()) == 5000
     for i, rows in assigned.items():
         assert model.weights[i] == len(rows)
@@ -93,6 +95,7 @@ def test_idle_time_scales_weights_and_moves_no_center() -> None:
     model.learn_many(np.array([[1.0], [99.0]]), t=[0.0, 0.0])
     before = model.centers
     model.learn_one({"x": 99.0}, t=10 * 365 * 86400.0)
+    model.close_step()
     assert model.centers[0] == before[0]
     assert model.weights[0] == 0.0
     assert model.weights[1] == 1.0
@@ -208,6 +211,7 @@ def test_max_gain_keeps_a_faded_center_calm() -> None:
     model.learn_many(np.tile([[0.0], [100.0]], (50, 1)))
     model.learn_many(np.random.default_rng(0).normal(size=(5000, 1)))
     model.learn_one({"x": 105.0})
+    model.close_step()
     assert model.weights[1] == pytest.approx(10.0)
     assert model.centers[1]["x"] == pytest.approx(100.5, abs=0.001)
 
@@ -218,6 +222,7 @@ def test_a_warm_start_from_centers_settles_its_metric_after_250_rows() -> None:
     model.learn_many(np.random.default_rng(0).normal(5.0, 5.0, (249, 1)))
     assert not model._state.metric.settled
     model.learn_one({"x": 5.0})
+    model.close_step()
     assert model._state.metric.settled
     assert model._state.metric.variance[0] == pytest.approx(model.variances["x"], rel=1e-12)
 
@@ -231,6 +236,7 @@ def test_a_fitted_model_is_a_start_with_weights_and_ids() -> None:
     assert model.weights == {3: 40.0, 7: 60.0}
     assert model.predict_one({"x": 1.0}) == 7
     model.learn_one({"x": 61.0 / 61.0})
+    model.close_step()
     assert model.weights[7] == 61.0
     assert Segmenter.from_dict(model.to_dict()).to_dict() == model.to_dict()
 
@@ -242,6 +248,7 @@ def test_dicts_frames_and_arrays_teach_the_same() -> None:
     models[1].learn_many(pd.DataFrame(x[:, ::-1], columns=["b", "a"]))
     for row in x.tolist():
         models[2].learn_one({"b": row[1], "a": row[0], "other": "ignored"})
+    models[2].close_step()
     assert models[0].centers == models[1].centers
     for i, center in models[0].centers.items():
         assert list(models[2].centers[i].values()) == pytest.approx(list(center.values()), abs=0.05)
@@ -355,3 +362,32 @@ def test_a_frame_without_a_usable_row_changes_nothing() -> None:
     model.learn_many(np.full((4, 1), np.nan))
     assert model.to_dict() | {"n_rejected": 0} == before
     assert model.n_rejected == 4
+
+
+def test_rows_one_by_one_wait_for_the_step_and_come_to_what_they_come_to_at_once() -> None:
+    x = mixture(2_750, 3, 2, 4)
+    for parameters in ({"n_segments": 3}, {"n_segments": "auto", "half_life": "auto"}):
+        one, many = (Segmenter(("a", "b"), warm_up=400, **parameters) for _ in range(2))
+        for row in x.tolist():
+            one.learn_one(dict(zip("ab", row, strict=True)))
+        assert one.n_seen == 2_750
+        kept = Segmenter.from_dict(json.loads(json.dumps(one.to_dict())))
+        many.learn_many(x[:400])
+        for first in (400, *range(500, 2_500, 500)):
+            many.learn_many(x[first : first // 500 * 500 + 500])
+        assert one.centers == many.centers
+        many.learn_many(x[2_500:])
+        for each in (one, kept):
+            assert each.n_seen == 2_750
+            each.close_step()
+            assert each.to_dict() == many.to_dict()
+
+
+def test_a_row_that_cannot_be_learned_is_an_error_at_once() -> None:
+    model = Segmenter(("x",), half_life="30d")
+    with pytest.raises(ValueError, match="needs t"):
+        model.learn_one({"x": 1.0})
+    for bad in ({"w": -1.0}, {"w": float("inf")}, {"t": float("nan")}):
+        with pytest.raises(ValueError, match="finite"):
+            model.learn_one({"x": 1.0}, **({"t": 1.0} | bad))
+    assert model.n_seen == 0

@@ -1,0 +1,121 @@
+"""What both clusterers tell of their model: segments of rows, centers, moments. It changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from river import base
+
+from streamseg.estimators.keyed import KeyedModel
+from streamseg.estimators.rows import frame_of, row_of
+from streamseg.kernel.clusters import margin, nearest, nearest_label
+from streamseg.kernel.metric import squared_distances_between
+from streamseg.kernel.moments import Moments, moments_of
+from streamseg.model.spec import ModelSpec
+from streamseg.model.state import ModelState
+
+NO_SEGMENT = -1
+
+
+class ModelReader(base.Clusterer):
+    """The reading side of `ModelClusterer`."""
+
+    _features: tuple[Hashable, ...] | None
+    _spec: ModelSpec
+    _state: ModelState
+    # Rows that wait for the next step: values, weights, times.
+    _waiting: tuple[list[list[float]], list[float], list[float | None]]
+    # The model of a table, once a row came with a key.
+    _keyed: KeyedModel | None
+
+    def predict_one(self, x: dict[Any, Any]) -> int:
+        """The segment id of one row; -1 while there is no model, or where the row lacks a usable feature. Pure."""
+        row = row_of(x, self._features or ()) if self._state.ready else None
+        if row is None:
+            return NO_SEGMENT
+        champion = self._state.tagging
+        label, _ = nearest_label(row, champion.centers.centers, self._state.metric.inverse(self._spec))
+        return self._state.segments[int(label[0])].id
+
+    def predict_many(self, X: pd.DataFrame | npt.ArrayLike) -> pd.Series[Any]:
+        """Segment ids, int64, with the index of X; -1 as in `predict_one`. Pure."""
+        return self.assign_many(X)["segment_id"].rename(None)
+
+    def assign_many(self, X: pd.DataFrame | npt.ArrayLike) -> pd.DataFrame:
+        """segment_id, distance, runner_up_segment_id, margin of each row, with the index of X. Pure.
+
+        Without a segment (or a runner-up) ids are -1 and numbers NaN.
+        """
+        frame = frame_of(X, self._features) if self._features is not None else None
+        n_rows = len(X) if isinstance(X, pd.DataFrame) else len(np.asarray(X))
+        ids, runners = np.full(n_rows, NO_SEGMENT), np.full(n_rows, NO_SEGMENT)
+        distance, sure = np.full(n_rows, np.nan), np.full(n_rows, np.nan)
+        if frame is not None and self._state.ready:
+            all_usable = bool(frame.usable.all())
+            usable: Any = slice(None) if all_usable else frame.usable
+            champion, inverse = self._state.tagging, self._state.metric.inverse(self._spec)
+            near = nearest(frame.x[:, usable], champion.centers.centers, inverse)
+            names = np.array([*self._state.ids, NO_SEGMENT], dtype=np.int64)
+            ids[usable], runners[usable] = names[near.labels], names[near.runner_up]
+            distance[usable] = np.sqrt(near.squared)
+            sure[usable] = margin(near, squared_distances_between(champion.centers.centers, inverse))
+        index = frame.labels if frame is not None else X.index if isinstance(X, pd.DataFrame) else None
+        columns = {"segment_id": ids, "distance": distance, "runner_up_segment_id": runners, "margin": sure}
+        return pd.DataFrame(columns, index=index, copy=False)
+
+    @property
+    def centers(self) -> dict[int, dict[str, float]]:
+        """Centers by segment id, in feature units, unscaled; empty while there is no model."""
+        if not self._state.ready:
+            return {}
+        columns = self._state.tagging.centers.centers.T.tolist()
+        return {i: dict(zip(self._names(), c, strict=True)) for i, c in zip(self._state.ids, columns, strict=True)}
+
+    @property
+    def weights(self) -> dict[int, float]:
+        """Weight of each segment, faded to now, warm-up rows included."""
+        if not self._state.ready:
+            return {}
+        champion = self._state.tagging
+        return dict(zip(self._state.ids, champion.centers.weights.tolist(), strict=True))
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Running mean of each feature, faded, warm-up rows included."""
+        return dict(zip(self._names(), self._moments().mean.tolist(), strict=True))
+
+    @property
+    def variances(self) -> dict[str, float]:
+        """Running population variance of each feature, faded, warm-up rows included."""
+        return dict(zip(self._names(), self._moments().variance().tolist(), strict=True))
+
+    @property
+    def n_seen(self) -> int:
+        """Rows learned, warm-up and those that wait for the next step included."""
+        warming = 0 if self._keyed is None or self._state.ready else self._state.warm_up.events - self._state.rows
+        waiting = len(self._waiting[0]) if self._keyed is None else self._keyed.waiting
+        return self._state.rows + warming + waiting
+
+    @property
+    def n_clipped(self) -> int:
+        """Values that the guard `clip_sigmas` pulled in."""
+        return self._state.clipped
+
+    def _names(self) -> tuple[str, ...]:
+        return self._spec.names if self._features else ()
+
+    def _moments(self) -> Moments:
+        rows = self._state.warm_up.rows
+        if self._state.ready or not rows:
+            return self._state.moments if self._features else Moments.empty(0)
+        x = np.array([row for _, _, row in rows.values()], dtype=np.float64).T
+        return moments_of(np.ascontiguousarray(x), np.array([w for w, _, _ in rows.values()]))
+
+    def segment_of(self, key: Hashable) -> int:
+        """The segment id that the customer of a key was last tagged with; -1 where it has none yet."""
+        found = None if self._keyed is None else self._keyed.segment_of(str(key))
+        return NO_SEGMENT if found is None else found
