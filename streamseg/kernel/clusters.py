@@ -91,9 +91,10 @@ def margin(near: Nearest, between: Array) -> Array:
 
 
 def driver_shares(x: Array, near: Nearest, centers: Array, inverse: Array) -> Array:
-    """Each feature's share of d2^2 - d1^2, (n_features, n_rows): why this center and not the next. IN all.
+    """Each feature's share of what speaks for this center and against the next, (n_features, n_rows). IN all.
 
-    Shares add up to 1; one may be negative (the feature speaks for the other center). All are 0 on a tie.
+    A feature speaks for this center by how much nearer it is in it, squared; one that speaks for the other has share 0.
+    Shares are between 0 and 1 and add up to 1, or are all 0 where nothing speaks for it.
     """
     first = x - centers[:, near.labels]
     second = x - centers[:, near.runner_up]
@@ -101,8 +102,9 @@ def driver_shares(x: Array, near: Nearest, centers: Array, inverse: Array) -> Ar
     first *= first
     second -= first
     second *= inverse[:, None]
-    gap = near.runner_up_squared - near.squared
-    second /= np.where(gap > 0.0, gap, np.inf)
+    np.maximum(second, 0.0, out=second)
+    total = np.add.reduce(second, axis=0)
+    second /= np.where(total > 0.0, total, 1.0)
     return second
 
 

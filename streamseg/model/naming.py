@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from streamseg.kernel.types import Array
 _QUIET, _SLIGHT, _STRONG = 0.25, 0.5, 1.25
 # ... and how far beyond that a word that was given is kept.
 _SLACK = 0.1
+# A feature that is by so much stronger than those of a name is missing in it.
+_LEFT_OUT = 0.3
+_NUMBER = re.compile(r"\s*\(\d+\)$")
 _WORDS = re.compile(r"(?:(?P<how>very|slightly) )?(?P<way>high|low) (?P<feature>.+)")
 
 
@@ -31,39 +35,32 @@ def names_of(z: Array, features: list[str]) -> list[str]:
     return [name if names.index(name) == i else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
 
 
-def says_the_same(one: str, other: str) -> bool:
-    """Whether two names tell the same features as high or low, however strongly and in whatever order."""
-    return _told(one) == _told(other)
+def outdated(name: str, z: Array, features: list[str], others: Collection[str] = ()) -> bool:
+    """Whether a name that was made of words no longer fits a segment. IN z (n_features,), as in `names_of`; other names.
 
-
-def _told(name: str) -> set[str]:
-    bare = re.sub(r"\b(very|slightly) |\s*\(\d+\)$", "", name.lower())
-    return {part.strip() for part in bare.split(",")}
-
-
-def contradicts(name: str, z: Array, features: list[str]) -> bool:
-    """Whether a name that was made of words says what is not so of a segment. IN z (n_features,), as in `names_of`.
-
-    A word is kept somewhat beyond the threshold at which it is assigned. A name of other words contradicts nothing.
+    It says what is not so, leaves out what sets the customers apart most, or bears a number that no other name asks for. A
+    word is kept somewhat beyond the threshold at which it is assigned. A name of other words is never outdated.
     """
-    by_feature = {feature.replace("_", " "): float(value) for feature, value in zip(features, z, strict=True)}
-    for part in re.sub(r"\s*\(\d+\)$", "", name).lower().split(", "):
-        if part == "average":
-            if max(map(abs, by_feature.values())) > _SLIGHT:
-                return True
-            continue
-        found = _WORDS.fullmatch(part)
-        if found is None:
-            return False
-        lowered = {feature.lower(): value for feature, value in by_feature.items()}
-        if found["feature"] not in lowered:
-            return False
-        value = lowered[found["feature"]] * (1.0 if found["way"] == "high" else -1.0)
-        least = _STRONG - _SLACK if found["how"] == "very" else _QUIET - _SLACK
-        most = _SLIGHT + _SLACK if found["how"] == "slightly" else np.inf
-        if not least <= value <= most:
-            return True
-    return False
+    by_feature = {feature.replace("_", " ").lower(): float(value) for feature, value in zip(features, z, strict=True)}
+    bare = _NUMBER.sub("", name)
+    found = [_WORDS.fullmatch(part) for part in bare.lower().split(", ")]
+    if bare.lower() == "average":
+        words = []
+    elif all(word is not None and word["feature"] in by_feature for word in found):
+        words = [word for word in found if word is not None]
+    else:
+        return False
+    told = max((abs(by_feature[word["feature"]]) for word in words), default=_SLIGHT - _LEFT_OUT)
+    if any(not _fits(word, by_feature) for word in words) or max(map(abs, by_feature.values())) > told + _LEFT_OUT:
+        return True
+    return bare != name and bare not in others
+
+
+def _fits(word: re.Match[str], by_feature: Mapping[str, float]) -> bool:
+    value = by_feature[word["feature"]] * (1.0 if word["way"] == "high" else -1.0)
+    least = _STRONG - _SLACK if word["how"] == "very" else _QUIET - _SLACK
+    most = _SLIGHT + _SLACK if word["how"] == "slightly" else np.inf
+    return bool(least <= value <= most)
 
 
 def name_beside(z: Array, i: int, features: list[str], taken: list[str]) -> str:

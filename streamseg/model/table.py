@@ -14,7 +14,7 @@ from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.moments import moments_of_rows
 from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
 from streamseg.model.changes import apply_external, apply_moves, apply_warm_up, note_births, reset_candidates, take_segments
-from streamseg.model.naming import contradicts
+from streamseg.model.naming import outdated
 from streamseg.model.panel import Panel, PanelRows
 from streamseg.model.population import Population
 from streamseg.model.records import Refitted, Rescaled, Start, Upserts
@@ -97,12 +97,13 @@ def _step(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> Non
 
 
 def _look_at_names(state: ModelState, spec: ModelSpec) -> None:
-    """Select for renaming the segments whose names contradicted their customers at two looks in a row. INOUT state."""
+    """Select for renaming the segments whose names did not fit their customers at two looks in a row. INOUT state."""
     z, names = z_now(state, spec), list(spec.names[: spec.n_weighted])
+    given = [segment.name for segment in state.segments]
     untrue = [
         segment.id
         for place, segment in enumerate(state.segments)
-        if not segment.given and contradicts(segment.name, z[:, place], names)
+        if not segment.given and outdated(segment.name, z[:, place], names, given)
     ]
     state.to_name = [i for i in untrue if i in state.misnamed]
     state.misnamed, state.looked = untrue, state.rows

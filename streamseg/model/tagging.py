@@ -149,7 +149,7 @@ class Holder:
 
 
 def drivers(state: ModelState, spec: ModelSpec, x: Array, near: Nearest) -> tuple[Array, Array]:
-    """(z, share), each (n_weighted, n_rows): standard deviations from the mean, and share of d2^2 - d1^2. IN x, near."""
+    """(z, share), each (n_weighted, n_rows): standard deviations from the mean, and `driver_shares`. IN x, near."""
     n = spec.n_weighted
     deviation = np.sqrt(state.metric.variance[:n])
     safe = np.where(deviation > 0.0, deviation, np.inf)

@@ -7,7 +7,7 @@ import numpy as np
 from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array
 from streamseg.model.apply import apply
-from streamseg.model.naming import names_of, says_the_same
+from streamseg.model.naming import names_of, outdated
 from streamseg.model.records import Decision, Start
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState, Rule, Segment
@@ -24,7 +24,9 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
     z = (centers - state.moments.mean[:, None]) / np.where(deviation > 0.0, deviation, np.inf)[:, None]
     p50, p95 = radii_of(state)
     total = sum(state.members.get(i, 0) for i in state.ids)
-    names = names_of(z[: spec.n_weighted], list(spec.names[: spec.n_weighted]))
+    weighted, features = z[: spec.n_weighted], list(spec.names[: spec.n_weighted])
+    names, given = names_of(weighted, features), [segment.name for segment in state.segments]
+    unfit = [outdated(name, weighted[:, i], features, given) for i, name in enumerate(given)]
     records = []
     for i, segment in enumerate(state.segments):
         size = state.members.get(segment.id, 0)
@@ -37,7 +39,7 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
                 predecessors=segment.predecessors,
                 successors=segment.successors,
                 why=segment.why,
-                suggested_name=None if segment.given or says_the_same(names[i], segment.name) else names[i],
+                suggested_name=None if segment.given or not unfit[i] else names[i],
                 rule=_rule(state.rules.get(segment.id)),
                 center=dict(zip(spec.names, _in_users_units(centers[:, i], spec), strict=True)),
                 z={name: round(float(value), 6) for name, value in zip(spec.names, z[:, i], strict=True) if value == value},
