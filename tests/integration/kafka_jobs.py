@@ -116,7 +116,13 @@ class Job:
 
     def until_working(self, worker: str, at_least: int = 1) -> None:
         """Until the worker has been given partitions so many times."""
-        until(lambda: len(self.events(worker, "partitions_moved")) >= at_least, f"{worker} has partitions")
+
+        def has_partitions() -> bool:
+            # One whose first commit came to nothing begins anew with the partitions that it was given.
+            again = any(event["offsets"] for event in self.events(worker, "started"))
+            return len(self.events(worker, "partitions_moved")) >= at_least or (again and at_least == 1)
+
+        until(has_partitions, f"{worker} has partitions")
 
     def kill(self, worker: str, how: signal.Signals = signal.SIGKILL) -> int:
         process = self.workers.pop(worker)
