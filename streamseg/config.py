@@ -47,6 +47,7 @@ from streamseg.records.events import EventFields
 DEFAULT_FILE = Path("streamseg.toml")
 _ENV_PREFIX = "STREAMSEG_"
 _AUTO_RETAG_SHARE = 6.0
+_DAY_S = 86_400.0
 
 
 class Config(Section):
@@ -103,11 +104,18 @@ class Config(Section):
     def model_spec(self) -> ModelSpec:
         """What the model is told. A start from a file says how many segments there are."""
         layout, model = self.layout(), self.model
-        transforms = [layout.features[row.feature].transform for row in layout.rows]
+        features = [(row, layout.features[row.feature]) for row in layout.rows]
         return ModelSpec(
             tuple(
-                ModelFeature(row.name, row.weight, row.group, transform)
-                for row, transform in zip(layout.rows, transforms, strict=True)
+                ModelFeature(
+                    row.name,
+                    row.weight,
+                    row.group,
+                    feature.transform,
+                    feature.half_life_s if feature.fades else None,
+                    1.0 if feature.aggregate == "recency" else 0.0,
+                )
+                for row, feature in features
             ),
             None if model.segments == "auto" else model.segments,
             warm_up=max(model.warm_up, 1),
@@ -127,10 +135,13 @@ class Config(Section):
             return None
         if self.model.retag_every != "auto":
             return parse_duration(self.model.retag_every)
-        spans = [f.half_life_s for f in self.layout().features if f.half_life_s and f.aggregate in ("count", "sum")]
+        fading = [feature for feature in self.layout().features if feature.fades]
+        spans = [feature.half_life_s / _AUTO_RETAG_SHARE for feature in fading if feature.half_life_s is not None]
+        if any(feature.aggregate == "recency" for feature in fading):
+            spans.append(_DAY_S)
         if self.model.active_within not in ("auto", "none"):
-            spans.append(parse_duration(self.model.active_within))
-        return min(spans) / _AUTO_RETAG_SHARE if spans else None
+            spans.append(parse_duration(self.model.active_within) / _AUTO_RETAG_SHARE)
+        return min(spans, default=None)
 
     def job_settings(self) -> JobSettings:
         """Raises ConfigError where a model of somebody else's would come out differently in every process."""

@@ -77,7 +77,7 @@ class FeatureConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.half_life is not None and self.aggregate in ("last", "max"):
+        if self.half_life is not None and self.aggregate in ("last", "max", "recency"):
             raise ValueError(f"half_life makes no sense with aggregate {self.aggregate!r}: there is nothing that fades")
         if self.one_hot is not None:
             if self.aggregate != "last" or self.transform != "none":
@@ -95,7 +95,7 @@ class FeatureConfig(Section):
             transform=self.transform,
             weight=self.weight,
             categories=self.one_hot or (),
-            every_event=self.field is None and self.aggregate in ("count", "gap"),
+            every_event=self.field is None and self.aggregate in ("count", "gap", "recency"),
         )
 
 
@@ -109,7 +109,10 @@ class ModelConfig(Section):
     )
     retag_every: Literal["auto", "none"] | Duration = Field(
         "auto",
-        description='event time after which silent customers are tagged again; "auto": a sixth of the shortest half-life',
+        description=(
+            'event time after which silent customers are tagged again; "auto": a sixth of the shortest half-life, and at '
+            "most a day where recency counts"
+        ),
     )
     refits: Literal["auto"] | bool = Field(
         "auto", description='look for better centers as events come; "auto": yes, but for a factory\'s model'

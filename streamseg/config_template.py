@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from streamseg.config import Config
 from streamseg.config_sections import FeatureConfig
 
+Template = Literal["default", "rfm"]
 SCHEMA_FILE = "streamseg.schema.json"
 
 
@@ -18,8 +19,11 @@ def render_schema() -> str:
     return json.dumps(Config.model_json_schema(), indent=2) + "\n"
 
 
-def render_template() -> str:
-    """Every key with its default and what it means; keys without a default are commented out."""
+def render_template(template: Template = "default") -> str:
+    """Every key with its default and what it means; keys without a default are commented out.
+
+    "rfm": the features are recency, frequency and monetary value of purchases.
+    """
     lines = [
         f"#:schema ./{SCHEMA_FILE}",
         "# What is left out has the default shown. Flags and STREAMSEG_* variables win.",
@@ -28,7 +32,7 @@ def render_template() -> str:
     sections: list[str] = []
     for name, field in Config.model_fields.items():
         if name == "features":
-            sections += _features()
+            sections += _rfm() if template == "rfm" else _features()
         elif isinstance(field.default, BaseModel):
             sections += ["", f"[{name}]", *_keys(field.default)]
         else:
@@ -48,6 +52,26 @@ def _features() -> list[str]:
     return lines
 
 
+def _rfm() -> list[str]:
+    """Each customer's days since the last purchase, number of purchases, and sum of their amounts."""
+    lines = [
+        "",
+        "# Recency, frequency, monetary value: skewed, as purchases are, so they count by their logarithms.",
+    ]
+    for feature, what in _RFM:
+        lines += ["", f"# {what}", "[[features]]"]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in feature.model_dump(exclude_defaults=True).items()]
+    return lines
+
+
+_RFM = (
+    (FeatureConfig(name="recency", aggregate="recency", transform="log1p"), "Days since the last purchase."),
+    (FeatureConfig(name="frequency", aggregate="count", transform="log1p"), "Purchases."),
+    (
+        FeatureConfig(name="monetary", field="amount", aggregate="sum", transform="log1p"),
+        'What they came to: `field` is the amount of one purchase. With half_life = "365d" old ones fade.',
+    ),
+)
 _EXAMPLES: dict[str, Any] = {"field": "age", "half_life": "90d", "one_hot": ["basic", "gold"]}
 
 

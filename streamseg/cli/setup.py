@@ -11,7 +11,7 @@ from rich.table import Table
 
 from streamseg.cli.common import AsJson, ConfigFile, Set, configuration, out, process_edge
 from streamseg.config import flat_keys
-from streamseg.config_template import SCHEMA_FILE, render_schema, render_template
+from streamseg.config_template import SCHEMA_FILE, Template, render_schema, render_template
 from streamseg.errors import ConfigError
 from streamseg.records.schemas import assignment_schema, dead_letter_schema, event_schema, segment_schema
 
@@ -22,19 +22,24 @@ config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True
 def init(
     directory: Annotated[Path, typer.Argument(help="Where to write.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    template: Annotated[
+        Template, typer.Option(help="rfm: recency, frequency and monetary value of purchases as features.")
+    ] = "default",
 ) -> None:
     """Write a commented `streamseg.toml`, and its JSON Schema for editors.
 
-    Example:
+    Examples:
 
         streamseg init && streamseg config show --origin
+
+        streamseg init --template rfm && streamseg run --input purchases.csv --output tags.jsonl
     """
     target = directory / "streamseg.toml"
     if target.exists() and not force:
         raise ConfigError(f"{target} exists already", hint="--force overwrites it")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        target.write_text(render_template(), encoding="utf-8")
+        target.write_text(render_template(template), encoding="utf-8")
         (directory / SCHEMA_FILE).write_text(render_schema(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write: {error}") from None

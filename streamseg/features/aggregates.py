@@ -4,7 +4,7 @@ Each keeps a few columns. Decayed columns are as of the customer's latest event 
 what is left of its weight: sums, counts, means and maxima do not depend on the order of arrival. `last` keeps the time of
 its value, and an older event does not overwrite it. `gap` (mean days between events) telescopes: an event between two
 others splits a gap, so only the number of gaps changes; with a half-life the split is approximate, as the parts would fade
-apart.
+apart. `recency` is days since the last event, as of when it is asked, so it grows while a customer is silent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from streamseg.kernel.elementary import exp2
 from streamseg.kernel.types import Array, Flags, Ints
 
-AggregateName = Literal["last", "count", "sum", "mean", "max", "gap"]
+AggregateName = Literal["last", "count", "sum", "mean", "max", "gap", "recency"]
 Column = npt.NDArray[Any]
 
 NO_TIME = -(2**62)
@@ -30,7 +30,7 @@ class Feature(msgspec.Struct, frozen=True):
 
     Attributes:
         field: dotted path into the event.
-        every_event: for `count` and `gap` without a field of their own: each event counts.
+        every_event: for `count`, `gap` and `recency` without a field of their own: each event counts.
         half_life_s: seconds of event time.
         categories: names of a one-hot text field; empty for a number.
     """
@@ -43,6 +43,11 @@ class Feature(msgspec.Struct, frozen=True):
     weight: float = 1.0
     categories: tuple[str, ...] = ()
     every_event: bool = False
+
+    @property
+    def fades(self) -> bool:
+        """Whether its value changes while a customer is silent."""
+        return self.aggregate == "recency" or (self.half_life_s is not None and self.aggregate in ("count", "sum"))
 
 
 class ColumnSpec(NamedTuple):
@@ -76,6 +81,7 @@ _COLUMNS: dict[str, list[ColumnSpec]] = {
         ColumnSpec("first", "<i8", NO_TIME),
         ColumnSpec("last", "<i8", NO_TIME),
     ],
+    "recency": [ColumnSpec("last", "<i8", NO_TIME)],
 }
 
 
@@ -94,6 +100,8 @@ def update(feature: Feature, columns: list[Column], at: Ints, values: Array, arr
         time[at[newer]] = arrival.time[newer]
     elif feature.aggregate == "max":
         columns[0][at] = np.fmax(columns[0][at], values)
+    elif feature.aggregate == "recency":
+        columns[0][at] = np.where(there, np.maximum(columns[0][at], arrival.time), columns[0][at])
     else:
         fading = _fading(feature, arrival.now, arrival.before)
         late = _fading(feature, arrival.now, arrival.time)
@@ -132,6 +140,9 @@ def _update_gap(columns: list[Column], at: Ints, there: Flags, time: Ints, fadin
 
 def value(feature: Feature, columns: list[Column], at: Ints | slice, time: Ints, as_of: Ints) -> Array:
     """The feature's value, before `transform`, NaN where missing. IN all; `time` is what columns are as of."""
+    if feature.aggregate == "recency":
+        last: Ints = columns[0][at].astype(np.int64, copy=False)
+        return np.where(last == NO_TIME, np.nan, (as_of - np.where(last == NO_TIME, as_of, last)) / _US_PER_DAY)
     first: Array = columns[0][at].astype(np.float64, copy=False)
     if feature.aggregate in ("count", "sum"):
         return first * _fading(feature, as_of, time)

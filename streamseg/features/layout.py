@@ -60,7 +60,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def fades(self) -> bool:
         """Whether customers change while they are silent."""
-        return any(feature.half_life_s and feature.aggregate in ("count", "sum") for feature in self.features)
+        return any(feature.fades for feature in self.features)
 
     def model_rows(self, raw: Array) -> Array:
         """Values (n_features, n) before transforms to the model's rows (n_rows_of_model, n). IN raw."""

@@ -92,12 +92,21 @@ class ModelFeature(msgspec.Struct, frozen=True):
         weight: its weight in the distance; 0 keeps it for profiles only.
         group: features of one group share a variance (the categories of a one-hot field); "" for none.
         transform: what was done to the values before the model sees them.
+        half_life_s: seconds of silence after which a value, before its transform, is half; None where it stays.
+        per_day: what a day of silence adds to it.
     """
 
     name: str
     weight: float = 1.0
     group: str = ""
     transform: Literal["none", "log1p"] = "none"
+    half_life_s: float | None = None
+    per_day: float = 0.0
+
+    @property
+    def ages(self) -> bool:
+        """Whether the value of a silent customer changes."""
+        return self.half_life_s is not None or self.per_day != 0.0
 
 
 class ModelSpec(msgspec.Struct, frozen=True, dict=True):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamseg.kernel.clusters import Centers, means_of
-from streamseg.kernel.elementary import exp2
+from streamseg.kernel.elementary import exp2, signed_expm1, signed_log1p
 from streamseg.kernel.moments import Moments, moments_of_rows
 from streamseg.kernel.starts import kmeans_labels, trimmed_band
 from streamseg.kernel.types import Array, Ints
@@ -17,7 +17,7 @@ from streamseg.model.newcomers import check_labels
 from streamseg.model.records import Start
 from streamseg.model.rules import rules_of
 from streamseg.model.selection import choose
-from streamseg.model.spec import CUSTOMERS_PER_SEGMENT, MAX_SEGMENTS, WARM_UP_EVENTS_FACTOR, ModelSpec
+from streamseg.model.spec import CUSTOMERS_PER_SEGMENT, MAX_SEGMENTS, WARM_UP_EVENTS_FACTOR, ModelFeature, ModelSpec
 from streamseg.model.state import Metric, ModelState, Profile, Segment, profile_of, unsettled_metric, z_of
 
 # There is room for later ones above it.
@@ -157,15 +157,29 @@ def _checked_ids(spec: ModelSpec, centers: Mapping[int, Mapping[str, float]]) ->
 
 
 def _warm_rows(state: ModelState, spec: ModelSpec) -> tuple[Array, Array]:
-    """Rows (n_features, n_rows) and their weights, faded to now. The order is that of first appearance."""
+    """Rows (n_features, n_rows) and their weights, as of now. The order is that of the customers' last events."""
     rows = state.warm_up.rows.values()
     x = np.array([row for _, _, row in rows], dtype=np.float64).reshape(len(rows), len(spec.features)).T.copy()
+    silent = np.maximum([0.0 if at is None else state.clock - at for _, at, _ in rows], 0.0)
+    for feature, values in zip(spec.features, x, strict=True):
+        if feature.ages:
+            values[:] = _aged(feature, values, silent)
     weights = np.array([w for w, _, _ in rows])
     if spec.forgetting.unit != "none":
         now = state.age if spec.forgetting.unit == "weight" else state.clock
         at = np.array([now if at is None else at for _, at, _ in rows], dtype=np.float64)
         weights = weights * exp2(np.minimum(at - now, 0.0) / spec.forgetting.half_life)
     return x, weights
+
+
+def _aged(feature: ModelFeature, values: Array, silent: Array) -> Array:
+    """Values of customers who have been silent for some seconds since. IN all, (n_rows,)."""
+    logged = feature.transform == "log1p"
+    raw = signed_expm1(values) if logged else values
+    if feature.half_life_s is not None:
+        raw = raw * exp2(-silent / feature.half_life_s)
+    raw = raw + feature.per_day * (silent / 86_400.0)
+    return signed_log1p(raw) if logged else raw
 
 
 def _by_size(labels: Ints, k: int) -> Ints:

@@ -88,6 +88,19 @@ def test_the_commands_on_your_own_files_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.xdist_group("demo")
+def test_a_csv_of_purchases_gives_recency_frequency_and_monetary_value(tmp_path: Path, demo: Path) -> None:
+    events = [json.loads(line) for line in (demo / "events.jsonl").read_bytes().splitlines()[:40_000]]
+    rows = [f"{event['customer_id']},{event['event_time']},{event['spend']}" for event in events]
+    (tmp_path / "purchases.csv").write_text("\n".join(["customer_id,event_time,amount", *rows]) + "\n")
+    (commands,) = marked("run: with purchases.csv")
+    said = shell(commands, tmp_path)
+    assert all(feature in said for feature in ("recency", "frequency", "monetary"))
+    found = [json.loads(line) for line in (tmp_path / "tags.jsonl").read_bytes().splitlines()]
+    assert sum(tag["reason"] == "time" for tag in found) > 100
+    assert all(0.0 <= one["share"] <= 1.0 for tag in found if tag["drivers"] for one in tag["drivers"])
+
+
+@pytest.mark.xdist_group("demo")
 def test_a_table_of_customers_is_a_warm_start(tmp_path: Path, demo: Path) -> None:
     (tmp_path / "customer_data.csv").write_bytes((demo / "customer_data.csv").read_bytes())
     write_lines(tmp_path / "events.jsonl", shoppers(500))

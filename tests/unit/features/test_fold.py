@@ -25,6 +25,8 @@ OF_ALL_KINDS = (
     Feature("gap", "", "gap", every_event=True),
     Feature("n", "x", "count"),
     Feature("total", "x", "sum"),
+    Feature("silent", "", "recency", every_event=True),
+    Feature("without x", "x", "recency"),
 )
 
 
@@ -52,7 +54,7 @@ def values(features: tuple[Feature, ...], *batches: list[tuple[str, int, float]]
 
 def test_each_aggregate_is_what_its_name_says() -> None:
     found = values(OF_ALL_KINDS, [("c", 0, 4.0), ("c", 1, 8.0), ("c", 3, np.nan)])
-    expected = [8.0, 0.125 + 0.25 + 1, 4 / 64 + 8 / 16, (4 * 0.5 + 8) / 1.5, 8.0, 1.5, 2.0, 12.0]
+    expected = [8.0, 0.125 + 0.25 + 1, 4 / 64 + 8 / 16, (4 * 0.5 + 8) / 1.5, 8.0, 1.5, 2.0, 12.0, 0.0, 2.0]
     assert found == pytest.approx(expected, rel=1e-12)
 
 
@@ -152,3 +154,13 @@ def test_snapshot_rows_that_are_too_large_for_a_record_are_halved() -> None:
         again.put(half)
     assert again.index == table.index
     assert again.column("a.value").tolist() == [1.0, 2.0, 3.0]
+
+
+def test_recency_grows_while_a_customer_is_silent_and_a_late_event_does_not_shorten_it() -> None:
+    table = CustomerTable(Layout((Feature("silent", "", "recency", every_event=True), Feature("r", "x", "recency"))))
+    folded(table, events_of([("a", 4, 1.0), ("a", 6, np.nan), ("b", 5, np.nan), ("a", 1, 2.0)]))
+    rows = np.array([table.index["a"], table.index["b"]])
+    assert table.vectors(rows, 10 * DAY)[:, 0].tolist() == [4.0, 6.0]
+    silent, of_x = table.vectors(rows, 10 * DAY)[:, 1].tolist()
+    assert silent == 5.0
+    assert np.isnan(of_x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,27 @@ def test_a_renewed_metric_is_a_new_epoch_and_every_stored_customer_is_looked_at_
     swept = [tag for tag in tags(store) if tag is not None and tag["source"] is None]
     assert {tag["reason"] for tag in swept} == {"model_update"}
     assert {tag["change"] for tag in swept} == {"moved"}
+
+
+def test_a_lapsed_big_spender_is_found_by_time() -> None:
+    features = [
+        {"name": "recency", "aggregate": "recency", "transform": "log1p"},
+        {"name": "monetary", "field": "amount", "aggregate": "sum", "transform": "log1p"},
+    ]
+    job = settings_for(features=features, model={"segments": 4, "warm_up": 60, "stickiness": 0.0})
+    day = 86_400.0
+    events = [event(f"s{i % 30}", i * day / 15, amount=1.0 + i % 3) for i in range(1_500)]
+    events += [event(f"b{i % 30}", i * day / 15, amount=400.0 + i % 30) for i in range(750)]
+    events = sorted(events, key=lambda e: json.loads(e[1] or b"")["event_time"])
+    store, _ = run_memory(events, job, batch_records=500)
+    state, table = restored(store, job).state, restored(store, job).tasks[0].table
+    lapsed = {int(table.column("segment")[table.index[f"b{i}"]]) for i in range(30)}
+    there = {int(table.column("segment")[table.index[f"s{i}"]]) for i in range(30)}
+    assert len(lapsed) == 1
+    assert not lapsed & there
+    moves = [tag for tag in tags(store) if tag is not None and tag["customer_id"] == "b7" and tag["change"] == "moved"]
+    assert "time" in {tag["reason"] for tag in moves}
+    assert moves[-1]["segment_id"] in lapsed
+    (name,) = [segment.name for segment in state.segments if segment.id in lapsed]
+    assert "high recency" in name.lower()
+    assert not verified(store, job).lost
