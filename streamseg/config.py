@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
+from msgspec.structs import replace
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
@@ -99,7 +100,9 @@ class Config(Section):
                 raise ValueError(f"the field {path!r} cannot be a value and also hold {min(inside)!r}")
 
     def layout(self) -> Layout:
-        return Layout(tuple(feature.feature() for feature in self.features))
+        features, period = tuple(feature.feature() for feature in self.features), self.retag_every_s()
+        period_us = 0 if period is None else round(period * 1e6)
+        return Layout(tuple(replace(one, period_us=period_us) if one.aggregate == "recency" else one for one in features))
 
     def model_spec(self) -> ModelSpec:
         """What the model is told. A start from a file says how many segments there are."""
@@ -114,6 +117,7 @@ class Config(Section):
                     feature.transform,
                     feature.half_life_s if feature.fades else None,
                     1.0 if feature.aggregate == "recency" else 0.0,
+                    feature.aggregate in ("count", "sum"),
                 )
                 for row, feature in features
             ),
@@ -127,6 +131,7 @@ class Config(Section):
             active_within=None if model.active_within in ("auto", "none") else parse_duration(model.active_within),
             stickiness=model.stickiness if model.factory is None else 0.0,
             watched=True,
+            drift_horizon_s=parse_duration(self.metrics.drift_horizon),
             make=None if model.factory is None else factory(model.factory, [row.name for row in layout.rows if row.weight]),
         )
 
@@ -135,7 +140,7 @@ class Config(Section):
             return None
         if self.model.retag_every != "auto":
             return parse_duration(self.model.retag_every)
-        fading = [feature for feature in self.layout().features if feature.fades]
+        fading = [found for feature in self.features if (found := feature.feature()).fades]
         spans = [feature.half_life_s / _AUTO_RETAG_SHARE for feature in fading if feature.half_life_s is not None]
         if any(feature.aggregate == "recency" for feature in fading):
             spans.append(_DAY_S)
@@ -172,6 +177,7 @@ class Config(Section):
         keys["features"] = [f["name"] for f in tree["features"]]
         keys |= {f"input.{key}": tree["input"][key] for key in ("customer_id", "event_time", "topic", "max_record_bytes")}
         keys["output.emit"] = tree["output"]["emit"]
+        keys["metrics.drift_horizon"] = tree["metrics"]["drift_horizon"]
         keys["application"] = self.application
         return msgspec.json.encode(dict(sorted(keys.items()))).decode()
 

@@ -163,6 +163,9 @@ class MetricsConfig(Section):
         None, description="a table of customers (.csv, .parquet, .jsonl) to measure drift against; default: the first ones"
     )
     drift_every: Duration = Field("5s", description="how often drift is measured")
+    drift_horizon: Duration = Field(
+        "30d", description="of counts and sums, what customers gained in the last one is compared with the one before"
+    )
 
 
 class TracingConfig(Section):

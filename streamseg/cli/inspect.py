@@ -189,16 +189,12 @@ def drift_in_words(job: Job) -> list[str]:
         lines.append(f"[dim]the loss rose {watch.detections} times, last at model version {watch.last_version}")
     if drift is None:
         return lines
-    told = [
-        f"{name} (PSI {one.psi.value:.2g}, by chance {one.psi.critical:.2g}; {one.distance.value:.2g}σ apart)"
-        for name, one in drift.features.items()
-        if one.drifted
-    ]
+    told = [drift.features[name].in_words(name) for name in drift.drifted]
     if drift.shares_drifted:
         off = drift.share_off
         told.append(f"sizes of segments (up to {f'{off:.0%} off' if off < 1 else f'{1 + off:,.0f} times as large'})")
-    said = f"[yellow]drift[/] against the {drift.m:,} customers of the reference: {escape('; '.join(told))}" if told else (
-        f"[dim]no drift: the last {drift.n:,} customers are like the {drift.m:,} of the reference")  # fmt: skip
+    said = f"[yellow]drift[/] {escape('; '.join(told))}" if told else (
+        f"[dim]no drift: the last {drift.n:,} customers are, and gain, what the {drift.m:,} first did")  # fmt: skip
     return [*lines, said]
 
 

@@ -30,6 +30,7 @@ class Feature(msgspec.Struct, frozen=True):
 
     Attributes:
         field: dotted path into the event.
+        period_us: how often silent customers are seen; recency is as of the end of such a period, for all alike.
         every_event: for `count`, `gap` and `recency` without a field of their own: each event counts.
         half_life_s: seconds of event time.
         categories: names of a one-hot text field; empty for a number.
@@ -43,6 +44,7 @@ class Feature(msgspec.Struct, frozen=True):
     weight: float = 1.0
     categories: tuple[str, ...] = ()
     every_event: bool = False
+    period_us: int = 0
 
     @property
     def fades(self) -> bool:
@@ -142,7 +144,9 @@ def value(feature: Feature, columns: list[Column], at: Ints | slice, time: Ints,
     """The feature's value, before `transform`, NaN where missing. IN all; `time` is what columns are as of."""
     if feature.aggregate == "recency":
         last: Ints = columns[0][at].astype(np.int64, copy=False)
-        return np.where(last == NO_TIME, np.nan, (as_of - np.where(last == NO_TIME, as_of, last)) / _US_PER_DAY)
+        # Who was here since the last sweep would else be at exactly 0, and a group of its own.
+        end = as_of if not feature.period_us else (as_of // feature.period_us + 1) * feature.period_us
+        return np.where(last == NO_TIME, np.nan, (end - np.where(last == NO_TIME, end, last)) / _US_PER_DAY)
     first: Array = columns[0][at].astype(np.float64, copy=False)
     if feature.aggregate in ("count", "sum"):
         return first * _fading(feature, as_of, time)

@@ -16,9 +16,11 @@ import numpy as np
 from scipy.special import chdtri
 
 from streamseg.kernel.clusters import nearest_label
+from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array, Ints
+from streamseg.model.gains import gains
 from streamseg.model.reference import Reference
-from streamseg.model.spec import ModelSpec
+from streamseg.model.spec import ModelFeature, ModelSpec
 from streamseg.model.state import ModelState
 
 BINS = 10
@@ -50,13 +52,27 @@ class Measure(NamedTuple):
 
 
 class FeatureDrift(NamedTuple):
+    """How far a feature is from what it was. `before`, `after`: medians, in the user's units, or mean gains of a horizon."""
+
     psi: Measure
     distance: Measure
+    before: float = 0.0
+    after: float = 0.0
+    gained: bool = False
 
     @property
     def drifted(self) -> bool:
         """Whether one measure is both beyond chance and large enough to matter."""
         return self.psi.beyond(LEAST_PSI) or self.distance.beyond(LEAST_DISTANCE)
+
+    def in_words(self, name: str) -> str:
+        """Such as "spend: median 42 -> 61 (+45 %), PSI 0.31, by chance 0.02"."""
+        what = "mean gain of a horizon" if self.gained else "median"
+        change = f" ({(self.after - self.before) / abs(self.before):+.0%})" if self.before else ""
+        return (
+            f"{name}: {what} {self.before:,.4g} -> {self.after:,.4g}{change}, PSI {self.psi.value:.2g}, "
+            f"by chance {self.psi.critical:.2g}"
+        )
 
 
 class Drift(NamedTuple):
@@ -84,8 +100,9 @@ class Drift(NamedTuple):
 class Yardstick:
     """What is known of a reference before any window: edges, shares, and how far apart its own samples are."""
 
-    def __init__(self, reference: Reference, spec: ModelSpec) -> None:
-        self._spec, self._x = spec, reference.x
+    def __init__(self, reference: Reference, spec: ModelSpec, *, fixed: bool = False) -> None:
+        """`fixed`: a reference that somebody gave, not the customers that the model began with."""
+        self._spec, self._x, self._fixed = spec, reference.x, fixed
         self._features = [_Feature(row[~np.isnan(row)]) for row in reference.x]
 
     def measured(self, state: ModelState, x: Array, segments: Ints) -> Drift | None:
@@ -94,12 +111,20 @@ class Yardstick:
         if min(n, self._x.shape[1]) < MIN_ROWS:
             return None
         features = {}
-        for name, known, row in zip(self._spec.names, self._features, x, strict=True):
-            found = known.measured(row[~np.isnan(row)])
+        for feature, known, row in zip(self._spec.features, self._features, x, strict=True):
+            values = row[~np.isnan(row)]
+            found = None if self._passes(feature) else known.measured(values)
             if found is not None:
-                features[name] = found
-        shares, off = self._shares(state, segments)
-        return Drift(n, self._x.shape[1], features, shares, off)
+                middles = np.array([known.median, np.median(values)])
+                before, after = (signed_expm1(middles) if feature.transform == "log1p" else middles).tolist()
+                features[feature.name] = found._replace(before=before, after=after)
+        moving = any(map(self._passes, self._spec.features[: self._spec.n_weighted]))
+        shares, off = (Measure(0.0, 0.0), 0.0) if moving else self._shares(state, segments)
+        return Drift(n, self._x.shape[1], features | gain_drift(state, self._spec), shares, off)
+
+    def _passes(self, feature: ModelFeature) -> bool:
+        """Whether customers leave what they were by living on, so that a reference of their past says nothing."""
+        return not self._fixed and (feature.accumulates or feature.ages)
 
     def _shares(self, state: ModelState, segments: Ints) -> tuple[Measure, float]:
         """Of the segments, by the present model on both sides: what it learned is no drift of the customers."""
@@ -121,6 +146,23 @@ class Yardstick:
         return psi(before, after), float(off[common].max(initial=0.0))
 
 
+def gain_drift(state: ModelState, spec: ModelSpec) -> dict[str, FeatureDrift]:
+    """Of features that accumulate: what customers gained over the last horizon, against the one before. IN both."""
+    found = gains(state.copies, spec.features)
+    if found is None:
+        return {}
+    out = {}
+    for feature, before, after in zip(spec.features, *found, strict=True):
+        if feature.accumulates:
+            there = ~(np.isnan(before) | np.isnan(after))
+            drift = _Feature(before[there]).measured(after[there])
+            if drift is not None:
+                out[feature.name] = drift._replace(
+                    before=float(before[there].mean()), after=float(after[there].mean()), gained=True
+                )
+    return out
+
+
 class _Feature:
     """A feature's reference values, (m,)."""
 
@@ -130,7 +172,7 @@ class _Feature:
             return
         self._edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS))
         self._counts = self._binned(values)
-        self._spread = float(values.std())
+        self._spread, self.median = float(values.std()), float(np.median(values))
         self._points = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
         self._quantiles = np.quantile(values, self._points)
         self._chance = self._distance_by_chance(values)

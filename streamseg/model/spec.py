@@ -93,7 +93,7 @@ class ModelFeature(msgspec.Struct, frozen=True):
         group: features of one group share a variance (the categories of a one-hot field); "" for none.
         transform: what was done to the values before the model sees them.
         half_life_s: seconds of silence after which a value, before its transform, is half; None where it stays.
-        per_day: what a day of silence adds to it.
+        per_day: what a day of silence adds to it; accumulates: what events add to it stays, but for the half-life.
     """
 
     name: str
@@ -102,6 +102,7 @@ class ModelFeature(msgspec.Struct, frozen=True):
     transform: Literal["none", "log1p"] = "none"
     half_life_s: float | None = None
     per_day: float = 0.0
+    accumulates: bool = False
 
     @property
     def ages(self) -> bool:
@@ -119,6 +120,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         refits: whether better centers are looked for as events come.
         warm_up: complete customers before the first centers.
         max_warm_up_s: event time that a warm-up takes at most.
+        drift_horizon_s: event time over which what customers gain is compared; None where nobody asks.
         max_gain, clip_sigmas, max_ahead: the guards; None turns one off.
         unit_metric: inputs are scaled already, every variance counts as 1.
         watched: whether reference customers are kept, for drift.
@@ -141,6 +143,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     refits: bool = False
     stickiness: float = 0.0
     watched: bool = False
+    drift_horizon_s: float | None = None
     table: bool = False
     active_within: float | None = None
     make: Callable[[], Any] | None = None

@@ -18,6 +18,7 @@ from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array, Ints, sums_by_label
 from streamseg.model.codec import digest
 from streamseg.model.external import External, Unnamed
+from streamseg.model.gains import PanelCopy
 from streamseg.model.panel import Panel
 from streamseg.model.population import Population
 from streamseg.model.reference import Reference
@@ -197,6 +198,7 @@ class ModelState(msgspec.Struct):
         panel: its sample of customers; radii: (2, k) median and 95th percentile of squared distances to the centers, NaN
             where that is not known; customers: in the table; passes: number of requested passes over it, the last one
             when `passed` rows had been learned.
+        copies: of the panel, at the last multiples of the horizon of drift.
         misnamed: ids of segments whose names no longer fit their customers, when `looked` rows had been learned; to_name:
             those of which that was so twice in a row.
     """
@@ -242,6 +244,7 @@ class ModelState(msgspec.Struct):
     looked: int = 0
     misnamed: list[int] = []
     to_name: list[int] = []
+    copies: list[PanelCopy] = []
 
     @classmethod
     def empty(cls, spec: ModelSpec) -> ModelState:

@@ -11,9 +11,11 @@ from msgspec.structs import replace
 from streamseg.kernel import histogram
 from streamseg.kernel.clusters import Centers, nearest_label
 from streamseg.kernel.elementary import exp2_scalar
+from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import moments_of_rows
 from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
 from streamseg.model.changes import apply_external, apply_moves, apply_warm_up, note_births, reset_candidates, take_segments
+from streamseg.model.gains import with_copy
 from streamseg.model.naming import outdated
 from streamseg.model.panel import Panel, PanelRows
 from streamseg.model.population import Population
@@ -76,8 +78,9 @@ def _take_sums(state: ModelState, change: Upserts) -> None:
     same = change.epoch == state.population.epoch
     if same:
         state.population = state.population.with_sums(change.sums)
-    rows = _panel_rows(state.population, change.panel if same else _none(change.panel))
-    state.panel = state.panel.changed(rows, change.gone.astype(np.int64))
+    rows, gone = _panel_rows(state.population, change.panel if same else _none(change.panel)), change.gone.astype(np.int64)
+    state.panel = state.panel.changed(rows, gone)
+    state.copies = [copy.without(gone) for copy in state.copies]
 
 
 def _step(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> None:
@@ -92,6 +95,8 @@ def _step(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> Non
     _take_centers(state)
     state.panel = state.panel.thinned()
     _look_at_panel(state, spec, state.panel)
+    if spec.drift_horizon_s is not None and state.clock != NEVER:
+        state.copies = with_copy(state.copies, state.panel, state.clock, spec.drift_horizon_s)
     if state.rows - state.looked >= _NAME_ROWS:
         _look_at_names(state, spec)
 

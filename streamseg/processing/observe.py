@@ -87,6 +87,14 @@ class Detected:
 
 
 @dataclass(frozen=True)
+class DriftEnded:
+    """What was told as drift is none any more; `details` as then."""
+
+    detector: str
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Started:
     """The job is restored and goes on. `positions`: next input offsets."""
 
@@ -196,6 +204,7 @@ Observation = (
     | DriftMeasured
     | Profiled
     | Detected
+    | DriftEnded
     | SnapshotTaken
     | PartitionsMoved
     | Waiting

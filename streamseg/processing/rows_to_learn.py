@@ -59,7 +59,7 @@ class Change(NamedTuple):
     Attributes:
         keys: (n,); x, places: after, (n_features, n) and (n,), -1 for who does not count; old_x, old_places: before.
         evaluated: by how many more were seen in the epoch.
-        shown: which are to be shown to the panel, (n,).
+        shown: which are to be shown to the panel, (n,); erased: who is no customer any more, (n,).
     """
 
     keys: Ints
@@ -69,6 +69,7 @@ class Change(NamedTuple):
     old_places: Ints
     evaluated: int
     shown: Flags
+    erased: Flags
 
 
 def share_of(state: ModelState, spec: ModelSpec, changes: list[Change], losses: Array, every: Array) -> TableShare:
@@ -87,7 +88,7 @@ def share_of(state: ModelState, spec: ModelSpec, changes: list[Change], losses: 
         offered.append(rows)
         assert state.panel is not None
         lost = state.panel.has(change.keys) & ~np.isin(change.keys, rows.keys) & change.shown
-        gone.append(change.keys[lost])
+        gone.append(change.keys[lost | change.erased])
     together = Offered(*(np.concatenate(parts, axis=-1) for parts in zip(*offered, strict=True)))
     return TableShare(sums, together, np.concatenate(gone), losses, every)
 

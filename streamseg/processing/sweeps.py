@@ -86,6 +86,7 @@ class StoredCustomers:
             np.where(counted, places_of(self._state, folded.segment), -1),
             int(np.count_nonzero(lives)) - int(np.count_nonzero(seen)),
             np.ones(len(lives), dtype=np.bool_),
+            folded.erased,
         )
 
     def seen(self, epoch: Ints) -> Flags:
@@ -130,6 +131,7 @@ class StoredCustomers:
             np.where(counted, places_of(self._state, previous), -1),
             unseen,
             ~same if not fades else np.ones(len(rows), dtype=np.bool_),
+            np.zeros(len(rows), dtype=np.bool_),
         )
 
     def reasons(self, rows: Ints, previous: Ints, epoch: Ints) -> Ints:

@@ -30,7 +30,8 @@ class DriftMeter:
         if reference is None or not state.ready:
             return None
         if self._yardstick is None or self._yardstick[0] is not reference:
-            self._yardstick = reference, Yardstick(reference, self._settings.model)
+            given = self._settings.reference is not None
+            self._yardstick = reference, Yardstick(reference, self._settings.model, fixed=given)
         window = latest_customers(tasks, self._settings.layout.n_weighted, WINDOW)
         return self._yardstick[1].measured(state, *window)
 

@@ -13,7 +13,16 @@ import numpy as np
 from streamseg.model.drift import Drift
 from streamseg.model.spec import in_words
 from streamseg.processing.job import Job
-from streamseg.processing.observe import BatchCommitted, Detected, DriftMeasured, Observation, Polling, Profiled, Waiting
+from streamseg.processing.observe import (
+    BatchCommitted,
+    Detected,
+    DriftEnded,
+    DriftMeasured,
+    Observation,
+    Polling,
+    Profiled,
+    Waiting,
+)
 from streamseg.processing.transport import Polled
 
 # Between two looks at drift: one takes milliseconds.
@@ -77,11 +86,11 @@ def missing_model(job: Job) -> Waiting:
 
 
 class DriftReports:
-    """Segments and drift, looked at every few seconds; drift is told when it begins."""
+    """Segments and drift, looked at every few seconds; drift is told when it begins, and when it is over."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s, self._looked_at = every_s, -inf
-        self._told: set[str] = set()
+        self._told: dict[str, Detected] = {}
 
     def due(self, job: Job, *, now: bool) -> list[Observation]:
         """What observers are told now; `now`: without waiting."""
@@ -92,18 +101,26 @@ class DriftReports:
         if drift is None:
             return [profiled]
         found = detections_of(drift)
-        new = [found[name] for name in sorted(found.keys() - self._told)]
-        self._told = set(found)
-        return [profiled, DriftMeasured(drift), *new]
+        new: list[Observation] = [found[name] for name in sorted(found.keys() - self._told.keys())]
+        over = [DriftEnded(was.detector, was.details) for name, was in sorted(self._told.items()) if name not in found]
+        self._told = found
+        return [profiled, DriftMeasured(drift), *new, *over]
 
 
 def detections_of(drift: Drift) -> dict[str, Detected]:
     """What drifts, by a name that lasts as long as it does."""
     found = {}
     for name in drift.drifted:
-        psi, distance = (round(measure.value, 4) for measure in drift.features[name])
-        details = {"feature": name, "psi": psi, "distance": distance, "customers": drift.n}
-        found[f"feature:{name}"] = Detected("feature", f"{name} is not what it was", details)
+        one = drift.features[name]
+        details = {
+            "feature": name,
+            "before": round(one.before, 6),
+            "after": round(one.after, 6),
+            "psi": round(one.psi.value, 4),
+            "distance": round(one.distance.value, 4),
+            "customers": drift.n,
+        }
+        found[f"feature:{name}"] = Detected("feature", one.in_words(name), details)
     if drift.shares_drifted:
         details = {"psi": round(drift.shares.value, 4), "off": round(drift.share_off, 4), "customers": drift.n}
         found["shares"] = Detected("shares", "the segments' sizes are not what they were", details)

@@ -15,6 +15,7 @@ from streamseg.processing.observe import (
     BatchCommitted,
     CommitFailed,
     Detected,
+    DriftEnded,
     ModelChanged,
     Observation,
     PartitionsMoved,
@@ -67,6 +68,8 @@ class JsonLog:
                 self._write("commit_failed", cause=event.cause)
             case Detected():
                 self._write("drift_detected", detector=event.detector, message=event.message, **event.details)
+            case DriftEnded():
+                self._write("drift_ended", detector=event.detector, **event.details)
             case Restoring():
                 self._restoring(event)
             case PartitionsMoved():

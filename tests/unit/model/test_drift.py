@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import chi2, wasserstein_distance
 
 from streamseg.errors import DifferenceError
+from streamseg.features.table import customer_key
 from streamseg.model.drift import FeatureDrift, Measure, Yardstick, psi
 from streamseg.model.records import Asked
 from streamseg.model.reference import Reference
@@ -16,12 +19,13 @@ from streamseg.model.spec import ModelFeature, ModelSpec
 from streamseg.model.start import start_from_centers
 from streamseg.model.watch import LossWatch
 from streamseg.processing.logs import DecisionRecord, customer_hash, decode_model_record, encode_entry
-from streamseg.processing.observe import Detected, DriftMeasured
+from streamseg.processing.observe import Detected, DriftEnded, DriftMeasured
 from streamseg.processing.restore import model_entries
 from streamseg.processing.transport import CommitPlan, Log
 from streamseg.runtime.told import DriftReports
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import (
+    Event,
     FixedClock,
     Recorder,
     event,
@@ -237,3 +241,57 @@ def test_a_rise_of_the_loss_is_told_and_asks_for_a_search() -> None:
 def asked(store: EmbeddedTransport) -> int:
     records = [decode_model_record(entry.payload) for entry in model_entries(store, 0)]
     return sum(isinstance(record, DecisionRecord) and isinstance(record.decision, Asked) for record in records)
+
+
+SPENDING: list[dict[str, Any]] = [
+    {"name": "orders", "aggregate": "count", "transform": "log1p"},
+    {"name": "spend", "aggregate": "sum", "transform": "log1p"},
+]
+
+
+def spending(days: int, rise_at: int, factor: float, customers: int = 300) -> list[Event]:
+    """Customers who buy every other day, for `factor` times as much from a day on."""
+    rng, events = np.random.default_rng(1), list[Event]()
+    for day in range(days):
+        for i in range(customers):
+            if rng.random() < 0.5:
+                spend = float(rng.lognormal(2.0, 0.6)) * (factor if day >= rise_at else 1.0)
+                events.append(event(f"c{i}", 86_400.0 * (day + i / customers), spend=spend))
+    return events
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1.0, []), (1.4, ["spend"])])
+def test_what_accumulates_drifts_by_what_is_gained_once_and_until_that_is_over(factor: float, told: list[str]) -> None:
+    settings = settings_for(features=SPENDING, model={"segments": 3, "warm_up": 200}, metrics={"drift_horizon": "10d"})
+    store, recorder = EmbeddedTransport(":memory:"), Recorder()
+    produce(store, [*spending(62, 30, factor), event("c7", 62 * 86_400.0, erase=True)])
+    job = loop(store, settings, recorder, 500, None, FixedClock())
+    job._drift = DriftReports(0.0)
+    job.run()
+    found = [one for one in recorder.of(Detected) if one.detector != "loss"]
+    assert [one.details["feature"] for one in found] == told
+    assert [one.details["feature"] for one in recorder.of(DriftEnded)] == told
+    measured = [one.drift for one in recorder.of(DriftMeasured) if "spend" in one.drift.features]
+    assert measured
+    if found:
+        (one,) = found
+        # The rise began within a horizon.
+        assert 1.15 < float(str(one.details["after"])) / float(str(one.details["before"])) < 1.45
+        assert re.match(r"spend: mean gain of a horizon \d+\.?\d* -> \d+\.?\d* \(\+\d\d%\), PSI 0\.", one.message)
+    state = restored(store, settings).state
+    assert len(state.copies) == 3
+    assert customer_key("c7") not in set(np.concatenate([copy.keys for copy in state.copies]).tolist())
+    assert customer_key("c8") in set(state.copies[-1].keys.tolist())
+    assert not verified(store, settings).lost
+
+
+def test_levels_of_what_accumulates_are_compared_where_somebody_gave_a_reference() -> None:
+    plain = settings_for(features=SPENDING, model={"segments": 3, "warm_up": 200})
+    store, recorder = run_memory(spending(20, 99, 1.0), plain, batch_records=500)
+    assert recorder.of(DriftMeasured)
+    assert not any(one.drift.features or one.drift.shares.value for one in recorder.of(DriftMeasured))
+    rng = np.random.default_rng(0)
+    other = Reference(list(range(500)), np.log1p(np.abs(rng.normal(3.0, 1.0, (2, 500)))))
+    drift = restored(store, dataclasses.replace(plain, reference=other)).drift()
+    assert drift is not None
+    assert "spend" in drift.drifted
