@@ -155,8 +155,13 @@ def model_in_words(job: Job) -> list[str]:
         number += ": there are natural gaps between them"
     else:
         number += ": no natural gaps, so the number that is most stable between halves of the customers"
-    lines = [
-        f"[dim]{number}",
+    lines = [f"[dim]{number}"]
+    logged = [feature.name for feature in spec.features if feature.transform == "log1p"]
+    if logged:
+        lines.append(
+            f"[dim]{escape(', '.join(logged))}: means of the customers; --json has typical ones (`center`) and ranges"
+        )
+    lines += [
         f"[dim]{_counting(state)}; {_counted(state.promotions, 'refit')}; model version {state.version}, metric epoch "
         f"{state.metric.epoch}",
     ]
@@ -193,9 +198,11 @@ def drift_in_words(job: Job) -> list[str]:
     if drift.shares_drifted:
         off = drift.share_off
         told.append(f"sizes of segments (up to {f'{off:.0%} off' if off < 1 else f'{1 + off:,.0f} times as large'})")
-    said = f"[yellow]drift[/] {escape('; '.join(told))}" if told else (
-        f"[dim]no drift: the last {drift.n:,} customers are, and gain, what the {drift.m:,} first did")  # fmt: skip
-    return [*lines, said]
+    if not told:
+        return [*lines, f"[dim]no drift: the last {drift.n:,} customers are, and gain, what the {drift.m:,} first did"]
+    levels = drift.shares_drifted or any(not drift.features[name].gained for name in drift.drifted)
+    against = f" against the {drift.m:,} customers of the reference" if levels else ""
+    return [*lines, f"[yellow]drift[/]{against}: {escape('; '.join(told))}"]
 
 
 def segment_table(found: list[SegmentRecord]) -> Table:
@@ -204,7 +211,7 @@ def segment_table(found: list[SegmentRecord]) -> Table:
     for name in ["id", "segment", "customers", "share", *features, "radius"]:
         table.add_column(name, justify="left" if name in ("segment", "share") else "right", no_wrap=True)
     for segment in found:
-        centers = [_cell(segment.center[name], segment.z.get(name)) for name in features]
+        centers = [_cell(segment.mean.get(name, segment.center[name]), segment.z.get(name)) for name in features]
         radius = "" if segment.radius_p50 is None else f"{segment.radius_p50:.2f}"
         share = f"{bar(segment.share)} {segment.share:4.0%}"
         table.add_row(str(segment.segment_id), escape(segment.name), f"{segment.size:,}", share, *centers, radius)

@@ -11,6 +11,9 @@ that follows. Until then the centers at the start of the epoch stand in for the 
 
 with S_j, W_j the sums and counts, U the customers that were not seen yet in the epoch, and d_j = max(0, N share_j - W_j)
 what segment j lacks of its share. After a complete sweep U is 0, and a center is the mean of its members exactly.
+
+Of features that are logarithms the raw values are summed up, too, as further profile features: such a center is a geometric
+mean, and what people ask for is the arithmetic one.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Self
 import msgspec
 import numpy as np
 
+from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array, Flags, Ints
 
 # A contribution is a multiple of 2^-30 standard deviations, rounded down to a power of two.
@@ -29,14 +33,15 @@ BAND, _WIDEST = 30.0, 1000.0
 # Rows whose sums are exact in floating point: 2^41 quanta each at most, 2^53 together.
 _EXACT_ROWS = 4096
 _MOST = 2.0**40
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 class Sums(msgspec.Struct):
     """What rows add, or take back.
 
     Attributes:
-        counts: (k,) customers; sums: (n_features, k) in quanta of their features, relative to the origin.
-        known: (n_profile, k) customers that have a value of the feature.
+        counts: (k,) customers; sums: (n_features + n_logged, k) in quanta of their features, relative to the origin.
+        known: (n_profile + n_logged, k) customers that have a value of the feature.
         outliers: customers beyond the band; evaluated: all that were seen in the epoch, counted or not.
     """
 
@@ -67,10 +72,11 @@ class Population(msgspec.Struct):
 
     Attributes:
         epoch: of the model's tags.
-        origin, quantum: (n_features,) what contributions are relative to, and multiples of.
+        logged: (n_logged,) features whose raw values are summed up, too, behind all others.
+        origin, quantum: (n_features + n_logged,) what contributions are relative to, and multiples of.
         reach: (n_weighted,) how far from the origin a customer is counted.
-        start: (n_weighted, k) the centers that the epoch began with; start_profile: (n_profile, k) the means of the other
-            features, NaN where there were none; share: (k,) of the customers, as expected then.
+        start: (n_weighted, k) the centers that the epoch began with; start_profile: (n_profile + n_logged, k) the means of
+            the other features, NaN where there were none; share: (k,) of the customers, as expected then.
         expected: customers, at least.
         sums: of the rows seen in the epoch; what they add up to does not depend on their order.
         complete: all customers were seen once.
@@ -85,14 +91,15 @@ class Population(msgspec.Struct):
     share: Array
     expected: float
     sums: Sums
+    logged: Ints
     complete: bool = False
 
     @classmethod
     def for_epoch(
         cls, epoch: int, origin: Array, deviation: Array, *, settled: bool, grouped: Flags, start: Array, profile: Array,
-        share: Array, expected: float,
+        share: Array, expected: float, logged: Ints = _NONE,
     ) -> Self:  # fmt: skip
-        """Of no rows. IN all.
+        """Of no rows. IN all; `profile` (n_profile, k).
 
         `origin`, `deviation`: (n_features,) of the metric; `grouped` (n_weighted,): categories of a one-hot field, which are
         0 or 1, so that one that few customers have is no outlier.
@@ -104,22 +111,33 @@ class Population(msgspec.Struct):
         reach = (BAND if settled else _WIDEST) * unit[:n]
         reach[deviation[:n] <= 0.0] = _WIDEST * unit[:n][deviation[:n] <= 0.0]
         k = start.shape[1]
+        # About two deviations above the middle of the raw values.
+        _, raw_exponent = np.frexp(signed_expm1(np.abs(origin[logged]) + 2.0 * deviation[logged]) + 1.0)
+        exponent = np.concatenate([exponent, raw_exponent])
+        n_more = len(origin) - n + len(logged)
         return cls(
             epoch,
-            origin.copy(),
+            np.concatenate([origin, np.zeros(len(logged))]),
             np.ldexp(1.0, exponent - 1 - _QUANTUM_BITS),
             reach,
             start.copy(),
-            profile.copy(),
+            np.concatenate([profile, np.full((len(logged), k), np.nan)]),
             share.copy(),
             expected,
-            Sums.empty(len(origin), len(origin) - n, k),
+            Sums.empty(n + n_more, n_more, k),
+            logged,
         )
 
     @property
-    def unit(self) -> Array:
-        """About a standard deviation of each feature, a power of two, (n_features,)."""
-        return self.quantum * 2.0**_QUANTUM_BITS
+    def relative(self) -> tuple[Array, Array]:
+        """Origin, and about a standard deviation, a power of two, of each feature, both (n_features, 1)."""
+        n = len(self.origin) - len(self.logged)
+        return self.origin[:n, None], self.quantum[:n, None] * 2.0**_QUANTUM_BITS
+
+    def no_sums(self) -> Sums:
+        """Of no rows."""
+        n, k = self.n_weighted, self.start.shape[1]
+        return Sums.empty(len(self.origin), len(self.origin) - n, k)
 
     @property
     def n_weighted(self) -> int:
@@ -134,12 +152,13 @@ class Population(msgspec.Struct):
 
     def contribution(self, x: Array, places: Ints) -> Sums:
         """Of rows in segments. IN x (n_features, n_rows), weighted features complete; places (n_rows,) of the segments."""
-        n, k = self.n_weighted, self.start.shape[1]
-        out = Sums.empty(len(x), len(x) - n, k)
+        out = self.no_sums()
         beyond = self.outliers(x)
         out.outliers = int(np.count_nonzero(beyond))
         if out.outliers:
             x, places = x[:, ~beyond], places[~beyond]
+        if len(self.logged):
+            x = np.concatenate([x, signed_expm1(x[self.logged])])
         for first in range(0, len(places), _EXACT_ROWS):
             rows = slice(first, first + _EXACT_ROWS)
             self._add(out, x[:, rows], places[rows])
@@ -183,7 +202,10 @@ class Population(msgspec.Struct):
         return unseen * (lacks / total)
 
     def profile(self, customers: int) -> tuple[Array, Array]:
-        """Of the profile features the customers that have them, and their means, both (n_profile, k), as `centers`."""
+        """Of the profile features, and of raw values, the customers that have them, and their means, as `centers`.
+
+        Both (n_profile + n_logged, k).
+        """
         n = self.n_weighted
         known_at_start = ~np.isnan(self.start_profile)
         if self.sums.evaluated == 0:

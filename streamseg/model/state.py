@@ -195,6 +195,7 @@ class ModelState(msgspec.Struct):
         external: what decides on segments in place of the candidates; unnamed: its labels that are no segments yet.
         population: of a table of customers, the sums that its centers are made of; None where rows have no keys, or there
             are no centers yet.
+        raw_means: (n_logged, k) arithmetic means, before the logarithm, of the features that are logarithms; NaN for none.
         panel: its sample of customers; radii: (2, k) median and 95th percentile of squared distances to the centers, NaN
             where that is not known; customers: in the table; passes: number of requested passes over it, the last one
             when `passed` rows had been learned.
@@ -245,6 +246,7 @@ class ModelState(msgspec.Struct):
     misnamed: list[int] = []
     to_name: list[int] = []
     copies: list[PanelCopy] = []
+    raw_means: Array | None = None
 
     @classmethod
     def empty(cls, spec: ModelSpec) -> ModelState:

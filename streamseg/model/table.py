@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from streamseg.kernel import histogram
 from streamseg.kernel.clusters import Centers, nearest_label
-from streamseg.kernel.elementary import exp2_scalar
+from streamseg.kernel.elementary import exp2_scalar, signed_expm1
 from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import moments_of_rows
 from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
@@ -59,13 +59,17 @@ def start_epoch(
         profile=np.where(profile.weights > 0.0, profile.means, np.nan),
         share=share,
         expected=expected,
+        logged=np.array([j for j, feature in enumerate(spec.features) if feature.transform == "log1p"], dtype=np.int64),
     )
     state.passed = state.rows
-    _take_centers(state)
     k = centers.shape[1]
     panel = state.panel if state.panel is not None else Panel.empty(len(spec.features), k)
     places, squared = nearest_label(panel.x[:n], centers, metric.inverse(spec))
     inside = ~state.population.outliers(panel.x)
+    raw = signed_expm1(panel.x[state.population.logged][:, inside])
+    of_panel = profile_of(raw, places[inside], panel.weights[inside], k)
+    state.population.start_profile[len(profile.means) :] = np.where(of_panel.weights > 0.0, of_panel.means, np.nan)
+    _take_centers(state)
     radii = radii_of(places[inside], squared[inside], panel.weights[inside], k)
     state.panel = panel.for_epoch(places, far_off(squared, places, radii), k)
     _look_at_panel(state, spec, state.panel)
@@ -116,7 +120,8 @@ def _look_at_names(state: ModelState, spec: ModelSpec) -> None:
 
 def panel_rows(population: Population, keys: Ints, x: Array, places: Ints, far: Flags) -> PanelRows:
     """Rows as a record holds them, in about standard deviations, within single precision. IN all."""
-    relative = (x - population.origin[:, None]) / population.unit[:, None]
+    origin, unit = population.relative
+    relative = (x - origin) / unit
     n = population.n_weighted
     relative[:n] = np.minimum(np.maximum(relative[:n], -_LARGEST), _LARGEST)
     relative[n:][np.abs(relative[n:]) > _LARGEST] = np.nan
@@ -124,7 +129,8 @@ def panel_rows(population: Population, keys: Ints, x: Array, places: Ints, far: 
 
 
 def _panel_rows(population: Population, rows: PanelRows) -> Panel:
-    x = population.origin[:, None] + rows.x.astype(np.float64) * population.unit[:, None]
+    origin, unit = population.relative
+    x = origin + rows.x.astype(np.float64) * unit
     return Panel(rows.keys.astype(np.int64), x, rows.places.astype(np.int64), rows.far, 0, np.zeros(0, dtype=np.int64), 0)
 
 
@@ -155,7 +161,9 @@ def _take_centers(state: ModelState) -> None:
     else:
         state.candidates = [Candidate(state.next_candidate, 0, Centers(centers, counts, counts))]
     known, means = population.profile(state.customers)
-    state.profile = Profile(known, means)
+    n_profile = len(known) - len(population.logged)
+    state.profile = Profile(known[:n_profile], means[:n_profile])
+    state.raw_means = np.where(known[n_profile:] > 0.0, means[n_profile:], np.nan)
 
 
 def _look_at_panel(state: ModelState, spec: ModelSpec, panel: Panel) -> None:

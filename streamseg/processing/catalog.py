@@ -25,6 +25,7 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
     p50, p95 = radii_of(state)
     total = sum(state.members.get(i, 0) for i in state.ids)
     weighted, features = z[: spec.n_weighted], list(spec.names[: spec.n_weighted])
+    means, ranges = _means(state, spec, centers), _ranges(state, spec)
     names, given = names_of(weighted, features), [segment.name for segment in state.segments]
     unfit = [outdated(name, weighted[:, i], features, given) for i, name in enumerate(given)]
     records = []
@@ -51,9 +52,41 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
                 model_version=state.version,
                 born_version=segment.born_version,
                 updated_at=iso_time(clock_us),
+                mean=dict(zip(spec.names, means[i], strict=True)),
+                ranges=ranges[i],
             )
         )
     return records
+
+
+def _means(state: ModelState, spec: ModelSpec, centers: Array) -> list[list[float | None]]:
+    """Arithmetic means of each segment's customers, in the user's units; None where nothing is known."""
+    means = centers.copy()
+    logged = [j for j, feature in enumerate(spec.features) if feature.transform == "log1p"]
+    if logged:
+        means[logged] = np.nan if state.raw_means is None else state.raw_means
+    return [[None if np.isnan(value) else float(value) for value in column] for column in means.T]
+
+
+def _ranges(state: ModelState, spec: ModelSpec) -> list[dict[str, tuple[float, float, float]]]:
+    """Least, median and largest value of each feature among the panel's customers of each segment, in the user's units."""
+    out: list[dict[str, tuple[float, float, float]]] = [{} for _ in state.segments]
+    if state.panel is None or state.population is None:
+        return out
+    panel = state.panel.take(~state.population.outliers(state.panel.x))
+    for i in range(len(out)):
+        rows = panel.take(panel.places == i)
+        for feature, row in zip(spec.features, rows.x, strict=True):
+            there = ~np.isnan(row)
+            if there.any():
+                order = np.argsort(row[there], kind="stable")
+                values, reached = row[there][order], np.cumsum(rows.weights[there][order])
+                middle = values[np.searchsorted(reached, reached[-1] / 2.0)]
+                found = np.array([values[0], middle, values[-1]])
+                low, median, high = (signed_expm1(found) if feature.transform == "log1p" else found).tolist()
+                # The panel is in single precision.
+                out[i][feature.name] = float(f"{low:.6g}"), float(f"{median:.6g}"), float(f"{high:.6g}")
+    return out
 
 
 def retired_records(retired: list[Segment], version: int, clock_us: int) -> list[SegmentRecord]:

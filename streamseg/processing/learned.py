@@ -9,7 +9,6 @@ import numpy as np
 from streamseg.kernel.types import Array
 from streamseg.model.external import Unnamed
 from streamseg.model.learning import collect
-from streamseg.model.population import Sums
 from streamseg.model.records import Delta, Upserts, WarmRows
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
@@ -41,11 +40,11 @@ def learned(
 
 def _upserts(state: ModelState, spec: ModelSpec, digest: bytes, results: list[PartitionResult]) -> Upserts:
     shares = [result.share for result in results if result.share is not None]
-    n, k = len(spec.features), len(state.segments)
-    sums = Sums.empty(n, n - spec.n_weighted, k)
+    n = len(spec.features)
+    assert state.population is not None
+    sums = state.population.no_sums()
     for share in shares:
         sums = sums.plus(share.sums)
-    assert state.population is not None
     rows = panel_rows(state.population, *_together_offered([share.offered for share in shares], n))
     gone = np.concatenate([np.empty(0, dtype=np.int64), *(share.gone for share in shares)]).astype(np.uint32)
     losses = np.concatenate([np.empty((3, 0)), *(share.losses for share in shares)], axis=1)

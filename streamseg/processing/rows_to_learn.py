@@ -76,8 +76,7 @@ def share_of(state: ModelState, spec: ModelSpec, changes: list[Change], losses: 
     """Sum up changes of customers. IN all; `losses` and `every` as in the result."""
     population = state.population
     assert population is not None
-    k, n = len(state.segments), len(spec.features)
-    sums = Sums.empty(n, n - spec.n_weighted, k)
+    sums = population.no_sums()
     offered, gone = [], []
     for change in changes:
         now, then = change.places >= 0, change.old_places >= 0

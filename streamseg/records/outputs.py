@@ -63,6 +63,9 @@ class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `previous_name`: the one before, where that no longer fitted its customers.
 
+    `mean`: arithmetic means; of a feature that is a logarithm its center, a geometric one, is less. `ranges`: least, median
+    and largest value among a sample of its customers.
+
     `drivers`: the three features that set it most apart from all customers; `share` of its center's squared distance.
     """
 
@@ -86,6 +89,8 @@ class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     model_version: int
     born_version: int
     updated_at: str
+    mean: dict[str, float | None] = {}
+    ranges: dict[str, tuple[float, float, float]] = {}
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

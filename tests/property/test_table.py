@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamseg.kernel.elementary import signed_expm1
 from streamseg.model.apply import apply_step
 from streamseg.model.newcomers import places_of
 from streamseg.model.population import Sums
+from streamseg.processing.catalog import segment_records
 from streamseg.processing.job import Job
 from streamseg.processing.sweeps import boundary_of
 from streamseg.transports.embedded import EmbeddedTransport
@@ -30,7 +32,7 @@ def recounted(job: Job) -> Sums:
     state, spec = job.state, job.settings.model
     population = state.population
     assert population is not None
-    found = Sums.empty(len(spec.features), len(spec.features) - spec.n_weighted, len(state.ids))
+    found = population.no_sums()
     for task in job.tasks.values():
         sweep, table = task.mark.sweep, task.table
         if sweep.model_epoch != population.epoch:
@@ -120,3 +122,30 @@ def test_a_center_is_the_mean_of_the_customers_counted_beside_it(batch: int) -> 
     for place, segment_id in enumerate(state.ids):
         mean = x[:, counted & (segment == segment_id)].mean(axis=1)
         assert state.tagging.centers.centers[:, place] == pytest.approx(mean, rel=1e-9)
+
+
+def test_means_before_a_logarithm_are_those_of_the_customers_counted() -> None:
+    settings = settings_for(step=50, features=FEATURES[:2], model=MODEL)
+    transport = EmbeddedTransport(":memory:")
+    produce(transport, stream(900, 60, 4))
+    running = loop(transport, settings, Recorder(), 333)
+    while not running.step():
+        pass
+    job = running.job
+    state, task = job.state, job.tasks[0]
+    assert state.population is not None
+    assert state.raw_means is not None
+    rows = np.array(sorted(task.table.index.values()), dtype=np.int64)
+    x, segment = task.table.vectors(rows, boundary_of(task.mark.sweep, settings)), task.table.column("segment")[rows]
+    counted = ~state.population.outliers(x)
+    records = {record.segment_id: record for record in segment_records(state, settings.model, 0)}
+    for place, segment_id in enumerate(state.ids):
+        here = signed_expm1(x[1, counted & (segment == segment_id)])
+        assert state.raw_means[0, place] == pytest.approx(here.mean(), rel=1e-6)
+        record = records[segment_id]
+        assert record.mean["spend"] == pytest.approx(here.mean(), rel=1e-6)
+        low, median, high = record.ranges["spend"]
+        assert low == pytest.approx(here.min(), rel=1e-4)
+        assert high == pytest.approx(here.max(), rel=1e-4)
+        assert np.sort(here)[(len(here) - 1) // 2] == pytest.approx(median, rel=1e-4)
+        assert record.mean["age"] == record.center["age"]

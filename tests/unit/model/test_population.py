@@ -133,7 +133,8 @@ def test_panel_rows_come_back_in_single_precision() -> None:
     packed = panel_rows(here, np.array([7, 9]), x, np.array([0, 2]), np.array([False, True]))
     assert isinstance(packed, PanelRows)
     assert packed.x.dtype == np.float32
-    back = here.origin[:, None] + packed.x.astype(np.float64) * here.unit[:, None]
+    origin, unit = here.relative
+    back = origin + packed.x.astype(np.float64) * unit
     assert back[:, 0] == pytest.approx(x[:, 0], rel=1e-6)
     assert np.isfinite(packed.x[0, 1])
     assert np.isnan(packed.x[2, 1])
