@@ -13,9 +13,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from streamseg.model.records import Postponed, Start
+from streamseg.processing.logs import DecisionRecord, decode_model_record
 from streamseg.processing.restore import restore
 from streamseg.processing.transport import Log, Topic
 from streamseg.processing.verify import verified
+from streamseg.records.frames import entries
 from tests.groups import Group
 from tests.harness import BAD, Event, FixedClock, event, fingerprint, published, settings_for, shoppers
 from tests.hostile import HostileBroker, HostileTransport, never
@@ -215,3 +218,32 @@ def test_every_hazard_fired() -> None:
         FIRED.update(group.broker.fired)
     print("hazards fired:", ", ".join(f"{name} {FIRED[name]}" for name in sorted(FIRED)))
     assert not [name for name in HAZARDS if not FIRED[name]]
+
+
+def test_a_warm_up_of_two_workers_takes_hardly_more_events_than_one() -> None:
+    job = settings_for(step=50, model={"segments": 3, "warm_up": 300})
+    warming = {}
+    for n_workers in (1, 2):
+        group = Group(shoppers(6_000, 600, 3), job, 2, 400)
+        group.run(7, {}, n_workers, steps=400)
+        prove(group)
+        reader = HostileTransport.reader(group.broker)
+        found = [tag for p in range(2) for tag in map(_json, published(reader, Topic.ASSIGNMENTS, p)) if tag is not None]
+        warming[n_workers] = sum(tag["reason"] == "warming_up" for tag in found)
+    assert 300 <= warming[1] <= 600
+    assert warming[2] <= 1.5 * warming[1]
+
+
+def test_customers_who_do_not_differ_hold_no_worker_up_and_each_try_is_a_record() -> None:
+    job = settings_for(step=20, model={"segments": 3, "warm_up": 30})
+    alike = [event(f"c{i % 90}", float(i), age=30.0, income=1.0, purchases=2.0) for i in range(600)]
+    group = Group([*alike, *shoppers(600, 90, 3)], job, 2, 40)
+    group.run(3, {}, 2, steps=60)
+    prove(group)
+    reader = HostileTransport.reader(group.broker)
+    records = [decode_model_record(entry.payload) for entry in entries(reader.read(Log.MODEL, 0, 0), "model")]
+    decisions = [record.decision for record in records if isinstance(record, DecisionRecord)]
+    kinds = [type(decision) for decision in decisions]
+    assert Postponed in kinds
+    assert Start in kinds
+    assert Postponed not in kinds[kinds.index(Start) :]
