@@ -345,12 +345,12 @@ def _wiring(config: Config) -> Wiring:
         source = LineStream(0)
     elif path is not None:
         source = _source(config, Path(path))
-    output = config.output.path
+    output, mode = config.output.path, int(config.output.mode, 8)
     if output is None:
         return Wiring(source)
     if output == STANDARD:
-        return Wiring(source, standard_output(), state.with_suffix(".dead-letters.jsonl"))
-    return Wiring(source, Path(output), dead_letters_path(Path(output)))
+        return Wiring(source, standard_output(), state.with_suffix(".dead-letters.jsonl"), mode)
+    return Wiring(source, Path(output), dead_letters_path(Path(output)), mode)
 
 
 def dead_letters_path(tags: Path) -> Path:

@@ -48,6 +48,9 @@ class InputConfig(Section):
 
 class OutputConfig(Section):
     path: str | None = Field(None, description="a file, or - for standard output; dead letters go beside it")
+    mode: str = Field(
+        "0600", pattern=r"^0?[0-7]{3}$", description="permissions of an output file that is made, and of its dead letters"
+    )
     topic: str = Field("customer-segments", description="assignments")
     catalog_topic: str = Field("segments", description="what the segments are")
     dead_letter_topic: str = Field("customer-events-dead-letters", description="records that could not be used")

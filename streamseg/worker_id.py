@@ -26,7 +26,7 @@ def take(application: str, directory: Path | None = None) -> str:
     for number in range(_SLOTS):
         path = where / f"streamseg-{application}-{number}.lock"
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise ConfigError(
                 f"cannot hold a worker's slot: {error.strerror}", where=str(path), hint="set worker.id to an id of its own"

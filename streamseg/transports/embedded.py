@@ -30,6 +30,7 @@ from streamseg.processing.transport import (
 )
 from streamseg.records.outputs import DeadLetter, dead_letter_line, tombstone_line
 from streamseg.transports import writer_lock
+from streamseg.transports.at_rest import OWNER_ONLY
 from streamseg.transports.files import FileSink, LineStream, Source, StreamSink
 from streamseg.transports.reader import INPUT, STREAM, EmbeddedReader, Reopenable
 from streamseg.transports.sqlite import log_name, open_for_writing, stored_records, translated
@@ -40,12 +41,13 @@ class Wiring(NamedTuple):
 
     Attributes:
         source: a bounded file, or a stream of lines that the store keeps until its customers are in a snapshot.
-        tags: a file's path, or a stream.
+        tags: a file's path, or a stream; mode: permissions of an output file that is made.
     """
 
     source: Source | LineStream | None = None
     tags: Path | StreamSink | None = None
     dead_letters: Path | None = None
+    mode: int = OWNER_ONLY
 
 
 class _Pending(NamedTuple):
@@ -113,7 +115,7 @@ class EmbeddedTransport(EmbeddedReader):
         for topic, path in paths.items():
             if not isinstance(path, Path):
                 continue
-            self._sinks[topic] = FileSink(path, self._file_position(path))
+            self._sinks[topic] = FileSink(path, self._file_position(path), self.wiring.mode)
             self._sinks[topic].cut()
             with translated(self.path):
                 self._db.execute("INSERT OR IGNORE INTO files VALUES (?, 0)", (self._key_of(path),))

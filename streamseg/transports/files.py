@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import msgspec
 
 from streamseg.errors import ConfigError, CorruptedError, RetriableError
+from streamseg.transports.at_rest import OWNER_ONLY, opened
 
 # What is kept in memory of a line that is larger than any record may be.
 MAX_LINE_BYTES = 16_000_000
@@ -277,8 +278,8 @@ class LineStream:
 class FileSink:
     """A file that only committed bytes belong to."""
 
-    def __init__(self, path: Path, committed: int | None) -> None:
-        """`committed` bytes, None for a file that this state has not written to yet.
+    def __init__(self, path: Path, committed: int | None, mode: int = OWNER_ONLY) -> None:
+        """`committed` bytes, None for a file that this state has not written to yet; `mode`: permissions of one that is made.
 
         Raises ConfigError where the file is somebody else's, CorruptedError where it lost committed bytes.
         """
@@ -293,7 +294,7 @@ class FileSink:
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)
+            self._file = os.fdopen(opened(path, os.O_WRONLY | os.O_APPEND, mode), "ab", buffering=0)
         except OSError as error:
             raise ConfigError(f"cannot write the output file: {error}") from None
         self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
 from streamseg.errors import ConfigError, CorruptedError, RetriableError
 from streamseg.processing.transport import Records
+from streamseg.transports.at_rest import opened
 
 Connection = sqlite3.Connection
 
@@ -66,6 +68,9 @@ def open_for_writing(path: str, n_partitions: int) -> Connection:
     if path != ":memory:":
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     new = path == ":memory:" or not Path(path).exists() or Path(path).stat().st_size == 0
+    if new and path != ":memory:":
+        # SQLite gives what it puts beside a database the same permissions.
+        os.close(opened(path, os.O_RDWR))
     db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
     if not new and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         # A process was killed while it made the file.

@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 from streamseg.errors import ConfigError
+from streamseg.transports.at_rest import opened
 
 
 def hold(path: Path) -> int:
     """Holds the state for this process; the system lets go of it when the process ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    handle = opened(f"{path}.lock", os.O_RDWR)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
