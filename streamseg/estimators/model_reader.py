@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 from river import base
 
 from streamseg.estimators.keyed import KeyedModel
-from streamseg.estimators.rows import frame_of, row_of
+from streamseg.estimators.rows import frame_of, number
 from streamseg.kernel.clusters import margin, nearest, nearest_label
 from streamseg.kernel.metric import squared_distances_between
 from streamseg.kernel.moments import Moments, moments_of
@@ -19,6 +20,8 @@ from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
 
 NO_SEGMENT = -1
+# Numbers of all centers up to which one row is compared in Python.
+_FEW = 100
 
 
 class ModelReader(base.Clusterer):
@@ -29,17 +32,41 @@ class ModelReader(base.Clusterer):
     _state: ModelState
     # Rows that wait for the next step: values, weights, times.
     _waiting: tuple[list[list[float]], list[float], list[float | None]]
+    # What `predict_one` reads, by the model's version.
+    _lists: tuple[tuple[int, int], tuple[list[list[float]], list[float], list[int]]] | None
     # The model of a table, once a row came with a key.
     _keyed: KeyedModel | None
 
     def predict_one(self, x: dict[Any, Any]) -> int:
         """The segment id of one row; -1 while there is no model, or where the row lacks a usable feature. Pure."""
-        row = row_of(x, self._features or ()) if self._state.ready else None
-        if row is None:
+        if not self._state.ready:
             return NO_SEGMENT
-        champion = self._state.tagging
-        label, _ = nearest_label(row, champion.centers.centers, self._state.metric.inverse(self._spec))
-        return self._state.segments[int(label[0])].id
+        get = x.get
+        row = [number(get(name)) for name in self._features or ()]
+        centers, inverse, ids = self._for_one()
+        if any(map(math.isnan, row)):
+            return NO_SEGMENT
+        if len(ids) * len(row) > _FEW:
+            label, _ = nearest_label(np.array(row)[:, None], np.array(centers).T, np.array(inverse))
+            return ids[int(label[0])]
+        # The same operations in the same order, for a tenth of what NumPy takes for one row.
+        nearest_id, least = NO_SEGMENT, math.inf
+        for center, segment_id in zip(centers, ids, strict=True):
+            squared = 0.0
+            for value, middle, scale in zip(row, center, inverse, strict=True):
+                off = value - middle
+                squared += off * off * scale
+            if squared < least or nearest_id == NO_SEGMENT:
+                nearest_id, least = segment_id, squared
+        return nearest_id
+
+    def _for_one(self) -> tuple[list[list[float]], list[float], list[int]]:
+        """Centers, inverse variances and ids of the present model, as lists."""
+        key, state = (id(self._state), self._state.version), self._state
+        if self._lists is None or self._lists[0] != key:
+            centers, inverse = state.tagging.centers.centers, state.metric.inverse(self._spec)
+            self._lists = key, (centers.T.tolist(), inverse.tolist(), state.ids)
+        return self._lists[1]
 
     def predict_many(self, X: pd.DataFrame | npt.ArrayLike) -> pd.Series[Any]:
         """Segment ids, int64, with the index of X; -1 as in `predict_one`. Pure."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,13 +30,6 @@ def number(value: object) -> float:
         except OverflowError:
             return float("nan")
     return value if -MAX_MAGNITUDE <= value <= MAX_MAGNITUDE else float("nan")
-
-
-def row_of(x: Mapping[Any, Any], features: Sequence[Hashable]) -> Array | None:
-    """One row, (n_features, 1); None where a feature is missing or not a usable number."""
-    get = x.get
-    row = np.array([number(get(name)) for name in features]).reshape(-1, 1)
-    return None if np.isnan(row).any() else row
 
 
 def frame_of(X: pd.DataFrame | npt.ArrayLike, features: Sequence[Hashable]) -> Frame:

@@ -279,7 +279,7 @@ class FileSink:
     """A file that only committed bytes belong to."""
 
     def __init__(self, path: Path, committed: int | None, mode: int = OWNER_ONLY) -> None:
-        """`committed` bytes, None for a file that this state has not written to yet; `mode`: permissions of one that is made.
+        """`committed` bytes, None for a file that this state has not written to yet; `mode`: of a file that is made.
 
         Raises ConfigError where the file is somebody else's, CorruptedError where it lost committed bytes.
         """

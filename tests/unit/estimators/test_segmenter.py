@@ -391,3 +391,17 @@ def test_a_row_that_cannot_be_learned_is_an_error_at_once() -> None:
         with pytest.raises(ValueError, match="finite"):
             model.learn_one({"x": 1.0}, **({"t": 1.0} | bad))
     assert model.n_seen == 0
+
+
+@pytest.mark.parametrize(("k", "d"), [(3, 2), (20, 8)])
+def test_one_row_is_in_the_segment_that_it_is_in_among_many(k: int, d: int) -> None:
+    names = tuple(f"x{j}" for j in range(d))
+    rng = np.random.default_rng(0)
+    start = {3 * i: dict(zip(names, rng.normal(size=d).round(1).tolist(), strict=True)) for i in range(k)}
+    model = Segmenter(names, k, start=start)
+    for _ in range(2):
+        # Halves, so that some rows lie exactly between two centers.
+        rows = np.concatenate([rng.normal(size=(300, d)), rng.integers(-2, 3, (300, d)) / 2.0])
+        one = [model.predict_one(dict(zip(names, row, strict=True))) for row in rows.tolist()]
+        assert one == model.predict_many(rows).tolist()
+        model.learn_many(rows)
