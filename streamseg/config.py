@@ -217,7 +217,7 @@ def as_written(loaded: Loaded, written: str) -> Config:
     semantics, tree = json.loads(written), loaded.config.model_dump()
     for key, value in semantics.items():
         section, _, name = key.partition(".")
-        if section in ("input", "model", "output") and loaded.origins.get(key) == "default":
+        if section in ("input", "model", "output", "metrics") and loaded.origins.get(key) == "default":
             tree[section][name] = value
     if loaded.origins.get("features") == "default":
         tree["features"] = [

@@ -48,15 +48,24 @@ def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Lo
     """Flags by their dotted key with __ for the dot; --set for the others."""
     given = {key.replace("__", "."): value for key, value in flags.items()}
     given |= dict(parse_assignment(text) for text in sets or [])
-    if "kafka.password" in given:
-        raise ConfigError(
-            "a password does not go on a command line, where every user of this machine can read it",
-            where="--set kafka.password",
-            hint="use kafka.password_file, or the variable STREAMSEG_KAFKA__PASSWORD",
-        )
+    _refuse_secrets(given)
     loaded = load(file, given)
     fix_hashes(loaded.config)
     return loaded
+
+
+def _refuse_secrets(given: dict[str, Any]) -> None:
+    """Raises ConfigError where a flag holds a credential: as a key of its own, or in a table as TOML has it."""
+    section = given.get("kafka")
+    inside = {f"kafka.{key}": value for key, value in section.items()} if isinstance(section, dict) else {}
+    for key, value in (given | inside).items():
+        name = key.strip("\"' ").lower()
+        if name == "kafka.password" or (name == "kafka.proxy_url" and "@" in str(value)):
+            raise ConfigError(
+                "a password does not go on a command line, where every user of this machine can read it",
+                where=f"--set {name}",
+                hint=f"use the variable STREAMSEG_{name.upper().replace('.', '__')}, or a file (kafka.password_file)",
+            )
 
 
 def fix_hashes(config: Config) -> None:

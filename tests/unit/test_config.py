@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from streamseg.config import Config, load, parse_assignment
+from streamseg.config import Config, as_written, load, parse_assignment
 from streamseg.config_template import render_schema, render_template
 from streamseg.errors import ConfigError
 
@@ -146,3 +146,9 @@ def test_numbers_in_the_environment_are_numbers() -> None:
 def test_features_in_the_environment_that_are_no_json_are_refused() -> None:
     with pytest.raises(ConfigError, match="cannot read the environment"):
         load(None, {}, {"STREAMSEG_FEATURES": "age, income"})
+
+
+def test_a_horizon_that_is_not_said_is_as_the_state_has_it() -> None:
+    written = load(None, {"metrics.drift_horizon": "7d"}, {}).config.job_settings().config
+    assert as_written(load(None, {}, {}), written).metrics.drift_horizon == "7d"
+    assert as_written(load(None, {"metrics.drift_horizon": "9d"}, {}), written).metrics.drift_horizon == "9d"

@@ -210,3 +210,22 @@ def test_ctrl_c_while_it_loads_is_no_traceback(tmp_path: Path) -> None:
     _, said = running.communicate(timeout=30)
     assert said == b""
     assert running.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "kafka.password=correct-horse",
+        "kafka={password='correct-horse'}",
+        "kafka.proxy_url=socks5://me:correct-horse@proxy:1080",
+        "kafka={proxy_url='socks5://me:correct-horse@proxy:1080'}",
+    ],
+)
+def test_a_credential_on_a_command_line_is_refused_and_not_repeated(here: Path, flag: str) -> None:
+    result = streamseg("run", "--input", "events.jsonl", "--output", "tags.jsonl", "--set", flag)
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert "a password does not go on a command line" in said
+    assert "STREAMSEG_KAFKA__P" in said
+    assert "correct-horse" not in said
+    assert not (here / "streamseg.db").exists()
