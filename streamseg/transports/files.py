@@ -76,12 +76,18 @@ def open_source(path: Path, numbers: Sequence[str], event_time: str) -> Source:
             )
 
 
+# Of a file, read at once.
+_CHUNK_BYTES = 64_000
+
+
 class JsonLinesSource:
     """A JSON text on each line. Positions are bytes; blank lines are no records."""
 
     def __init__(self, path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self.path = path
         self._max_line_bytes = max_line_bytes
+        # No line of a chunk is too large for a record.
+        self._chunk_bytes = min(_CHUNK_BYTES, max_line_bytes)
 
     def read(self, position: int, max_records: int) -> SourceRecords:
         size = self.path.stat().st_size
@@ -89,20 +95,35 @@ class JsonLinesSource:
             raise _shrunk(self.path, position, size, "bytes")
         values: list[bytes] = []
         with self.path.open("rb") as file:
-            file.seek(position)
             while len(values) < max_records:
+                file.seek(position)
+                lines, newline, _ = file.read(self._chunk_bytes).rpartition(b"\n")
+                if newline:
+                    position = _take_lines(lines.split(b"\n"), values, max_records, position)
+                    continue
+                file.seek(position)
                 line, n_bytes, whole = _bounded_line(file, self._max_line_bytes)
                 if not line or (not whole and not _is_json(line)):
                     # A last line that is still being written is left for the next run.
                     return SourceRecords(values, position, True)
+                _take_lines([line], values, max_records, position)
                 position += n_bytes
-                line = line.removeprefix(codecs.BOM_UTF8).strip()
-                if line:
-                    values.append(line)
             return SourceRecords(values, position, False)
 
     def remaining(self, position: int) -> str:
         return _size(max(0, self.path.stat().st_size - position))
+
+
+def _take_lines(lines: list[bytes], values: list[bytes], most: int, position: int) -> int:
+    """Add lines that are not blank to `values`, up to `most` in all. INOUT values. Returns where the next line begins."""
+    for line in lines:
+        position += len(line) + 1
+        value = line.removeprefix(codecs.BOM_UTF8).strip()
+        if value:
+            values.append(value)
+            if len(values) == most:
+                break
+    return position
 
 
 def _is_json(line: bytes) -> bool:
