@@ -30,7 +30,7 @@ from streamseg.processing.sweeps import boundary_of
 
 CHECKPOINTS = 10
 NUMBERS: tuple[int | str, ...] = (3, 4, 5, 8, "auto")
-VARIANTS = (("log1p", None), ("log1p", "90d"), ("none", None), ("none", "90d"))
+VARIANTS = (("log1p", None), ("log1p", "90d"), ("none", None), ("none", "90d"), ("log1p", "recency"))
 
 
 class Judged(NamedTuple):
@@ -71,12 +71,14 @@ def judged(rehearsal: Rehearsal) -> Judged | None:
 
 
 def run(path: Path, field: str, segments: int | str, transform: str, half_life: str | None) -> str:
-    """A line of the table."""
-    fading = {} if half_life is None else {"half_life": half_life}
+    """A line of the table. With "recency" for a half-life the days since the last event are a feature, too."""
+    fading = {} if half_life in (None, "recency") else {"half_life": half_life}
     features: list[dict[str, Any]] = [
         {"name": "events", "aggregate": "count", "transform": transform} | fading,
         {"name": field, "aggregate": "sum", "transform": transform} | fading,
     ]
+    if half_life == "recency":
+        features.append({"name": "recency", "aggregate": "recency", "transform": transform})
     config = load(None, {"input.path": str(path), "features": features, "model.segments": segments}, {}).config
     rehearsal = Rehearsal(config.job_settings(), SystemClock(), {0: 0}, config.input.batch_records)
     batches = [records for batch in past(config).batches for records in batch.values()]
