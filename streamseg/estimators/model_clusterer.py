@@ -52,7 +52,6 @@ class ModelClusterer(ModelReader):
         self._state = ModelState.empty(self._spec)
         self._begun: Begun | None = None
         self._keyed = None
-        self._lists = None
         # Rows of `learn_one` that wait for the next step: values, weights, times.
         self._waiting: tuple[list[list[float]], list[float], list[float | None]] = [], [], []
         if self._features is not None:

@@ -32,8 +32,6 @@ class ModelReader(base.Clusterer):
     _state: ModelState
     # Rows that wait for the next step: values, weights, times.
     _waiting: tuple[list[list[float]], list[float], list[float | None]]
-    # What `predict_one` reads, by the model's version.
-    _lists: tuple[tuple[int, int], tuple[list[list[float]], list[float], list[int]]] | None
     # The model of a table, once a row came with a key.
     _keyed: KeyedModel | None
 
@@ -62,11 +60,8 @@ class ModelReader(base.Clusterer):
 
     def _for_one(self) -> tuple[list[list[float]], list[float], list[int]]:
         """Centers, inverse variances and ids of the present model, as lists."""
-        key, state = (id(self._state), self._state.version), self._state
-        if self._lists is None or self._lists[0] != key:
-            centers, inverse = state.tagging.centers.centers, state.metric.inverse(self._spec)
-            self._lists = key, (centers.T.tolist(), inverse.tolist(), state.ids)
-        return self._lists[1]
+        centers, inverse = self._state.tagging.centers.centers, self._state.metric.inverse(self._spec)
+        return centers.T.tolist(), inverse.tolist(), self._state.ids
 
     def predict_many(self, X: pd.DataFrame | npt.ArrayLike) -> pd.Series[Any]:
         """Segment ids, int64, with the index of X; -1 as in `predict_one`. Pure."""
