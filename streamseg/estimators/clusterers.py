@@ -45,6 +45,8 @@ class Segmenter(ModelClusterer):
         Guard: a feature is learned as at most this many standard deviations from its center. None turns it off.
     max_ahead
         Guard: a lone event time further than this many seconds ahead weighs as the latest one. None turns it off.
+    stickiness
+        With keys: margin by which another segment must be nearer before a customer moves, from 0 to below 1.
 
     Examples
     --------
@@ -79,6 +81,7 @@ class Segmenter(ModelClusterer):
         max_gain: float | None = 0.1,
         clip_sigmas: float | None = 8.0,
         max_ahead: float | None = 3600.0,
+        stickiness: float = 0.05,
     ) -> None:
         self.features = features
         self.n_segments = n_segments
@@ -89,6 +92,7 @@ class Segmenter(ModelClusterer):
         self.max_gain = max_gain
         self.clip_sigmas = clip_sigmas
         self.max_ahead = max_ahead
+        self.stickiness = stickiness
         if isinstance(features, str):
             raise ValueError("features must be a sequence of names, not one string")
         self._begin(features)
@@ -111,7 +115,7 @@ class Segmenter(ModelClusterer):
         if self.half_life is not None:
             raise ValueError("with keys a row takes the place of its customer's last one, so half_life has no meaning")
         spec = self._make_spec(self._spec.names)
-        return replace(spec, clip_sigmas=None, refits=True, table=True)
+        return replace(spec, refits=True, table=True, stickiness=self.stickiness)
 
     def _given_start(self) -> Centers | FittedModel | None:
         return self.start

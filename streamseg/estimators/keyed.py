@@ -15,11 +15,13 @@ import numpy as np
 
 from streamseg.features.aggregates import Feature
 from streamseg.features.layout import Layout
+from streamseg.features.table import NO_SEGMENT
 from streamseg.kernel.types import Array
 from streamseg.model.codec import pack
 from streamseg.model.records import Start
 from streamseg.model.spec import ModelSpec
 from streamseg.model.state import ModelState
+from streamseg.model.tagging import kept_segment_of
 from streamseg.processing.logs import decode_customer_entry, decode_model_snapshot
 from streamseg.processing.planned import snapshot_pieces
 from streamseg.processing.rehearsal import Rehearsal
@@ -135,15 +137,25 @@ class KeyedModel:
         keys, values, self._keys, self._values = self._keys, self._values, [], []
         self._rehearsal.feed({0: Records(range(first, first + n), keys, values, [None] * n, first + n)}, ended=True)
 
-    def segment_of(self, key: str) -> int | None:
-        """The segment that a customer was last tagged with; None where it has none."""
+    def predict(self, key: str, row: Sequence[float]) -> int:
+        """The segment id that a row of a customer is tagged with, after the customer's rows that wait. Only where ready."""
+        segment = np.array([self.segment_of(key)])
+        name = key.encode()
+        waiting = [
+            np.frombuffer(value, dtype="<f8")[1:] for k, value in zip(self._keys, self._values, strict=True) if k == name
+        ]
+        for x in [*waiting, np.array(row)]:
+            segment = kept_segment_of(self.state, self._settings.model, x[:, None], segment)
+        return int(segment[0])
+
+    def segment_of(self, key: str) -> int:
+        """The segment id that a customer was last tagged with; -1 where it has none."""
         table = self._task.table
         row = table.index.get(key)
-        segment = -1 if row is None else int(table.column("segment")[row])
-        return None if segment < 0 else segment
+        return NO_SEGMENT if row is None else int(table.column("segment")[row])
 
-    def rows(self) -> tuple[list[str], Array, Array]:
-        """Latest rows by time: keys, x (n_features, n_rows), times (n_rows,) in seconds. Those that wait come last."""
+    def rows(self) -> tuple[list[str], Array]:
+        """Latest rows by time: keys, and x (n_features, n_rows). Those that wait for the next step come last."""
         table = self._task.table
         at = np.array(list(table.index.values()), dtype=np.int64)
         times = table.column("time")[at].astype(np.int64)
@@ -154,8 +166,7 @@ class KeyedModel:
         x = table.vectors(at[order], 0)
         if len(cells):
             x = np.concatenate([x, cells[:, 1:].T], axis=1)
-        seconds = np.concatenate([times[order], cells[:, 0] if len(cells) else []]) / _US
-        return keys + [key.decode() for key in self._keys], np.ascontiguousarray(x), seconds
+        return keys + [key.decode() for key in self._keys], np.ascontiguousarray(x)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, JSON-safe and exact."""

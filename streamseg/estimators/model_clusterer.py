@@ -294,7 +294,7 @@ class ModelClusterer(ModelReader):
             raise ValueError(
                 f"{len(shared)} customers are in both models, such as {min(shared)!r}: only one can have their row"
             )
-        keys, x, _ = other._keyed.rows()
+        keys, x = other._keyed.rows()
         keyed.add_many(keys, x, None)
         self.n_rejected += other.n_rejected
 

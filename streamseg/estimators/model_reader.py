@@ -35,15 +35,21 @@ class ModelReader(base.Clusterer):
     # The model of a table, once a row came with a key.
     _keyed: KeyedModel | None
 
-    def predict_one(self, x: dict[Any, Any]) -> int:
-        """The segment id of one row; -1 while there is no model, or where the row lacks a usable feature. Pure."""
+    def predict_one(self, x: dict[Any, Any], key: Hashable | None = None) -> int:
+        """The segment id of one row by the model of the last step.
+
+        With the `key` of a customer, the segment that the job would tag it with: a little margin keeps it where it is.
+        Returns -1 while there is no model, and where the row lacks a usable feature. Changes nothing.
+        """
         if not self._state.ready:
             return NO_SEGMENT
         get = x.get
         row = [number(get(name)) for name in self._features or ()]
-        centers, inverse, ids = self._for_one()
         if any(map(math.isnan, row)):
             return NO_SEGMENT
+        if key is not None and self._keyed is not None:
+            return self._keyed.predict(str(key), row)
+        centers, inverse, ids = self._for_one()
         if len(ids) * len(row) > _FEW:
             label, _ = nearest_label(np.array(row)[:, None], np.array(centers).T, np.array(inverse))
             return ids[int(label[0])]
@@ -139,5 +145,4 @@ class ModelReader(base.Clusterer):
 
     def segment_of(self, key: Hashable) -> int:
         """The segment id that the customer of a key was last tagged with; -1 where it has none yet."""
-        found = None if self._keyed is None else self._keyed.segment_of(str(key))
-        return NO_SEGMENT if found is None else found
+        return NO_SEGMENT if self._keyed is None else self._keyed.segment_of(str(key))

@@ -19,11 +19,11 @@ FEATURES = ("age", "income", "purchases")
 
 
 def customers(n: int, seed: int = 0, who: int = 700) -> tuple[Array, list[str], Array]:
-    """Rows (n, 3) of customers in three groups, one of which goes elsewhere halfway; their keys; times in seconds."""
+    """Rows (n, 3) of customers in three overlapping groups, one of which moves halfway; keys; times (s)."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, who, n)
     centers = np.array([[30.0, 1_000.0, 2.0], [50.0, 4_000.0, 9.0], [65.0, 1_500.0, 20.0]])
-    x = centers[ids % 3] + rng.normal(size=(n, 3)) * [4.0, 300.0, 1.0]
+    x = centers[ids % 3] + rng.normal(size=(n, 3)) * [9.0, 900.0, 3.0]
     x[n // 2 :] += np.where((ids[n // 2 :] % 3 == 1)[:, None], [9.0, 2_500.0, 6.0], 0.0)
     return x, [f"c{i}" for i in ids.tolist()], np.arange(n) * np.float64(60.0)
 
@@ -36,6 +36,8 @@ def as_events(x: Array, keys: list[str], t: Array) -> list[Event]:
 @pytest.mark.parametrize("n_segments", [3, "auto"])
 def test_the_same_rows_in_the_same_order_give_the_jobs_tags(n_segments: int | str) -> None:
     x, keys, t = customers(5_200)
+    # In the warm-up, and nowhere else.
+    x[100, 1], keys[100] = 1e9, "typo"
     settings = settings_for(model={"warm_up": 400, "segments": n_segments})
     store, _ = run_memory(as_events(x, keys, t), settings, batch_records=5_000)
     of_job = [tag["segment_id"] for tag in tags(store) if tag is not None and tag["source"] is not None]
@@ -43,7 +45,7 @@ def test_the_same_rows_in_the_same_order_give_the_jobs_tags(n_segments: int | st
     found: list[int | None] = []
     for row, key, at in zip(x.tolist(), keys, (T0_MS / 1e3 + t).tolist(), strict=True):
         one = dict(zip(FEATURES, row, strict=True))
-        segment = mine.predict_one(one)
+        segment = mine.predict_one(one, key=key)
         found.append(None if segment < 0 else segment)
         mine.learn_one(one, t=at, key=key)
     assert len(of_job) == 5_200
