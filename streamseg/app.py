@@ -32,10 +32,11 @@ from streamseg.records.events import EventDecoder
 from streamseg.runtime.loop import Loop, Stop
 from streamseg.runtime.stages import Tracer
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
-from streamseg.transports.files import LineStream, Source, open_source, standard_output
+from streamseg.transports.files import LineStream, Source, open_source
 from streamseg.transports.files_doctor import examine_files
 from streamseg.transports.finding import Finding
 from streamseg.transports.reader import EmbeddedReader
+from streamseg.transports.sinks import standard_output
 
 if TYPE_CHECKING:
     from streamseg.transports.kafka.client import Connection

@@ -115,9 +115,9 @@ class Config(Section):
                     row.weight,
                     row.group,
                     feature.transform,
-                    feature.half_life_s if feature.fades else None,
-                    1.0 if feature.aggregate == "recency" else 0.0,
-                    feature.aggregate in ("count", "sum"),
+                    half_life_s=feature.half_life_s if feature.fades else None,
+                    per_day=1.0 if feature.aggregate == "recency" else 0.0,
+                    accumulates=feature.aggregate in ("count", "sum"),
                 )
                 for row, feature in features
             ),

@@ -55,16 +55,15 @@ def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Lo
 
 
 def _refuse_secrets(given: dict[str, Any]) -> None:
-    """Raises ConfigError where a flag holds a credential: as a key of its own, or in a table as TOML has it."""
+    """Raises ConfigError where a flag holds a credential, be it in a TOML table."""
     section = given.get("kafka")
     inside = {f"kafka.{key}": value for key, value in section.items()} if isinstance(section, dict) else {}
     for key, value in (given | inside).items():
-        name = key.strip("\"' ").lower()
-        if name == "kafka.password" or (name == "kafka.proxy_url" and "@" in str(value)):
+        if key == "kafka.password" or (key == "kafka.proxy_url" and "@" in str(value)):
             raise ConfigError(
                 "a password does not go on a command line, where every user of this machine can read it",
-                where=f"--set {name}",
-                hint=f"use the variable STREAMSEG_{name.upper().replace('.', '__')}, or a file (kafka.password_file)",
+                where=f"--set {key}",
+                hint=f"use the variable STREAMSEG_{key.upper().replace('.', '__')}, or a file (kafka.password_file)",
             )
 
 

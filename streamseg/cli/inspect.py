@@ -156,11 +156,9 @@ def model_in_words(job: Job) -> list[str]:
     else:
         number += ": no natural gaps, so the number that is most stable between halves of the customers"
     lines = [f"[dim]{number}"]
-    logged = [feature.name for feature in spec.features if feature.transform == "log1p"]
+    logged = [spec.names[j] for j in spec.logged.tolist()]
     if logged:
-        lines.append(
-            f"[dim]{escape(', '.join(logged))}: means of the customers; --json has typical ones (`center`) and ranges"
-        )
+        lines.append(f"[dim]{escape(', '.join(logged))}: arithmetic means; --json has centers (geometric means) and ranges")
     lines += [
         f"[dim]{_counting(state)}; {_counted(state.promotions, 'refit')}; model version {state.version}, metric epoch "
         f"{state.metric.epoch}",
@@ -194,15 +192,15 @@ def drift_in_words(job: Job) -> list[str]:
         lines.append(f"[dim]the loss rose {watch.detections} times, last at model version {watch.last_version}")
     if drift is None:
         return lines
-    told = [drift.features[name].in_words(name) for name in drift.drifted]
+    reported = [drift.features[name].in_words(name) for name in drift.drifted]
     if drift.shares_drifted:
         off = drift.share_off
-        told.append(f"sizes of segments (up to {f'{off:.0%} off' if off < 1 else f'{1 + off:,.0f} times as large'})")
-    if not told:
-        return [*lines, f"[dim]no drift: the last {drift.n:,} customers are, and gain, what the {drift.m:,} first did"]
-    levels = drift.shares_drifted or any(not drift.features[name].gained for name in drift.drifted)
+        reported.append(f"sizes of segments (up to {f'{off:.0%} off' if off < 1 else f'{1 + off:,.0f} times as large'})")
+    if not reported:
+        return [*lines, f"[dim]no drift among the last {drift.n:,} customers"]
+    levels = drift.shares_drifted or any(drift.features[name].horizon_s is None for name in drift.drifted)
     against = f" against the {drift.m:,} customers of the reference" if levels else ""
-    return [*lines, f"[yellow]drift[/]{against}: {escape('; '.join(told))}"]
+    return [*lines, f"[yellow]drift[/]{against}: {escape('; '.join(reported))}"]
 
 
 def segment_table(found: list[SegmentRecord]) -> Table:

@@ -21,9 +21,7 @@ from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import Moments
 from streamseg.kernel.types import Array
 from streamseg.model.changes import (
-    apply_external,
-    apply_moves,
-    apply_warm_up,
+    apply_batch,
     note_births,
     reset_candidates,
     take_reference,
@@ -259,13 +257,7 @@ def _apply_delta(state: ModelState, spec: ModelSpec, delta: Delta) -> bool:
     after = max(state.clock, delta.clock)
     state.last_time = delta.last_time
     state.age += delta.age
-    state.rows += delta.rows
-    state.clipped += delta.clipped
-    state.held_back += delta.held_back
-    state.customers += delta.customers
-    apply_external(state, spec, delta.fed, delta.unnamed)
-    apply_moves(state, delta.moved)
-    apply_warm_up(state, spec, delta, delta.events)
+    apply_batch(state, spec, delta, delta.events)
     if state.ready and delta.candidates:
         _apply_shared(state, spec, delta, mine, theirs)
         _apply_candidates(state, spec, delta, began)

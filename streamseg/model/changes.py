@@ -39,6 +39,17 @@ def take_segments(state: ModelState, segments: list[Segment], retired: list[Segm
     state.epoch += 1
 
 
+def apply_batch(state: ModelState, spec: ModelSpec, change: Delta | Upserts, events: int) -> None:
+    """What batches of both kinds change: counts, members, the external model, the warm-up. INOUT state, IN the others."""
+    state.rows += change.rows
+    state.clipped += change.clipped
+    state.held_back += change.held_back
+    state.customers += change.customers
+    apply_external(state, spec, change.fed, change.unnamed)
+    apply_moves(state, change.moved)
+    apply_warm_up(state, spec, change, events)
+
+
 def apply_moves(state: ModelState, moved: dict[int, int]) -> None:
     """Add to the number of customers in each segment. INOUT state."""
     for segment_id, change in moved.items():

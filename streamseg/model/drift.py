@@ -16,7 +16,6 @@ import numpy as np
 from scipy.special import chdtri
 
 from streamseg.kernel.clusters import nearest_label
-from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array, Ints
 from streamseg.model.gains import gains
 from streamseg.model.reference import Reference
@@ -52,13 +51,17 @@ class Measure(NamedTuple):
 
 
 class FeatureDrift(NamedTuple):
-    """How far a feature is from what it was. `before`, `after`: medians, in the user's units, or mean gains of a horizon."""
+    """How far a feature is from what it was.
+
+    Attributes:
+        before, after: medians in the user's units; where there is a `horizon_s` (seconds), mean gains over it.
+    """
 
     psi: Measure
     distance: Measure
     before: float = 0.0
     after: float = 0.0
-    gained: bool = False
+    horizon_s: float | None = None
 
     @property
     def drifted(self) -> bool:
@@ -67,7 +70,7 @@ class FeatureDrift(NamedTuple):
 
     def in_words(self, name: str) -> str:
         """Such as "spend: median 42 -> 61 (+45 %), PSI 0.31, by chance 0.02"."""
-        what = "mean gain of a horizon" if self.gained else "median"
+        what = "median" if self.horizon_s is None else f"mean gain in {self.horizon_s / 86_400.0:g} days"
         change = f" ({(self.after - self.before) / abs(self.before):+.0%})" if self.before else ""
         return (
             f"{name}: {what} {self.before:,.4g} -> {self.after:,.4g}{change}, PSI {self.psi.value:.2g}, "
@@ -101,7 +104,7 @@ class Yardstick:
     """What is known of a reference before any window: edges, shares, and how far apart its own samples are."""
 
     def __init__(self, reference: Reference, spec: ModelSpec, *, fixed: bool = False) -> None:
-        """`fixed`: a reference that somebody gave, not the customers that the model began with."""
+        """`fixed`: the reference was configured; else it is made of the first customers."""
         self._spec, self._x, self._fixed = spec, reference.x, fixed
         self._features = [_Feature(row[~np.isnan(row)]) for row in reference.x]
 
@@ -113,17 +116,17 @@ class Yardstick:
         features = {}
         for feature, known, row in zip(self._spec.features, self._features, x, strict=True):
             values = row[~np.isnan(row)]
-            found = None if self._passes(feature) else known.measured(values)
+            found = None if self._nonstationary(feature) else known.measured(values)
             if found is not None:
                 middles = np.array([known.median, np.median(values)])
-                before, after = (signed_expm1(middles) if feature.transform == "log1p" else middles).tolist()
+                before, after = feature.raw(middles).tolist()
                 features[feature.name] = found._replace(before=before, after=after)
-        moving = any(map(self._passes, self._spec.features[: self._spec.n_weighted]))
+        moving = any(map(self._nonstationary, self._spec.features[: self._spec.n_weighted]))
         shares, off = (Measure(0.0, 0.0), 0.0) if moving else self._shares(state, segments)
         return Drift(n, self._x.shape[1], features | gain_drift(state, self._spec), shares, off)
 
-    def _passes(self, feature: ModelFeature) -> bool:
-        """Whether customers leave what they were by living on, so that a reference of their past says nothing."""
+    def _nonstationary(self, feature: ModelFeature) -> bool:
+        """Whether values change by construction, so that the first customers are no reference for later ones."""
         return not self._fixed and (feature.accumulates or feature.ages)
 
     def _shares(self, state: ModelState, segments: Ints) -> tuple[Measure, float]:
@@ -158,7 +161,7 @@ def gain_drift(state: ModelState, spec: ModelSpec) -> dict[str, FeatureDrift]:
             drift = _Feature(before[there]).measured(after[there])
             if drift is not None:
                 out[feature.name] = drift._replace(
-                    before=float(before[there].mean()), after=float(after[there].mean()), gained=True
+                    before=float(before[there].mean()), after=float(after[there].mean()), horizon_s=spec.drift_horizon_s
                 )
     return out
 

@@ -1,7 +1,7 @@
-"""What customers gain. Counts and sums grow, so their levels drift by construction; what is added to them need not.
+"""What customers gain. Counts and sums grow, so their levels drift by construction; increments need not.
 
-At every multiple of a horizon of event time the panel's customers are kept as they are. Of three such copies, those who are
-in all of them tell what they gained from the first to the second, and from the second to the third: the same people, twice.
+At every multiple of a horizon of event time the panel is copied. The customers who are in all of the last three copies give
+two paired samples: their gains from the first to the second, and from the second to the third.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from streamseg.kernel.elementary import exp2_scalar, signed_expm1
+from streamseg.kernel.elementary import exp2_scalar
 from streamseg.kernel.types import Array, Ints
 from streamseg.model.panel import Panel
 from streamseg.model.spec import ModelFeature
@@ -58,7 +58,7 @@ def gains(copies: list[PanelCopy], features: tuple[ModelFeature, ...]) -> tuple[
     before, after = (np.full((len(features), len(keys)), np.nan) for _ in range(2))
     for j, feature in enumerate(features):
         if feature.accumulates:
-            raw = [signed_expm1(each[j]) if feature.transform == "log1p" else each[j] for each in x]
+            raw = [feature.raw(each[j]) for each in x]
             left = [1.0 if feature.half_life_s is None else exp2_scalar(-span / feature.half_life_s) for span in spans]
             found = np.array([raw[i + 1] - left[i] * raw[i] for i in range(2)])
             unit = float(found.std()) / 1_000.0 if found.size else 0.0

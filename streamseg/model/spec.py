@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.forgetting import Forgetting
 from streamseg.kernel.types import Array, Ints
 
@@ -109,6 +110,10 @@ class ModelFeature(msgspec.Struct, frozen=True):
         """Whether the value of a silent customer changes."""
         return self.half_life_s is not None or self.per_day != 0.0
 
+    def raw(self, values: Array) -> Array:
+        """Values before the transform. IN values, of any shape."""
+        return signed_expm1(values) if self.transform == "log1p" else values
+
 
 class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     """Fixed for the life of a model. Weighted features come first.
@@ -199,6 +204,11 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def logged(self) -> Ints:
+        """Places of the features that are logarithms."""
+        return np.array([j for j, feature in enumerate(self.features) if feature.transform == "log1p"], dtype=np.int64)
 
     @cached_property
     def n_weighted(self) -> int:

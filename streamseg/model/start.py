@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamseg.kernel.clusters import Centers, means_of
-from streamseg.kernel.elementary import exp2, signed_expm1, signed_log1p
+from streamseg.kernel.elementary import exp2, signed_log1p
 from streamseg.kernel.moments import Moments, moments_of_rows
 from streamseg.kernel.starts import kmeans_labels, trimmed_band
 from streamseg.kernel.types import Array, Ints
@@ -174,12 +174,11 @@ def _warm_rows(state: ModelState, spec: ModelSpec) -> tuple[Array, Array]:
 
 def _aged(feature: ModelFeature, values: Array, silent: Array) -> Array:
     """Values of customers who have been silent for some seconds since. IN all, (n_rows,)."""
-    logged = feature.transform == "log1p"
-    raw = signed_expm1(values) if logged else values
+    raw = feature.raw(values)
     if feature.half_life_s is not None:
         raw = raw * exp2(-silent / feature.half_life_s)
     raw = raw + feature.per_day * (silent / 86_400.0)
-    return signed_log1p(raw) if logged else raw
+    return signed_log1p(raw) if feature.transform == "log1p" else raw
 
 
 def _by_size(labels: Ints, k: int) -> Ints:

@@ -14,7 +14,7 @@ from streamseg.kernel.elementary import exp2_scalar, signed_expm1
 from streamseg.kernel.forgetting import NEVER
 from streamseg.kernel.moments import moments_of_rows
 from streamseg.kernel.types import Array, Flags, Ints, sums_by_label
-from streamseg.model.changes import apply_external, apply_moves, apply_warm_up, note_births, reset_candidates, take_segments
+from streamseg.model.changes import apply_batch, note_births, reset_candidates, take_segments
 from streamseg.model.gains import with_copy
 from streamseg.model.naming import outdated
 from streamseg.model.panel import Panel, PanelRows
@@ -59,7 +59,7 @@ def start_epoch(
         profile=np.where(profile.weights > 0.0, profile.means, np.nan),
         share=share,
         expected=expected,
-        logged=np.array([j for j, feature in enumerate(spec.features) if feature.transform == "log1p"], dtype=np.int64),
+        logged=spec.logged,
     )
     state.passed = state.rows
     k = centers.shape[1]
@@ -84,7 +84,8 @@ def _take_sums(state: ModelState, change: Upserts) -> None:
         state.population = state.population.with_sums(change.sums)
     rows, gone = _panel_rows(state.population, change.panel if same else _none(change.panel)), change.gone.astype(np.int64)
     state.panel = state.panel.changed(rows, gone)
-    state.copies = [copy.without(gone) for copy in state.copies]
+    if len(gone):
+        state.copies = [copy.without(gone) for copy in state.copies]
 
 
 def _step(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> None:
@@ -234,12 +235,7 @@ def table_step(customers: int) -> int:
 def apply_upserts(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> bool:
     """Apply the batches of a step: the same, wherever it was cut into batches. INOUT state, IN changes. Always counts."""
     for change in changes:
-        state.held_back += change.held_back
-        state.customers += change.customers
-        state.rows += change.rows
-        apply_external(state, spec, change.fed, change.unnamed)
-        apply_moves(state, change.moved)
-        apply_warm_up(state, spec, change, change.rows)
+        apply_batch(state, spec, change, change.rows)
         if state.population is not None:
             _take_sums(state, change)
         state.clock = max(state.clock, change.clock)

@@ -62,9 +62,7 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
 def _means(state: ModelState, spec: ModelSpec, centers: Array) -> list[list[float | None]]:
     """Arithmetic means of each segment's customers, in the user's units; None where nothing is known."""
     means = centers.copy()
-    logged = [j for j, feature in enumerate(spec.features) if feature.transform == "log1p"]
-    if logged:
-        means[logged] = np.nan if state.raw_means is None else state.raw_means
+    means[spec.logged] = np.nan if state.raw_means is None else state.raw_means
     return [[None if np.isnan(value) else float(value) for value in column] for column in means.T]
 
 
@@ -83,7 +81,7 @@ def _ranges(state: ModelState, spec: ModelSpec) -> list[dict[str, tuple[float, f
                 values, reached = row[there][order], np.cumsum(rows.weights[there][order])
                 middle = values[np.searchsorted(reached, reached[-1] / 2.0)]
                 found = np.array([values[0], middle, values[-1]])
-                low, median, high = (signed_expm1(found) if feature.transform == "log1p" else found).tolist()
+                low, median, high = feature.raw(found).tolist()
                 # The panel is in single precision.
                 out[i][feature.name] = float(f"{low:.6g}"), float(f"{median:.6g}"), float(f"{high:.6g}")
     return out
@@ -150,8 +148,8 @@ def _known(means: Array, weights: Array) -> Array:
 
 
 def _in_users_units(center: Array, spec: ModelSpec) -> list[float | None]:
-    logged = np.array([feature.transform == "log1p" for feature in spec.features])
-    values = np.where(logged, signed_expm1(np.where(logged, center, 0.0)), center)
+    values = center.copy()
+    values[spec.logged] = signed_expm1(center[spec.logged])
     return [None if np.isnan(value) else float(value) for value in values]
 
 

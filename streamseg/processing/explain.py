@@ -7,7 +7,6 @@ import numpy as np
 
 from streamseg.features.aggregates import NO_TIME
 from streamseg.features.table import NO_SEGMENT
-from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.types import Array
 from streamseg.model.tagging import Tags, tag
 from streamseg.processing.job import Job
@@ -122,7 +121,7 @@ def _features(job: Job, x: Array) -> list[FeatureValue]:
     values = []
     for j, feature in enumerate(spec.features):
         value = float(x[j])
-        raw = float(signed_expm1(x[j : j + 1])[0]) if feature.transform == "log1p" else value
+        raw = float(feature.raw(x[j : j + 1])[0])
         z = (value - float(metric.origin[j])) / float(deviation[j]) if deviation[j] > 0 else float("nan")
         values.append(FeatureValue(name=feature.name, value=_known(raw), z=_known(z)))
     return values

@@ -160,7 +160,8 @@ class Loop:
         rest = {p: records for p, records in polled.partitions.items() if len(records.offsets)}
         if rest:
             drained = sum(len(records.offsets) for records in rest.values()) < size and not any(lags.values())
-            return self._process(rest, polled.ownership, drained=drained)
+            self._process(rest, polled.ownership, drained=drained)
+            return False
         between = self.job.plan_between(polled.ownership, idle=True)
         if between is not None:
             self._commit(between, polled)
@@ -177,7 +178,7 @@ class Loop:
         return polled.ended
 
     def _settle(self) -> bool:
-        """Do what is due at a step: decisions, snapshots, slices of sweeps. Returns False where that came to nothing."""
+        """Commit pending decisions, snapshots and slices of sweeps. Returns False where a commit was aborted."""
         while True:
             self._catch_up()
             if not self._decide(input_ended=False) or not self._snapshots(stopping=False):
@@ -188,17 +189,16 @@ class Loop:
             if not self._commit(between, Polled({}, self._ownership)):
                 return False
 
-    def _process(self, rest: dict[int, Records], ownership: Ownership, *, drained: bool) -> bool:
-        """Commit records in batches that end at steps, after each of which comes what is due. Returns False."""
+    def _process(self, rest: dict[int, Records], ownership: Ownership, *, drained: bool) -> None:
+        """Commit records in batches that end at steps, each followed by pending decisions, snapshots and sweeps."""
         while rest:
             now, rest = cut(rest, self.job.until_step())
             piece = Polled(now, ownership)
             with self._stages.stage("process", traces_of(piece)):
                 planned = self.job.plan_batch(piece, drained=drained and not rest)
             if not self._commit(planned, piece) or (rest and not self._settle()):
-                return False
+                return
         self._measure_drift()
-        return False
 
     def _rewind(self) -> None:
         """Poll again what was polled and not committed."""
@@ -232,7 +232,7 @@ class Loop:
             raise RetriableError("the model log cannot be begun", hint="the next try may find it begun")
 
     def _decide(self, *, input_ended: bool) -> bool:
-        """Commit all that is due in the model. Returns False where that came to nothing."""
+        """Commit all pending decisions. Returns False where a commit was aborted."""
         while (planned := self.job.plan_decision(self._ownership, input_ended=input_ended)) is not None:
             if not self._commit(planned):
                 return False

@@ -31,8 +31,9 @@ from streamseg.processing.transport import (
 from streamseg.records.outputs import DeadLetter, dead_letter_line, tombstone_line
 from streamseg.transports import writer_lock
 from streamseg.transports.at_rest import OWNER_ONLY
-from streamseg.transports.files import FileSink, LineStream, Source, StreamSink
+from streamseg.transports.files import LineStream, Source
 from streamseg.transports.reader import INPUT, STREAM, EmbeddedReader, Reopenable
+from streamseg.transports.sinks import FileSink, StreamSink
 from streamseg.transports.sqlite import log_name, open_for_writing, stored_records, translated
 
 

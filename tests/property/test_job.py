@@ -39,12 +39,12 @@ FEATURES = [
     {"name": "visits", "aggregate": "count", "half_life": "1h"},
     {"name": "purchases", "weight": 0.0},
 ]
-SMALL = {"model": {"segments": 3, "warm_up": 20, "retag_every": "40m"}, "features": FEATURES}
+SMALL: dict[str, Any] = {"model": {"segments": 3, "warm_up": 20, "retag_every": "40m"}, "features": FEATURES}
 POINTS = ["before_write", "before_sync", "before_commit", "after_commit"]
 
 
 def small(snapshot_bytes: int = 16_000_000, **model: Any) -> Any:
-    return settings_for(snapshot_bytes, 20, **(SMALL | {"model": SMALL["model"] | model}))  # type: ignore[operator]
+    return settings_for(snapshot_bytes, 20, **(SMALL | {"model": SMALL["model"] | model}))
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,7 @@ def test_what_accumulates_drifts_by_what_is_gained_once_and_until_that_is_over(f
         (one,) = found
         # The rise began within a horizon.
         assert 1.15 < float(str(one.details["after"])) / float(str(one.details["before"])) < 1.45
-        assert re.match(r"spend: mean gain of a horizon \d+\.?\d* -> \d+\.?\d* \(\+\d\d%\), PSI 0\.", one.message)
+        assert re.match(r"spend: mean gain in 10 days \d+\.?\d* -> \d+\.?\d* \(\+\d\d%\), PSI 0\.", one.message)
     state = restored(store, settings).state
     assert len(state.copies) == 3
     assert customer_key("c7") not in set(np.concatenate([copy.keys for copy in state.copies]).tolist())

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from streamseg.transports import files
 from streamseg.transports.files import JsonLinesSource
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 50, 64_000])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n\n", b'\n{"half'])
-def test_each_line_is_read_once_wherever_chunks_and_polls_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, end: bytes
-) -> None:
+def test_each_line_is_read_once_wherever_chunks_and_polls_end(tmp_path: Path, chunk: int, end: bytes) -> None:
     rng = random.Random(chunk)
     path = tmp_path / "events.jsonl"
     kinds = [
@@ -30,8 +27,7 @@ def test_each_line_is_read_once_wherever_chunks_and_polls_end(
     for _ in range(30):
         lines = [rng.choice(kinds) for _ in range(rng.randint(0, 40))] + [b'{"last":1}']
         path.write_bytes(b"\n".join(lines) + end)
-        monkeypatch.setattr(files, "_CHUNK_BYTES", chunk)
-        source = JsonLinesSource(path)
+        source = JsonLinesSource(path, chunk_bytes=chunk)
         found: list[bytes] = []
         position, ended = 0, False
         while not ended:
