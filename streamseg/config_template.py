@@ -69,7 +69,7 @@ _RFM = (
     (FeatureConfig(name="frequency", aggregate="count", transform="log1p"), "Purchases."),
     (
         FeatureConfig(name="monetary", field="amount", aggregate="sum", transform="log1p"),
-        'What they came to: `field` is the amount of one purchase. With half_life = "365d" old ones fade.',
+        'Sum of their amounts: `field` is the amount of one purchase. With half_life = "365d" old ones fade.',
     ),
 )
 _EXAMPLES: dict[str, Any] = {"field": "age", "half_life": "90d", "one_hot": ["basic", "gold"]}

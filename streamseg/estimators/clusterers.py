@@ -59,7 +59,7 @@ class Segmenter(ModelClusterer):
     >>> model.predict_one({"age": 25}) # a feature is missing
     -1
 
-    With keys the model goes on every 500 rows, or where that is asked for:
+    With keys the model is updated every 500 rows, and by `close_step`:
 
     >>> of_customers = Segmenter(features=("age", "income"), n_segments=2, warm_up=4)
     >>> of_customers.learn_many([[20, 10], [22, 12], [60, 90], [61, 95], [62, 95]], keys=["a", "b", "c", "d", "d"])

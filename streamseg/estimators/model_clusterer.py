@@ -94,7 +94,7 @@ class ModelClusterer(ModelReader):
             self._warm_start()
 
     def _for_keys(self, w: npt.ArrayLike | None) -> KeyedModel:
-        """The model of a table, begun with the first row that has a key. Raises ValueError."""
+        """The model of a table, created for the first row that has a key. Raises ValueError."""
         if w is not None and not (np.asarray(w) == 1.0).all():
             raise ValueError("rows with keys have no weight: each customer counts once")
         if self._keyed is None:
@@ -112,10 +112,9 @@ class ModelClusterer(ModelReader):
     def learn_one(self, x: dict[Any, Any], w: float = 1.0, t: float | None = None, key: Hashable | None = None) -> None:
         """Learn one row of weight `w` at event time `t` (seconds).
 
-        The row waits for the next step of the model, which comes when the warm-up is over, every 500 rows, and where
-        `close_step` or `learn_many` asks for it; until then all that is told is of the last one. With a `key` the row
-        replaces the last one of the same customer. Raises ValueError for a bad weight or time, and where some rows have
-        keys and some do not.
+        The row is buffered until the next step of the model: the end of the warm-up, every 500 rows, `close_step` or
+        `learn_many`. Predictions, centers and statistics are those of the last step. With a `key` the row replaces the last
+        one of the same customer. Raises ValueError for a bad weight or time, and where some rows have keys and some do not.
         """
         if self._features is None and x and not any(math.isnan(number(value)) for value in x.values()):
             self._know(list(x))

@@ -1,4 +1,4 @@
-"""What both clusterers tell of their model: segments of rows, centers, moments. It changes nothing."""
+"""The reading side of both clusterers: predictions, centers, moments. Nothing here changes a model."""
 
 from __future__ import annotations
 

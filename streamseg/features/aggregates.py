@@ -4,7 +4,7 @@ Each keeps a few columns. Decayed columns are as of the customer's latest event 
 what is left of its weight: sums, counts, means and maxima do not depend on the order of arrival. `last` keeps the time of
 its value, and an older event does not overwrite it. `gap` (mean days between events) telescopes: an event between two
 others splits a gap, so only the number of gaps changes; with a half-life the split is approximate, as the parts would fade
-apart. `recency` is days since the last event, as of when it is asked, so it grows while a customer is silent.
+apart. `recency` is days since the last event at the time of evaluation, so it grows while a customer is silent.
 """
 
 from __future__ import annotations

@@ -38,8 +38,7 @@ def names_of(z: Array, features: list[str]) -> list[str]:
 def outdated(name: str, z: Array, features: list[str], others: Collection[str] = ()) -> bool:
     """Whether a name that was made of words no longer fits a segment. IN z (n_features,), as in `names_of`; other names.
 
-    It says what is not so, leaves out what sets the customers apart most, or bears a number that no other name asks for. A
-    word is kept somewhat beyond the threshold at which it is assigned. A name of other words is never outdated.
+    It is false, omits the strongest feature, or has a number although no other segment has the bare name. A word is kept somewhat beyond the threshold at which it is assigned. A name of other words is never outdated.
     """
     by_feature = {feature.replace("_", " ").lower(): float(value) for feature, value in zip(features, z, strict=True)}
     bare = _NUMBER.sub("", name)

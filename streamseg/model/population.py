@@ -12,8 +12,8 @@ that follows. Until then the centers at the start of the epoch stand in for the 
 with S_j, W_j the sums and counts, U the customers that were not seen yet in the epoch, and d_j = max(0, N share_j - W_j)
 what segment j lacks of its share. After a complete sweep U is 0, and a center is the mean of its members exactly.
 
-Of features that are logarithms the raw values are summed up, too, as further profile features: such a center is a geometric
-mean, and what people ask for is the arithmetic one.
+The raw values of log features are summed as further profile features: their centers are geometric means, and profiles show
+arithmetic ones.
 """
 
 from __future__ import annotations

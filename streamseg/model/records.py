@@ -221,7 +221,7 @@ class Appeared(msgspec.Struct, tag="appeared"):
 
 
 class Postponed(msgspec.Struct, tag="postponed"):
-    """First centers were due, and customers do not differ enough for them: they are due again when there are more events."""
+    """First centers could not be computed, as too few customers differ. The next attempt follows more events."""
 
     base_version: int
     base_digest: bytes

@@ -125,7 +125,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         refits: whether better centers are looked for as events come.
         warm_up: complete customers before the first centers.
         max_warm_up_s: event time that a warm-up takes at most.
-        drift_horizon_s: event time over which what customers gain is compared; None where nobody asks.
+        drift_horizon_s: event time over which gains of customers are compared, in seconds; None to compare none.
         max_gain, clip_sigmas, max_ahead: the guards; None turns one off.
         unit_metric: inputs are scaled already, every variance counts as 1.
         watched: whether reference customers are kept, for drift.

@@ -165,7 +165,7 @@ class WarmUp(msgspec.Struct):
     Attributes:
         rows: by customer (a hash, or a running number): weight, position or time, and the latest row.
         events: accepted events; first_s: event time of the first, as far as it is believed, in seconds.
-        postponed: events when a start was due last, and was not possible.
+        postponed: `events` at the last attempt to compute first centers that failed.
     """
 
     rows: dict[int, tuple[float, float | None, list[float | None]]] = {}

@@ -108,9 +108,9 @@ class Job:
         return self._planned(polled.ownership, results, self.batch_record(results, clock_us, closes=drained or reached))
 
     def plan_between(self, ownership: Ownership, *, idle: bool) -> Planned | None:
-        """What is due between batches: slices of sweeps, one at each step, or one after the other where the input is `idle`.
+        """Slices of sweeps, one at each step; where the input is `idle`, the next slice at once, and the end of an open step.
 
-        There an open step is closed, too. None where nothing is due.
+        None where nothing is pending.
         """
         clock_us = self.clock.now_us()
         results: dict[int, PartitionResult] = {}
@@ -213,7 +213,7 @@ class Job:
         return {p: Committed(task.mark.next, task.metadata.encode()) for p, task in self.tasks.items() if task.mark.seq}
 
     def holds_back(self) -> bool:
-        """Whether first centers are due, which another worker proposes: what is tagged before them is tagged in vain."""
+        """Whether to wait for first centers from the owner of partition 0: events before them would only be `warming_up`."""
         return 0 not in self.tasks and warm_up_over(self.state, self.settings.model)
 
     # -- After a commit -----------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class Detected:
 
 @dataclass(frozen=True)
 class DriftEnded:
-    """What was told as drift is none any more; `details` as then."""
+    """Drift that was reported has ended; `details` as reported."""
 
     detector: str
     details: Mapping[str, object] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from streamseg.model.table import CLIPPED_AT, far_off
 from streamseg.processing.logs import customer_hash
 from streamseg.records.events import Decoded
 
-# Accepted events whose losses are told as one sum, and what a loss is a multiple of.
+# Accepted events in a block of losses, and the quantum of a loss.
 BLOCK_EVENTS, _LOSS_QUANTUM = 125, 2.0**-20
 
 

@@ -86,14 +86,14 @@ def missing_model(job: Job) -> Waiting:
 
 
 class DriftReports:
-    """Segments and drift, looked at every few seconds; drift is told when it begins, and when it is over."""
+    """Reports segments and drift every few seconds, and when drift begins and ends."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s, self._looked_at = every_s, -inf
         self._told: dict[str, Detected] = {}
 
     def due(self, job: Job, *, now: bool) -> list[Observation]:
-        """What observers are told now; `now`: without waiting."""
+        """Pending reports. `now`: whatever time has passed since the last ones."""
         if not job.state.ready or (not now and time.monotonic() - self._looked_at <= self._every_s):
             return []
         self._looked_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Files at rest: what is kept about customers is for the owner of the files alone, unless that was set otherwise."""
+"""Permissions of files that hold customers' data: only their owner reads them, unless configured otherwise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ OWNER_ONLY = 0o600
 
 
 def opened(path: Path | str, flags: int, mode: int = OWNER_ONLY) -> int:
-    """A file descriptor; a file that is not there yet is made with exactly these permissions. Raises OSError.
+    """Open a file, and return its descriptor. Raises OSError.
 
-    One that is there keeps the permissions that somebody gave it.
+    A new file gets exactly these permissions, whatever the umask. An existing one keeps its own.
     """
     try:
         handle = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)

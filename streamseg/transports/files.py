@@ -112,7 +112,7 @@ class JsonLinesSource:
 
 
 def _take_lines(lines: list[bytes], values: list[bytes], most: int, position: int) -> int:
-    """Add lines that are not blank to `values`, up to `most` in all. INOUT values. Returns where the next line begins."""
+    """Append non-blank lines to `values`, up to `most` in all. INOUT values. Returns the position of the next line."""
     for line in lines:
         position += len(line) + 1
         value = line.removeprefix(codecs.BOM_UTF8).strip()
