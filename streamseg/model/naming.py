@@ -9,7 +9,8 @@ import numpy as np
 
 from streamseg.kernel.types import Array
 
-# Standard deviations from the mean of all customers at which a word changes.
+# Standard deviations from the mean of all customers at which a word changes. Below half of one a segment is called average:
+# of skewed features its arithmetic mean may well lie on the other side of that of all.
 _QUIET, _SLIGHT, _STRONG = 0.25, 0.5, 1.25
 # ... and how far beyond that a word that was given is kept.
 _SLACK = 0.1
@@ -38,7 +39,8 @@ def names_of(z: Array, features: list[str]) -> list[str]:
 def outdated(name: str, z: Array, features: list[str], others: Collection[str] = ()) -> bool:
     """Whether a name that was made of words no longer fits a segment. IN z (n_features,), as in `names_of`; other names.
 
-    It is false, omits the strongest feature, or has a number although no other segment has the bare name. A word is kept somewhat beyond the threshold at which it is assigned. A name of other words is never outdated.
+    It is false, omits the strongest feature, or has a number although no other segment has the bare name. A word is kept
+    somewhat beyond the threshold at which it is assigned. A name of other words is never outdated.
     """
     by_feature = {feature.replace("_", " ").lower(): float(value) for feature, value in zip(features, z, strict=True)}
     bare = _NUMBER.sub("", name)
@@ -57,25 +59,29 @@ def outdated(name: str, z: Array, features: list[str], others: Collection[str] =
 
 def _fits(word: re.Match[str], by_feature: Mapping[str, float]) -> bool:
     value = by_feature[word["feature"]] * (1.0 if word["way"] == "high" else -1.0)
-    least = _STRONG - _SLACK if word["how"] == "very" else _QUIET - _SLACK
+    least = {"very": _STRONG, "slightly": _QUIET}.get(word["how"], _SLIGHT) - _SLACK
     most = _SLIGHT + _SLACK if word["how"] == "slightly" else np.inf
     return bool(least <= value <= most)
 
 
 def name_beside(z: Array, i: int, features: list[str], taken: list[str]) -> str:
-    """A name for segment `i` among others that differs from those that are `taken`. IN z (n_features, k)."""
+    """A name for segment `i` among others that says something else than those that are `taken`. IN z (n_features, k)."""
+    others = {frozenset(_NUMBER.sub("", name).lower().split(", ")) for name in taken}
     for depth, detailed in [(2, False), (2, True), (3, True), (len(features), True)]:
-        name = _sentence(_words(z[:, i], features, depth, detailed))
-        if name not in taken:
-            return name
-    number = 2
+        words = _words(z[:, i], features, depth, detailed)
+        if frozenset(word.lower() for word in words) not in others:
+            return _sentence(words)
+    name, number = _sentence(words), 2
+    if name not in taken:
+        return name
     while f"{name} ({number})" in taken:
         number += 1
     return f"{name} ({number})"
 
 
 def _words(z: Array, features: list[str], depth: int, detailed: bool) -> list[str]:
-    strongest = [int(j) for j in np.argsort(-np.abs(z), kind="stable")[:depth] if abs(z[j]) >= _QUIET]
+    least = _QUIET if detailed else _SLIGHT
+    strongest = [int(j) for j in np.argsort(-np.abs(z), kind="stable")[:depth] if abs(z[j]) >= least]
     return [f"{_level(float(z[j]), detailed)} {features[j].replace('_', ' ')}" for j in strongest] or ["average"]
 
 

@@ -108,7 +108,7 @@ class Job:
         return self._planned(polled.ownership, results, self.batch_record(results, clock_us, closes=drained or reached))
 
     def plan_between(self, ownership: Ownership, *, idle: bool) -> Planned | None:
-        """Slices of sweeps, one at each step; where the input is `idle`, the next slice at once, and the end of an open step.
+        """A slice of each sweep at a step; where the input is `idle`, the next slice at once, and the end of an open step.
 
         None where nothing is pending.
         """

@@ -16,15 +16,17 @@ FEATURES = ["recency", "total_spend"]
         ("High total spend", [0.1, 0.8], [], False),
         ("High total spend, low recency", [-0.6, 0.8], [], False),
         # A word is kept a little beyond where it is assigned.
-        ("High total spend", [0.0, 0.2], [], False),
-        ("High total spend", [0.0, 0.1], [], True),
+        ("High total spend", [0.0, 0.42], [], False),
+        ("High total spend", [0.0, 0.38], [], True),
+        ("Slightly high total spend", [0.0, 0.2], [], False),
+        ("Slightly high total spend", [0.0, 0.1], [], True),
         ("High total spend", [0.0, -0.8], [], True),
         ("Very high total spend", [0.0, 1.2], [], False),
         ("Very high total spend", [0.0, 0.6], [], True),
         ("Slightly high total spend", [0.0, 0.9], [], True),
         # What sets the customers apart most is missing.
-        ("High total spend", [-1.0, 0.4], [], True),
-        ("High total spend", [-0.6, 0.4], [], False),
+        ("High total spend", [-1.0, 0.5], [], True),
+        ("High total spend", [-0.7, 0.5], [], False),
         ("Average", [0.2, 0.1], [], False),
         ("Average", [0.2, 0.9], [], True),
         ("High total spend (2)", [0.0, 0.8], ["High total spend"], False),
@@ -50,3 +52,10 @@ def test_new_names_are_not_outdated_and_all_different() -> None:
         beside = name_beside(z, 0, FEATURES, names[1:])
         assert beside not in names[1:]
         assert not outdated(beside, z[:, 0], FEATURES, [beside, *names[1:]])
+
+
+def test_a_segment_about_the_middle_is_average_and_another_order_is_no_other_name() -> None:
+    z = np.array([[0.3, -0.9, 1.1, -2.0], [0.2, -0.7, 1.2, -1.6]])
+    assert names_of(z[:, :3], FEATURES) == ["Average", "Low recency, low total spend", "High total spend, high recency"]
+    beside = name_beside(z, 3, FEATURES, ["Average", "Low total spend, low recency", "High total spend, high recency"])
+    assert beside == "Very low recency, very low total spend"
