@@ -52,8 +52,9 @@ def test_a_long_batch_is_taken_in_pieces_as_the_job_takes_it() -> None:
     settings = settings_for(model={"segments": 4, "warm_up": 500})
     events = jumping(16_000)
     store, _ = run_memory(events, settings, batch_records=8_000)
-    for fed in (700, 8_000):
-        rehearsal = rehearsed(events, settings, 8_000, fed)
+    for batch, fed in ((8_000, 700), (8_000, 8_000), (333, 1_000)):
+        rehearsal = rehearsed(events, settings, batch, fed)
+        assert segments_of(rehearsal.job) == segments_of(restored(store, settings))
         assert rehearsal.job.state.digest() == restored(store, settings).state.digest()
         assert rehearsal.job.state.search.number > 3
 
