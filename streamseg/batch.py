@@ -16,7 +16,7 @@ from streamseg.errors import ConfigError
 from streamseg.kernel.elementary import signed_log1p
 from streamseg.kernel.types import MAX_MAGNITUDE
 from streamseg.model.fitted import FittedFeature, FittedModel, FittedSegment
-from streamseg.model.naming import names_of
+from streamseg.model.naming import Traits, names_of
 
 
 def read_table(file: Path, config: Config) -> tuple[pd.DataFrame, int]:
@@ -85,13 +85,15 @@ def fit_table(frame: pd.DataFrame, config: Config, n_segments: int, seed: int) -
     z = kmeans.cluster_centers_[order]
     centers = scaler.inverse_transform(z)
     sizes = np.bincount(kmeans.labels_, minlength=n_segments)[order]
-    names = names_of(z.T, list(frame.columns))
+    means = frame.groupby(kmeans.labels_).mean().to_numpy()[order].tolist()
+    rows = [dict(zip(frame.columns, map(float, row), strict=True)) for row in means]
+    names = names_of(Traits.of(list(frame.columns), z.T, centers.T, np.zeros(len(frame.columns), dtype=np.bool_)))
     features = [
         FittedFeature(name=name, transform=transforms[name], count=float(len(x)), mean=float(m), variance=float(v))
         for name, m, v in zip(frame.columns, scaler.mean_, scaler.var_, strict=True)
     ]
     segments = [
-        FittedSegment(id=i, name=name, center=dict(zip(frame.columns, map(float, c), strict=True)), size=float(n))
-        for i, (name, c, n) in enumerate(zip(names, centers, sizes, strict=True))
+        FittedSegment(id=i, name=name, center=dict(zip(frame.columns, map(float, c), strict=True)), size=float(n), mean=mean)
+        for i, (name, c, n, mean) in enumerate(zip(names, centers, sizes, rows, strict=True))
     ]
     return FittedModel(features=features, segments=segments, inertia=float(kmeans.inertia_))

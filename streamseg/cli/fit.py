@@ -41,6 +41,9 @@ def fit(
     model = fit_table(frame, loaded, segments, seed)
     out.print(profiles(model))
     missing = f", {left_out} left out, of whom a feature is missing or no measurement" if left_out else ""
+    logged = ", ".join(feature.name for feature in model.features if feature.transform == "log1p")
+    if logged:
+        out.print(f"{logged}: arithmetic means; the model file has centers (means of the logarithm)")
     out.print(f"{len(frame)} customers{missing}, inertia {model.inertia:.6f}")
     if output is not None:
         try:
@@ -56,6 +59,6 @@ def profiles(model: FittedModel) -> Table:
     for name in ["id", "segment", "customers", *names]:
         table.add_column(name, justify="left" if name == "segment" else "right")
     for segment in model.segments:
-        center = [number(segment.center[name]) for name in names]
-        table.add_row(str(segment.id), segment.name, f"{segment.size:,.0f}", *center)
+        means = segment.mean or segment.center
+        table.add_row(str(segment.id), segment.name, f"{segment.size:,.0f}", *[number(means[name]) for name in names])
     return table

@@ -21,7 +21,7 @@ from streamseg.model.newcomers import check_labels, newcomer
 from streamseg.model.records import Appeared, Decision, Described, Dropped, Promoted
 from streamseg.model.rules import rules_of
 from streamseg.model.spec import SETTLING_ROWS, ModelSpec
-from streamseg.model.state import ModelState, Search, Trial, profile_of, z_now, z_of
+from streamseg.model.state import ModelState, Search, Trial, profile_of, traits_now, traits_of
 from streamseg.model.table import table_step
 
 # A candidate has to lose so much less; and what is about the least.
@@ -134,12 +134,12 @@ def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision
 
 def _described(state: ModelState, spec: ModelSpec, digest: bytes) -> Described:
     """Names in place of those that no longer fit, different from all others."""
-    z, features = z_now(state, spec), list(spec.names[: spec.n_weighted])
+    traits = traits_now(state, spec)
     taken = [segment.name for segment in state.segments if segment.id not in state.to_name]
     names: dict[int, str] = {}
     for place, segment in enumerate(state.segments):
         if segment.id in state.to_name:
-            names[segment.id] = name_beside(z, place, features, taken)
+            names[segment.id] = name_beside(traits, place, taken)
             taken.append(names[segment.id])
     return Described(state.version, digest, names)
 
@@ -169,9 +169,8 @@ def _promoted(state: ModelState, spec: ModelSpec, digest: bytes) -> Promoted:
     new, k = trial.candidate.centers.centers, len(trial.candidate.centers.weights)
     before, _ = nearest_label(sample.x[:n], state.tagging.centers.centers, inverse)
     after, _ = nearest_label(sample.x[:n], new, inverse)
-    names = list(spec.names[:n])
     found = lineage(
-        state.segments, before, after, k, z_of(spec, new, state.metric), names, state.next_id, state.version + 1, trial.kind
+        state.segments, before, after, k, traits_of(spec, new, state.metric), state.next_id, state.version + 1, trial.kind
     )
     profile = profile_of(sample.x[n:], after, np.ones(sample.n_rows), k)
     rules = rules_of(sample.x[:n], after, [segment.id for segment in found.segments], spec)

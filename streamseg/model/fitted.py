@@ -19,12 +19,16 @@ class FittedFeature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FittedSegment(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment: `center` in feature units (after `transform`, unscaled), `size` customers."""
+    """A segment: `center` in feature units (after `transform`, unscaled), `size` customers.
+
+    `mean`: arithmetic means of its customers in the user's units, where they are known.
+    """
 
     id: int
     name: str = ""
     center: dict[str, float]
     size: float = 0.0
+    mean: dict[str, float] | None = None
 
 
 class FittedModel(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from streamseg.kernel.types import Array, Ints
-from streamseg.model.naming import name_beside
+from streamseg.model.naming import Traits, name_beside
 from streamseg.model.state import Segment
 
 # A segment comes from another one, or goes to it, with at least this share of its customers.
@@ -31,12 +31,12 @@ class Lineage(NamedTuple):
 
 
 def lineage(
-    old: Sequence[Segment], before: Ints, after: Ints, n_new: int, z: Array, features: list[str], next_id: int, version: int,
+    old: Sequence[Segment], before: Ints, after: Ints, n_new: int, traits: Traits, next_id: int, version: int,
     why: str,
 ) -> Lineage:  # fmt: skip
     """Match by shared customers. IN all.
 
-    `before`, `after`: places of each customer among the old and the new centers, (n,); `z` (n_features, n_new) of the new
+    `before`, `after`: places of each customer among the old and the new centers, (n,); `traits` of the new
     ones; `version`, `why`: of births and ends.
     """
     shared = np.zeros((len(old), n_new))
@@ -49,7 +49,7 @@ def lineage(
             segments.append(old[match[j]])
             continue
         came = tuple(old[i].id for i in np.flatnonzero(shared[:, j] >= max(1.0, _SHARE * shared[:, j].sum())).tolist())
-        name = name_beside(z, j, features, taken)
+        name = name_beside(traits, j, taken)
         taken.append(name)
         segments.append(Segment(next_id, name, version, came, (), why))
         next_id += 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from streamseg.kernel.types import Array
+from streamseg.kernel.types import Array, Flags
 
 # Standard deviations from the mean of all customers at which a word changes. Below half of one a segment is called average:
 # of skewed features its arithmetic mean may well lie on the other side of that of all.
@@ -16,73 +17,135 @@ _QUIET, _SLIGHT, _STRONG = 0.25, 0.5, 1.25
 _SLACK = 0.1
 # A feature that is by so much stronger than those of a name is missing in it.
 _LEFT_OUT = 0.3
+# At least so many members have the category that they are called by; a name keeps it down to a little less.
+_MOSTLY, _SHARE_SLACK = 0.5, 0.05
 _NUMBER = re.compile(r"\s*\(\d+\)$")
-_WORDS = re.compile(r"(?:(?P<how>very|slightly) )?(?P<way>high|low) (?P<feature>.+)")
+_LEVELS = re.compile(r"(?:(?P<how>very|slightly) )?(?P<way>high|low|mostly|often|rarely) (?P<feature>.+)")
 
 
-def names_of(z: Array, features: list[str]) -> list[str]:
-    """A distinct name for each segment: its two strongest features, such as "High income, low purchases".
+class Traits(NamedTuple):
+    """What segments are named by.
 
-    IN z (n_features, k): how many standard deviations each center lies above the mean of all customers. Names that say the
-    same in another order count as equal; where two segments would share one, levels are told ("very", "slightly"), then
-    further features, then a number.
+    Attributes:
+        features: names of the columns; a category of a one-hot field is `field=category`.
+        z: (n_features, k) how many standard deviations each center lies above the mean of all customers.
+        shares: (n_features, k) the share of members that have the category; NaN for features that are no categories.
     """
-    k = z.shape[1]
-    for depth, detailed in [(2, False), (2, True), (3, True), (len(features), True)]:
-        words = [_words(z[:, i], features, depth, detailed) for i in range(k)]
+
+    features: list[str]
+    z: Array
+    shares: Array
+
+    @classmethod
+    def of(cls, features: Sequence[str], z: Array, centers: Array, categories: Flags) -> Self:
+        """IN all; `categories` (n_features,): which rows of the centers are shares of members."""
+        return cls(list(features), z, np.where(categories[:, None], centers, np.nan))
+
+    @property
+    def spoken(self) -> list[str]:
+        """The features as words: a category alone where no other field has one of that name."""
+        bare = [name.partition("=")[2] if self._is_category(j) else name for j, name in enumerate(self.features)]
+        unclear = {name for name in bare if bare.count(name) > 1}
+        return [
+            (full.replace("=", " ") if short in unclear else short).replace("_", " ")
+            for full, short in zip(self.features, bare, strict=True)
+        ]
+
+    def strengths(self, i: int) -> Array:
+        """How much each feature sets segment `i` apart, (n_features,).
+
+        Where most members have one category, the field's other categories say no more.
+        """
+        strengths = np.abs(self.z[:, i])
+        mostly = [j for j, share in enumerate(self.shares[:, i]) if share >= _MOSTLY]
+        for j in mostly:
+            field = self.features[j].partition("=")[0]
+            for other, name in enumerate(self.features):
+                if other != j and self._is_category(other) and name.partition("=")[0] == field:
+                    strengths[other] = 0.0
+        return strengths
+
+    def _is_category(self, j: int) -> bool:
+        return not bool(np.isnan(self.shares[j]).all())
+
+
+def names_of(traits: Traits) -> list[str]:
+    """A distinct name for each segment: its two strongest features, such as "High income, mostly gold". IN traits.
+
+    Names that say the same in another order count as equal; where two segments would share one, levels are told ("very",
+    "slightly"), then further features, then a number.
+    """
+    k = traits.z.shape[1]
+    for depth, detailed in [(2, False), (2, True), (3, True), (len(traits.features), True)]:
+        words = [_words(traits, i, depth, detailed) for i in range(k)]
         if len({frozenset(told) for told in words}) == k:
             break
     names = [_sentence(told) for told in words]
     return [name if names.index(name) == i else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
 
 
-def outdated(name: str, z: Array, features: list[str], others: Collection[str] = ()) -> bool:
-    """Whether a name that was made of words no longer fits a segment. IN z (n_features,), as in `names_of`; other names.
+def outdated(name: str, traits: Traits, i: int, others: Collection[str] = ()) -> bool:
+    """Whether a name that was made of words no longer fits segment `i`. IN all; `others`: names of the other segments.
 
     It is false, omits the strongest feature, or has a number although no other segment has the bare name. A word is kept
     somewhat beyond the threshold at which it is assigned. A name of other words is never outdated.
     """
-    by_feature = {feature.replace("_", " ").lower(): float(value) for feature, value in zip(features, z, strict=True)}
+    places = {feature.lower(): j for j, feature in enumerate(traits.spoken)}
     bare = _NUMBER.sub("", name)
-    found = [_WORDS.fullmatch(part) for part in bare.lower().split(", ")]
+    found = [_LEVELS.fullmatch(part) for part in bare.lower().split(", ")]
     if bare.lower() == "average":
         words = []
-    elif all(word is not None and word["feature"] in by_feature for word in found):
-        words = [word for word in found if word is not None]
+    elif all(word is not None and word["feature"] in places for word in found):
+        words = [(word, places[word["feature"]]) for word in found if word is not None]
     else:
         return False
-    told = max((abs(by_feature[word["feature"]]) for word in words), default=_SLIGHT - _LEFT_OUT)
-    if any(not _fits(word, by_feature) for word in words) or max(map(abs, by_feature.values())) > told + _LEFT_OUT:
+    strengths = traits.strengths(i)
+    told = max((abs(float(traits.z[j, i])) for _, j in words), default=_SLIGHT - _LEFT_OUT)
+    if float(strengths.max(initial=0.0)) > told + _LEFT_OUT:
         return True
-    return bare != name and bare not in others
+    if any(not _fits(word, float(traits.z[j, i]), float(traits.shares[j, i])) for word, j in words):
+        return True
+    return bare != name and _words_of(bare) not in map(_words_of, others)
 
 
-def _fits(word: re.Match[str], by_feature: Mapping[str, float]) -> bool:
-    value = by_feature[word["feature"]] * (1.0 if word["way"] == "high" else -1.0)
+def _fits(word: re.Match[str], z: float, share: float) -> bool:
+    if word["way"] == "mostly":
+        return share >= _MOSTLY - _SHARE_SLACK
+    if word["way"] == "often" and share >= _MOSTLY + _SHARE_SLACK:
+        return False
+    value = z if word["way"] in ("high", "often") else -z
     least = {"very": _STRONG, "slightly": _QUIET}.get(word["how"], _SLIGHT) - _SLACK
     most = _SLIGHT + _SLACK if word["how"] == "slightly" else np.inf
     return bool(least <= value <= most)
 
 
-def name_beside(z: Array, i: int, features: list[str], taken: list[str]) -> str:
-    """A name for segment `i` among others that says something else than those that are `taken`. IN z (n_features, k)."""
-    others = {frozenset(_NUMBER.sub("", name).lower().split(", ")) for name in taken}
-    for depth, detailed in [(2, False), (2, True), (3, True), (len(features), True)]:
-        words = _words(z[:, i], features, depth, detailed)
-        if frozenset(word.lower() for word in words) not in others:
+def name_beside(traits: Traits, i: int, taken: Sequence[str]) -> str:
+    """A name for segment `i` among others that says something else than those that are `taken`. IN all."""
+    exactly = {_words_of(name) for name in taken}
+    others = exactly | {_words_of(_NUMBER.sub("", name)) for name in taken}
+    for depth, detailed in [(2, False), (2, True), (3, True), (len(traits.features), True)]:
+        words = _words(traits, i, depth, detailed)
+        if _words_of(_sentence(words)) not in others:
             return _sentence(words)
     name, number = _sentence(words), 2
-    if name not in taken:
+    if _words_of(name) not in exactly:
         return name
     while f"{name} ({number})" in taken:
         number += 1
     return f"{name} ({number})"
 
 
-def _words(z: Array, features: list[str], depth: int, detailed: bool) -> list[str]:
-    least = _QUIET if detailed else _SLIGHT
-    strongest = [int(j) for j in np.argsort(-np.abs(z), kind="stable")[:depth] if abs(z[j]) >= least]
-    return [f"{_level(float(z[j]), detailed)} {features[j].replace('_', ' ')}" for j in strongest] or ["average"]
+def _words(traits: Traits, i: int, depth: int, detailed: bool) -> list[str]:
+    strengths, spoken, least = traits.strengths(i), traits.spoken, _QUIET if detailed else _SLIGHT
+    strongest = [int(j) for j in np.argsort(-strengths, kind="stable")[:depth] if strengths[j] >= least]
+    return [f"{_level(float(traits.z[j, i]), float(traits.shares[j, i]), detailed)} {spoken[j]}" for j in strongest] or [
+        "average"
+    ]
+
+
+def _words_of(name: str) -> frozenset[str]:
+    """What a name says, in whatever order."""
+    return frozenset(name.lower().split(", "))
 
 
 def _sentence(words: list[str]) -> str:
@@ -90,8 +153,10 @@ def _sentence(words: list[str]) -> str:
     return text[0].upper() + text[1:]
 
 
-def _level(z: float, detailed: bool) -> str:
-    level = "high" if z > 0 else "low"
+def _level(z: float, share: float, detailed: bool) -> str:
+    if share >= _MOSTLY:
+        return "mostly"
+    level = ("high" if z > 0 else "low") if np.isnan(share) else ("often" if z > 0 else "rarely")
     if detailed and abs(z) >= _STRONG:
         return f"very {level}"
     if detailed and abs(z) < _SLIGHT:

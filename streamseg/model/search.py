@@ -30,7 +30,7 @@ from streamseg.model.sample import ROWS
 from streamseg.model.selection import MIN_ROWS, means_by_label
 from streamseg.model.spec import MAX_SEGMENTS, SETTLING_ROWS, ModelSpec
 from streamseg.model.start import clipped
-from streamseg.model.state import Metric, ModelState, z_of
+from streamseg.model.state import Metric, ModelState, traits_of
 from streamseg.model.table import CLIPPED_AT
 
 # Fewer customers than this for each segment say nothing of better centers.
@@ -122,10 +122,9 @@ def search_table(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Ref
         return out
     out.kind, centers = found[0], _weighed(data, found[1]).centers
     after, _ = nearest_label(x, centers, inverse)
-    names = list(spec.names[:n])
     here = Metric(0, True, state.moments.mean, state.moments.variance())
     became = lineage(
-        state.segments, labels, after, centers.shape[1], z_of(spec, centers, here), names, state.next_id,
+        state.segments, labels, after, centers.shape[1], traits_of(spec, centers, here), state.next_id,
         state.version + 1, out.kind,
     )  # fmt: skip
     out.centers, out.segments, out.retired = centers, became.segments, became.retired

@@ -13,7 +13,7 @@ import numpy as np
 
 from streamseg.kernel.elementary import signed_expm1
 from streamseg.kernel.forgetting import Forgetting
-from streamseg.kernel.types import Array, Ints
+from streamseg.kernel.types import Array, Flags, Ints
 
 MAX_SEGMENTS = 64
 # Where the number of segments is left to the customers, there are at least so many different ones before it is asked.
@@ -226,6 +226,11 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         seen: dict[str, int] = {}
         keys = [feature.group or f"\0{feature.name}" for feature in self.features[: self.n_weighted]]
         return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
+
+    @cached_property
+    def categories(self) -> Flags:
+        """Which weighted features are categories of a one-hot field, (n_weighted,)."""
+        return np.array([bool(feature.group) for feature in self.features[: self.n_weighted]], dtype=np.bool_)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -18,7 +18,7 @@ from streamseg.model.records import Start
 from streamseg.model.rules import rules_of
 from streamseg.model.selection import choose
 from streamseg.model.spec import CUSTOMERS_PER_SEGMENT, MAX_SEGMENTS, WARM_UP_EVENTS_FACTOR, ModelFeature, ModelSpec
-from streamseg.model.state import Metric, ModelState, Profile, Segment, profile_of, unsettled_metric, z_of
+from streamseg.model.state import Metric, ModelState, Profile, Segment, profile_of, traits_of, unsettled_metric
 
 # There is room for later ones above it.
 _LARGEST_ID = 2**62
@@ -68,8 +68,7 @@ def clipped(x: Array, spec: ModelSpec) -> Array:
         return x
     low, high = trimmed_band(x, spec.clip_sigmas)
     # A category that few customers have is rare, and no typo.
-    grouped = np.array([bool(feature.group) for feature in spec.features[: spec.n_weighted]])
-    low, high = np.where(grouped, -np.inf, low), np.where(grouped, np.inf, high)
+    low, high = np.where(spec.categories, -np.inf, low), np.where(spec.categories, np.inf, high)
     return np.minimum(np.maximum(x, low[:, None]), high[:, None])
 
 
@@ -192,5 +191,5 @@ def _by_size(labels: Ints, k: int) -> Ints:
 def _named(
     spec: ModelSpec, ids: list[int], centers: Array, metric: Metric, given: Mapping[int, str], version: int
 ) -> list[Segment]:
-    names = names_of(z_of(spec, centers, metric), list(spec.names[: spec.n_weighted]))
+    names = names_of(traits_of(spec, centers, metric))
     return [Segment(i, given.get(i) or name, version) for i, name in zip(ids, names, strict=True)]

@@ -19,6 +19,7 @@ from streamseg.kernel.types import Array, Ints, sums_by_label
 from streamseg.model.codec import digest
 from streamseg.model.external import External, Unnamed
 from streamseg.model.gains import PanelCopy
+from streamseg.model.naming import Traits
 from streamseg.model.panel import Panel
 from streamseg.model.population import Population
 from streamseg.model.reference import Reference
@@ -316,7 +317,13 @@ def z_of(spec: ModelSpec, centers: Array, metric: Metric) -> Array:
     return np.where(flat[:, None], 0.0, z)
 
 
-def z_now(state: ModelState, spec: ModelSpec) -> Array:
-    """Centers in standard deviations of the customers as they are now from their mean, (n_weighted, k)."""
-    n, variance = spec.n_weighted, state.moments.variance()
-    return z_of(spec, state.tagging.centers.centers[:n], Metric(0, True, state.moments.mean, variance))
+def traits_of(spec: ModelSpec, centers: Array, metric: Metric) -> Traits:
+    """What segments with these centers (n_weighted, k) are named by."""
+    names = spec.names[: spec.n_weighted]
+    return Traits.of(names, z_of(spec, centers, metric), centers, spec.categories)
+
+
+def traits_now(state: ModelState, spec: ModelSpec) -> Traits:
+    """What the segments are named by, against the customers as they are now."""
+    now = Metric(0, True, state.moments.mean, state.moments.variance())
+    return traits_of(spec, state.tagging.centers.centers[: spec.n_weighted], now)

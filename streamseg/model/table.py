@@ -21,7 +21,7 @@ from streamseg.model.panel import Panel, PanelRows
 from streamseg.model.population import Population
 from streamseg.model.records import Refitted, Rescaled, Start, Upserts
 from streamseg.model.spec import STEP, ModelSpec
-from streamseg.model.state import Candidate, ModelState, Profile, profile_of, unsettled_metric, z_now
+from streamseg.model.state import Candidate, ModelState, Profile, profile_of, traits_now, unsettled_metric
 
 # Events after which a loss counts half.
 SCORE_HALF_LIFE = 4_000.0
@@ -48,13 +48,12 @@ def start_epoch(
     `expected` is the least number of customers that they stand for.
     """
     metric, n = state.metric, spec.n_weighted
-    grouped = np.array([bool(feature.group) for feature in spec.features[:n]])
     state.population = Population.for_epoch(
         state.epoch,
         metric.origin,
         np.sqrt(metric.variance),
         settled=metric.settled,
-        grouped=grouped,
+        grouped=spec.categories,
         start=centers,
         profile=np.where(profile.weights > 0.0, profile.means, np.nan),
         share=share,
@@ -108,12 +107,12 @@ def _step(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> Non
 
 def _look_at_names(state: ModelState, spec: ModelSpec) -> None:
     """Select for renaming the segments whose names did not fit their customers at two looks in a row. INOUT state."""
-    z, names = z_now(state, spec), list(spec.names[: spec.n_weighted])
+    traits = traits_now(state, spec)
     given = [segment.name for segment in state.segments]
     untrue = [
         segment.id
         for place, segment in enumerate(state.segments)
-        if not segment.given and outdated(segment.name, z[:, place], names, given)
+        if not segment.given and outdated(segment.name, traits, place, given)
     ]
     state.to_name = [i for i in untrue if i in state.misnamed]
     state.misnamed, state.looked = untrue, state.rows

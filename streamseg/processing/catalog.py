@@ -10,7 +10,7 @@ from streamseg.model.apply import apply
 from streamseg.model.naming import names_of, outdated
 from streamseg.model.records import Decision, Start
 from streamseg.model.spec import ModelSpec
-from streamseg.model.state import ModelState, Rule, Segment
+from streamseg.model.state import ModelState, Rule, Segment, traits_now
 from streamseg.model.tagging import radii_of
 from streamseg.records.outputs import Driver, SegmentRecord, SegmentRule, encode_json, iso_time
 
@@ -24,10 +24,10 @@ def segment_records(state: ModelState, spec: ModelSpec, clock_us: int) -> list[S
     z = (centers - state.moments.mean[:, None]) / np.where(deviation > 0.0, deviation, np.inf)[:, None]
     p50, p95 = radii_of(state)
     total = sum(state.members.get(i, 0) for i in state.ids)
-    weighted, features = z[: spec.n_weighted], list(spec.names[: spec.n_weighted])
+    traits = traits_now(state, spec)
     means, ranges = _means(state, spec, centers), _ranges(state, spec)
-    names, given = names_of(weighted, features), [segment.name for segment in state.segments]
-    unfit = [outdated(name, weighted[:, i], features, given) for i, name in enumerate(given)]
+    names, given = names_of(traits), [segment.name for segment in state.segments]
+    unfit = [outdated(name, traits, i, given) for i, name in enumerate(given)]
     records = []
     for i, segment in enumerate(state.segments):
         size = state.members.get(segment.id, 0)

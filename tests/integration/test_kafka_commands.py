@@ -10,12 +10,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from streamseg.transports.kafka.client import ConfigResource, ConfigResourceType, Connection, admin, discarded
+from streamseg.transports.kafka.repartition import Repartition
 from tests.broker import new_name
 from tests.harness import event, write_lines
 from tests.integration.kafka_jobs import ROOT, Job, OutsideReader, check, stream, until
@@ -184,6 +186,24 @@ def test_a_topic_that_is_not_keyed_by_customer_is_sent_on_once_whatever_dies(job
     assert {len(partitions) for key, partitions in homes.items() if key != b"web"} == {1}
     assert "sent 0 records" in streamseg(job, "repartition", source, "--to-end")
     assert "is the input itself" in streamseg(job, "repartition", job.names.input, code=2)
+
+
+def test_the_end_is_where_the_share_of_others_was_sent_on_too(job: Job) -> None:
+    source, name = f"{job.names.application}-raw", f"{job.names.application}-again"
+    create_input(job.servers, job.names._replace(input=source), 2)
+    one, other = (
+        Repartition(Connection(job.servers), source, job.names.input, name, worker, lambda keys, values: keys)
+        for worker in ("one", "other")
+    )
+    with closing(one), closing(other):
+        until(lambda: (one.step(10), other.step(10)) and one.at_end() and other.at_end(), "both have a share")
+        for partition in range(2):
+            produce(job.servers, source, partition, [(b"k", b"%d" % i, None) for i in range(5)])
+        until(lambda: one.step(10), "its own share was sent on")
+        assert not one.at_end()
+        until(lambda: other.step(10), "the other share was sent on")
+        until(lambda: one.step(10) == 0 and one.at_end(), "it is the end")
+    assert len(list(records_in(job))) == 10
 
 
 def records_in(job: Job) -> Iterator[tuple[int | None, bytes | None, bytes | None]]:

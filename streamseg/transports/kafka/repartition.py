@@ -106,11 +106,22 @@ class Repartition:
             raise RetriableError("a transaction did not go through", where=self._target)
 
     def at_end(self) -> bool:
-        """Whether all that can be read of this one's share was sent on."""
-        places = [TopicPartition(self._member.topic, p) for p in self._member.ownership.partitions]
-        with translated(f"reading {self._member.topic}"):
-            ends = self._member.consumer.end_offsets(places)
-            return bool(places) and all(self._member.consumer.position(place) >= end for place, end in ends.items())
+        """Whether all that can be read was sent on: this worker's share, and those of others.
+
+        One of them may have died: its share is assigned to this worker when its session expires. Raises RetriableError.
+        """
+        topic, consumer, mine = self._member.topic, self._member.consumer, set(self._member.ownership.partitions)
+        n_partitions = self._member.n_partitions
+        if not mine or n_partitions is None:
+            return False
+        with translated(f"reading {topic}"):
+            ends = consumer.end_offsets([TopicPartition(topic, p) for p in range(n_partitions)])
+            if any(consumer.position(place) < end for place, end in ends.items() if place.partition in mine):
+                return False
+            others = {place: end for place, end in ends.items() if place.partition not in mine}
+            begins = consumer.beginning_offsets(list(others)) if others else {}
+            sent = {place: consumer.committed(place, timeout_ms=_COMMITTED_MS) for place in others}
+            return all((begins[place] if sent[place] is None else sent[place]) >= end for place, end in others.items())
 
     def _write(self, client: KafkaProducer, rows: list[Any]) -> list[Any]:
         keys = self._keys_of([row.key for row in rows], [row.value for row in rows])

@@ -237,6 +237,18 @@ def test_fit_does_what_scikit_learn_does(here: Path) -> None:
     assert len(json.loads(ran("segments", "--json"))) == 5
 
 
+def test_fit_tells_means_of_logarithmic_features_in_the_users_units(here: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"spend": np.exp(rng.normal(4.0, 1.5, 300)).round(2)})
+    frame.to_csv("customers.csv", index=False)
+    said = ran("fit", "customers.csv", "-k", "2", "-o", "m.json", "--set", 'features=[{name="spend",transform="log1p"}]')
+    assert "spend: arithmetic means" in said
+    segments = json.loads(Path("m.json").read_bytes())["segments"]
+    border = np.mean([segment["center"]["spend"] for segment in segments])
+    members = frame.spend.groupby(np.log1p(frame.spend) > border)
+    assert sorted(segment["mean"]["spend"] for segment in segments) == pytest.approx(sorted(members.mean()), rel=1e-9)
+
+
 def test_a_model_of_other_features_does_not_start_a_run(here: Path) -> None:
     pd.DataFrame({"age": range(20), "x": range(20)}).to_csv("c.csv", index=False)
     ran("fit", "c.csv", "-k", "2", "-o", "m.json", "--set", 'features=[{name="age"},{name="x"}]')

@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamseg.model.naming import name_beside, names_of, outdated
+from streamseg.kernel.types import Array
+from streamseg.model.naming import Traits, name_beside, names_of, outdated
 
 FEATURES = ["recency", "total_spend"]
+
+
+def plain(z: Array) -> Traits:
+    """Traits of features that are no categories."""
+    return Traits.of(FEATURES, z, z, np.zeros(len(FEATURES), dtype=np.bool_))
 
 
 @pytest.mark.parametrize(
@@ -39,23 +45,44 @@ FEATURES = ["recency", "total_spend"]
 def test_a_name_is_outdated_where_it_is_not_true_not_all_or_numbered_for_nothing(
     name: str, z: list[float], others: list[str], unfit: bool
 ) -> None:
-    assert outdated(name, np.array(z), FEATURES, [*others, name]) is unfit
+    assert outdated(name, plain(np.array(z)[:, None]), 0, [*others, name]) is unfit
 
 
 def test_new_names_are_not_outdated_and_all_different() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         z = rng.normal(size=(2, 5))
-        names = names_of(z, FEATURES)
+        names = names_of(plain(z))
         assert len(set(names)) == 5
-        assert not any(outdated(name, z[:, i], FEATURES, names) for i, name in enumerate(names))
-        beside = name_beside(z, 0, FEATURES, names[1:])
+        assert not any(outdated(name, plain(z), i, names) for i, name in enumerate(names))
+        beside = name_beside(plain(z), 0, names[1:])
         assert beside not in names[1:]
-        assert not outdated(beside, z[:, 0], FEATURES, [beside, *names[1:]])
+        assert not outdated(beside, plain(z), 0, [beside, *names[1:]])
 
 
 def test_a_segment_about_the_middle_is_average_and_another_order_is_no_other_name() -> None:
     z = np.array([[0.3, -0.9, 1.1, -2.0], [0.2, -0.7, 1.2, -1.6]])
-    assert names_of(z[:, :3], FEATURES) == ["Average", "Low recency, low total spend", "High total spend, high recency"]
-    beside = name_beside(z, 3, FEATURES, ["Average", "Low total spend, low recency", "High total spend, high recency"])
+    assert names_of(plain(z[:, :3])) == ["Average", "Low recency, low total spend", "High total spend, high recency"]
+    beside = name_beside(plain(z), 3, ["Average", "Low total spend, low recency", "High total spend, high recency"])
     assert beside == "Very low recency, very low total spend"
+
+
+def test_a_category_is_told_by_the_share_of_members_who_have_it() -> None:
+    features = ["spend", "tier=gold", "tier=silver", "tier=none"]
+    shares = np.array([[5.0, 4.0, 1.0], [0.9, 0.3, 0.0], [0.1, 0.4, 0.02], [0.0, 0.3, 0.98]])
+    z = np.array([[1.5, 0.1, -1.0], [1.4, 0.6, -1.1], [-0.9, 0.3, -1.2], [-1.3, -0.9, 1.6]])
+    traits = Traits.of(features, z, shares, np.array([False, True, True, True]))
+    # The other categories of a field say no more where one is that of most.
+    assert names_of(traits) == ["High spend, mostly gold", "Rarely none, often gold", "Mostly none, low spend"]
+    assert not any(outdated(name, traits, i) for i, name in enumerate(names_of(traits)))
+    assert outdated("Mostly gold, high spend", traits, 1)
+    assert outdated("Often gold, high spend", traits, 0)
+    assert name_beside(traits, 2, ["Low spend, mostly none"]) == "Mostly none, low spend (2)"
+
+
+def test_a_category_that_two_fields_have_is_told_with_its_field() -> None:
+    traits = Traits.of(
+        ["app=yes", "news_letter=yes"], np.array([[1.0], [0.0]]), np.array([[1.0], [0.2]]), np.ones(2, dtype=np.bool_)
+    )
+    assert names_of(traits) == ["Mostly app yes"]
+    assert not outdated("Mostly app yes", traits, 0)

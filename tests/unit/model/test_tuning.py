@@ -14,6 +14,7 @@ from streamseg.model.codec import pack, unpack
 from streamseg.model.decisions import better_half_life, decided, due
 from streamseg.model.identity import lineage
 from streamseg.model.learning import learn
+from streamseg.model.naming import Traits
 from streamseg.model.records import Dropped, Promoted, Renamed
 from streamseg.model.spec import ModelFeature, ModelSpec, in_words
 from streamseg.model.start import start_from_centers
@@ -26,6 +27,10 @@ def mixture(n: int, centers: Array, seed: int, shares: list[float] | None = None
     rng = np.random.default_rng(seed)
     x: Array = np.asarray(centers, dtype=float)[rng.choice(len(centers), n, p=shares)] + rng.normal(size=(n, 3))
     return x
+
+
+def plain(z: Array) -> Traits:
+    return Traits.of(["x"], z, z, np.zeros(1, dtype=np.bool_))
 
 
 CENTERS = np.array([[0.0, 0, 0], [8, 0, 0], [0, 8, 0], [8, 8, 8]])
@@ -160,7 +165,7 @@ def test_permuting_the_new_centers_changes_no_id() -> None:
     before = np.repeat([0, 1, 2], 50)
     for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
         place = np.argsort(order)
-        found = lineage(old, before, place[before], 3, np.zeros((1, 3)), ["x"], 3, 9, "refit")
+        found = lineage(old, before, place[before], 3, plain(np.zeros((1, 3))), 3, 9, "refit")
         assert [segment.id for segment in found.segments] == order
         assert found.retired == []
 
@@ -169,7 +174,7 @@ def test_a_split_segment_stays_with_its_larger_part_and_the_other_part_is_new() 
     old = [Segment(0, "a"), Segment(1, "b")]
     before = np.repeat([0, 1], [100, 50])
     after = np.concatenate([np.repeat([0, 2], [70, 30]), np.repeat([1], 50)])
-    found = lineage(old, before, after, 3, np.array([[0.0, 1.0, -2.0]]), ["x"], 7, 9, "refit")
+    found = lineage(old, before, after, 3, plain(np.array([[0.0, 1.0, -2.0]])), 7, 9, "refit")
     assert [segment.id for segment in found.segments] == [0, 1, 7]
     assert found.segments[2].predecessors == (0,)
     assert found.segments[2].name not in ("a", "b")
