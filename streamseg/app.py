@@ -31,12 +31,14 @@ from streamseg.processing.transport import LogReader, Outcome, Records
 from streamseg.records.events import EventDecoder
 from streamseg.runtime.loop import Loop, Stop
 from streamseg.runtime.stages import Tracer
+from streamseg.transports.csv_format import Columns, CsvWanted
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
-from streamseg.transports.files import LineStream, Source, open_source
+from streamseg.transports.files import LineStream, Source
 from streamseg.transports.files_doctor import examine_files
 from streamseg.transports.finding import Finding
 from streamseg.transports.reader import EmbeddedReader
 from streamseg.transports.sinks import standard_output
+from streamseg.transports.sources import open_source
 
 if TYPE_CHECKING:
     from streamseg.transports.kafka.client import Connection
@@ -77,7 +79,7 @@ class App:
     def _open(self, config: Config, fault: Callable[[str], None]) -> EmbeddedTransport | KafkaTransport:
         if config.input.transport == "embedded":
             return EmbeddedTransport(
-                Path(config.embedded.path), wiring=_wiring(config), reopen=lambda path: _source(config, path), fault=fault
+                Path(config.embedded.path), wiring=_wiring(config), reopen=lambda path: source_of(config, path), fault=fault
             )
         return open_kafka(config, config.worker.id, fault)
 
@@ -96,6 +98,12 @@ class App:
             tracer=self._tracer,
             drift_every_s=parse_duration(config.metrics.drift_every),
         )
+
+    @property
+    def source(self) -> Source | None:
+        """The input, where it is a file."""
+        wiring = self.transport.wiring if isinstance(self.transport, EmbeddedTransport) else Wiring()
+        return None if isinstance(wiring.source, LineStream) else wiring.source
 
     def run(self) -> None:
         """Until the input ends or `stop` is set. Raises StreamsegError."""
@@ -121,7 +129,7 @@ def open_reader(config: Config) -> EmbeddedReader | KafkaReader:
 
         at_least_once = config.output.delivery == "at-least-once"
         return KafkaReader(connection_of(config), names_of(config), at_least_once=at_least_once)
-    return EmbeddedReader(Path(config.embedded.path), lambda path: _source(config, path))
+    return EmbeddedReader(Path(config.embedded.path), lambda path: source_of(config, path))
 
 
 def examine(config: Config, clock: Clock) -> Iterator[Finding]:
@@ -136,7 +144,7 @@ def examine(config: Config, clock: Clock) -> Iterator[Finding]:
         yield Finding("input", False, "none is named: set input.path, or give brokers with --kafka SERVERS")
         return
     file = Path(config.input.path)
-    source = None if config.input.path == STANDARD else lambda: _source(config, file)
+    source = None if config.input.path == STANDARD else lambda: source_of(config, file)
     output = None if config.output.path in (None, STANDARD) else Path(config.output.path)
     yield from examine_files(source, output, Path(config.embedded.path), lambda: _resume(config, source), decoder, now_us)
 
@@ -232,7 +240,7 @@ def past(config: Config) -> Past:
         return _past_of_topic(config)
     if config.input.path is None or config.input.path == STANDARD:
         raise ConfigError("a replay needs a file that can be read again", hint="name it with --input FILE")
-    source = _source(config, Path(config.input.path))
+    source = source_of(config, Path(config.input.path))
     return Past({0: 0}, _batches_of(source, config.input.batch_records))
 
 
@@ -345,13 +353,14 @@ def _wiring(config: Config) -> Wiring:
     if path == STANDARD:
         source = LineStream(0)
     elif path is not None:
-        source = _source(config, Path(path))
+        source = source_of(config, Path(path))
     output, mode = config.output.path, int(config.output.mode, 8)
+    follow = config.input.follow
     if output is None:
-        return Wiring(source)
+        return Wiring(source, follow=follow)
     if output == STANDARD:
-        return Wiring(source, standard_output(), state.with_suffix(".dead-letters.jsonl"), mode)
-    return Wiring(source, Path(output), dead_letters_path(Path(output)), mode)
+        return Wiring(source, standard_output(), state.with_suffix(".dead-letters.jsonl"), mode, follow)
+    return Wiring(source, Path(output), dead_letters_path(Path(output)), mode, follow)
 
 
 def dead_letters_path(tags: Path) -> Path:
@@ -359,5 +368,10 @@ def dead_letters_path(tags: Path) -> Path:
     return tags.with_suffix(".dead-letters.jsonl")
 
 
-def _source(config: Config, path: Path) -> Source:
-    return open_source(path, config.layout().numeric_fields, config.input.event_time)
+def source_of(config: Config, path: Path) -> Source:
+    """A file as the configuration reads it. Raises ConfigError."""
+    layout, given = config.layout(), config.input
+    texts = given.time_format is not None
+    columns = Columns(given.customer_id, given.event_time, layout.numeric_fields, layout.text_fields, texts)
+    wanted = CsvWanted(given.encoding, given.delimiter, given.decimal, given.thousands)
+    return open_source(path, columns, wanted, follow=given.follow)

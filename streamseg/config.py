@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from streamseg.config_sections import (
+    READING,
     REMOVED,
     EmbeddedConfig,
     FeatureConfig,
@@ -162,7 +163,13 @@ class Config(Section):
             config=self._semantics(),
             layout=layout,
             model=spec,
-            fields=EventFields(self.input.customer_id, self.input.event_time, layout.numeric_fields, layout.text_fields),
+            fields=EventFields(
+                self.input.customer_id,
+                self.input.event_time,
+                layout.numeric_fields,
+                layout.text_fields,
+                self.input.times(),
+            ),
             topic=self.input.topic,
             retag_every_s=self.retag_every_s(),
             emit=self.output.emit,
@@ -175,7 +182,7 @@ class Config(Section):
         keys = {f"model.{key}": value for key, value in tree["model"].items() if key != "start"}
         keys |= {f"features.{f['name']}.{key}": v for f in tree["features"] for key, v in f.items() if key != "name"}
         keys["features"] = [f["name"] for f in tree["features"]]
-        keys |= {f"input.{key}": tree["input"][key] for key in ("customer_id", "event_time", "topic", "max_record_bytes")}
+        keys |= {f"input.{key}": tree["input"][key] for key in READING}
         keys["output.emit"] = tree["output"]["emit"]
         keys["metrics.drift_horizon"] = tree["metrics"]["drift_horizon"]
         keys["application"] = self.application

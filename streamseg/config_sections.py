@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from streamseg.features.aggregates import AggregateName, Feature
 from streamseg.model.spec import MAX_SEGMENTS, parse_duration
+from streamseg.records.times import TimeRules, TimeUnit
 
 
 def _duration(text: str) -> str:
@@ -42,8 +46,72 @@ class InputConfig(Section):
     lost: Literal["stop", "skip"] = Field("stop", description="Kafka: if unread records were deleted, stop or go on behind")
     customer_id: str = Field("customer_id", min_length=1, description="path of the customer's id in an event")
     event_time: str = Field("event_time", min_length=1, description="path of the event's time")
+    time_unit: TimeUnit = Field("auto", description='of times that are numbers since 1970; "auto": by their size')
+    time_format: str | None = Field(
+        None, min_length=1, description="of times that are texts, such as %d/%m/%Y %H:%M (strptime); default: ISO 8601"
+    )
+    time_zone: str = Field("UTC", min_length=1, description="of times that name none, such as Europe/Berlin")
+    earliest_time: str = Field("1990-01-01", description="a record with an earlier time is a dead letter")
+    encoding: str = Field("auto", min_length=1, description='of a CSV file; "auto": UTF-8 or UTF-16')
+    delimiter: str = Field("auto", min_length=1, description='of a CSV file, one character; "auto": as its header has it')
+    decimal: Literal["auto", ".", ","] = Field("auto", description="decimal sign in numbers of a CSV file")
+    thousands: Literal["auto", "none", ",", ".", " ", "'"] = Field(
+        "auto", description="sign between groups of three digits in numbers of a CSV file"
+    )
+    follow: bool = Field(False, description="wait for more at the end of a file, as `tail -F` does; flag `--follow`")
+    stop_when_all_fail: bool = Field(
+        False, description="end the run when of the first 1,000 records 99 % are dead letters; else it is reported once"
+    )
     batch_records: int = Field(5000, ge=1, le=100_000, description="records in a micro-batch, at most")
     max_record_bytes: int = Field(1_000_000, ge=100, description="larger records are dead letters")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        """Raises ValueError."""
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"there is no time zone {name!r}; names are those of IANA, such as Europe/Berlin") from None
+        return name
+
+    @field_validator("earliest_time")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        """Raises ValueError."""
+        datetime.fromisoformat(text)
+        return text
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str) -> str:
+        """Raises ValueError."""
+        try:
+            return name if name == "auto" else codecs.lookup(name).name
+        except LookupError:
+            raise ValueError(f"Python knows no encoding {name!r}; for Western European exports it is often cp1252") from None
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, sign: str) -> str:
+        """Raises ValueError."""
+        sign = {"tab": "\t", "\\t": "\t"}.get(sign, sign)
+        if sign != "auto" and (len(sign) != 1 or sign in '"\r\n'):
+            raise ValueError(f'a delimiter is one character, or "tab", not {sign!r}')
+        return sign
+
+    def times(self) -> TimeRules:
+        """How event times are read."""
+        earliest = datetime.fromisoformat(self.earliest_time)
+        earliest = earliest if earliest.tzinfo else earliest.replace(tzinfo=UTC)
+        return TimeRules(self.time_unit, self.time_format, self.time_zone, round(earliest.timestamp() * 1e6))
+
+
+# What of `input` the meaning of a record depends on.
+READING = (
+    "customer_id", "event_time", "time_unit", "time_format", "time_zone", "earliest_time", "encoding", "delimiter",
+    "decimal", "thousands", "topic", "max_record_bytes",
+)  # fmt: skip
 
 
 class OutputConfig(Section):

@@ -20,6 +20,7 @@ class DeadLetterCode(StrEnum):
     BAD_TIME = "bad_time"
     MISSING_TIME = "missing_time"
     FUTURE_TIME = "future_time"
+    IMPLAUSIBLE_TIME = "implausible_time"
     TOO_LARGE = "too_large"
     UNUSABLE = "unusable"
 
@@ -96,6 +97,12 @@ class FencedError(StreamsegError):
     """Somebody else owns the work now: drop state, rejoin (or stop, where there is nothing to join)."""
 
     exit_code = 6
+
+
+class RejectedInputError(StreamsegError):
+    """No record of the input could be used: all are dead letters, and the offsets behind them are committed."""
+
+    exit_code = 7
 
 
 class RecordError(StreamsegError):

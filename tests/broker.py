@@ -24,6 +24,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import pause
+
 VERSION = "4.1.0"
 START_DEADLINE_S = 90.0
 _numbers = itertools.count()
@@ -124,7 +126,7 @@ class Broker:
         while not all(_listens(port) for port in self.ports.values()):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the broker does not start:\n" + (self.directory / "broker.log").read_text()[-3000:])
-            threading_pause()
+            pause()
         return self
 
     def add_scram_user(self, user: str, password: str) -> None:
@@ -169,11 +171,6 @@ def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def threading_pause(seconds: float = 0.05) -> None:
-    """Between two looks at a condition with a deadline."""
-    time.sleep(seconds)
 
 
 def new_name(what: str = "app") -> str:

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from streamseg import worker_id
-from streamseg.app import connection_of, examine, names_of
+from streamseg.app import connection_of, examine, names_of, source_of
 from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, configuration, on_kafka, out, process_edge
 from streamseg.cli.run import stop_on_signals
 from streamseg.errors import ConfigError, DeadLetterCode, RetriableError
@@ -21,7 +21,6 @@ from streamseg.processing.clock import SystemClock
 from streamseg.records.events import EventDecoder
 from streamseg.records.outputs import encode_json
 from streamseg.telemetry.endpoint import look_at
-from streamseg.transports.files import open_source
 from streamseg.transports.finding import Finding
 
 _PORTION = 500
@@ -50,7 +49,7 @@ def produce(
     from streamseg.transports.kafka.feeding import Feeder
 
     loaded = configuration(config, sets, **on_kafka(kafka)).config
-    source = open_source(file, loaded.layout().numeric_fields, loaded.input.event_time)
+    source = source_of(loaded, file)
     decoder = EventDecoder(loaded.job_settings().fields, loaded.input.max_record_bytes)
     feeder = Feeder(connection_of(loaded), loaded.input.topic, partitions)
     position, sent, ended, pace = 0, 0, False, _Pace(rate, speed)

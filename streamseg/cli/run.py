@@ -16,7 +16,8 @@ from streamseg.cli.common import ConfigFile, Kafka, Set, State, configuration, e
 from streamseg.cli.workers import Supervisor, command_of_one
 from streamseg.config import Config
 from streamseg.errors import ConfigError
-from streamseg.processing.observe import Observer, Observers, Waiting
+from streamseg.processing.observe import InputFormat, Observer, Observers, Waiting
+from streamseg.runtime.rejection import RejectionWatch
 from streamseg.telemetry.logs import JsonLog
 from streamseg.telemetry.serving import Serving, serving
 from streamseg.telemetry.status import StatusLine
@@ -35,6 +36,7 @@ def run(
     emit: Annotated[str | None, typer.Option(help="every | changes")] = None,
     segments: Annotated[int | None, typer.Option(help="Number of segments (model.segments).")] = None,
     start: Annotated[str | None, typer.Option(help="Model file to start from (model.start).")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more at the end of the file.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Kafka: so many processes that share the input.")] = 1,
     log: Annotated[Literal["auto", "json", "status"], typer.Option(help="Log lines, or a status line.")] = "auto",
     metrics_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -64,6 +66,7 @@ def run(
         output__emit=emit,
         model__segments=segments,
         model__start=start,
+        input__follow=follow or None,
     ).config
     if loaded.input.transport == "embedded" and loaded.input.path is None:
         raise typer.BadParameter(
@@ -98,12 +101,21 @@ def run_app(
         tracer = OtelTracer(config.application, config.worker.id) if config.tracing.enabled else None
         if tracer is not None:
             stack.callback(tracer.close)
-        application = App(config, Observers(told, *(endpoint.observers if endpoint else ())), stop=stop, tracer=tracer)
+        rejections = RejectionWatch(
+            config.job_settings().fields, told, stop.set if config.input.stop_when_all_fail else None
+        )
+        observers = Observers(told, rejections, *(endpoint.observers if endpoint else ()))
+        application = App(config, observers, stop=stop, tracer=tracer)
         running.append(application)
         if config.input.transport == "embedded" and config.output.path is None:
             message = "no output is named, tags stay in the state: name a file with --output, before events are read"
             told.observe(Waiting("no_output", message, {}))
+        found = "" if application.source is None else application.source.in_words()
+        if found:
+            told.observe(InputFormat(str(config.input.path), found))
         application.run()
+        if config.input.transport == "embedded" or config.input.stop_when_all_fail:
+            rejections.check()
 
 
 def served(config: Config, told: Observer, inherited: int | None) -> Serving | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from streamseg.kernel.types import Array
 from streamseg.model.drift import Drift
@@ -106,6 +106,21 @@ class Started:
     segments: tuple[SegmentSummary, ...] = ()
 
 
+class Rejection(NamedTuple):
+    """`n` dead letters of one kind, and the names of the fields that one of them has."""
+
+    n: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How the input file is written, as found when it was first read."""
+
+    path: str
+    found: str
+
+
 @dataclass(frozen=True)
 class BatchCommitted:
     """One commit with events.
@@ -121,6 +136,7 @@ class BatchCommitted:
         stages: seconds of each; half_life: of the champion, in words; promotions: so far; epoch: of the tags.
         refused: rows that a model of somebody else's could not learn so far.
         defects: records on which the program raised, by the exception's class and traceback.
+        rejected: dead letters by code and field.
     """
 
     outcomes: Mapping[str, int]
@@ -144,6 +160,7 @@ class BatchCommitted:
     snapshot_due: float = 0.0
     refused: int = 0
     defects: Mapping[str, int] = field(default_factory=dict)
+    rejected: Mapping[tuple[str, str], Rejection] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,6 +224,7 @@ Observation = (
     | DriftEnded
     | SnapshotTaken
     | PartitionsMoved
+    | InputFormat
     | Waiting
     | Stopped
 )

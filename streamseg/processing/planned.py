@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from streamseg.model.codec import pack
 from streamseg.model.tagging import Quality
 from streamseg.processing.logs import BatchRecord, CustomerDelta, Mark, SnapshotHead, SnapshotRows
-from streamseg.processing.observe import BatchCommitted, Observation, SegmentSummary
+from streamseg.processing.observe import BatchCommitted, Observation, Rejection, SegmentSummary
 from streamseg.processing.partition import PartitionResult
 from streamseg.processing.task import Task
 from streamseg.processing.transport import CommitPlan
 from streamseg.records.frames import MAX_FRAME_BYTES
+from streamseg.records.outputs import DeadLetter
 
 # What an id takes in a snapshot, roughly.
 _ID_BYTES = 32
@@ -120,4 +122,23 @@ def batch_committed(
         record.delta.held_back,
         quality,
         defects=defects,
+        rejected=_rejections(results),
     )
+
+
+def _rejections(results: Mapping[int, PartitionResult]) -> dict[tuple[str, str], Rejection]:
+    """Dead letters by code and field."""
+    letters: dict[tuple[str, str], list[DeadLetter]] = {}
+    for result in results.values():
+        for letter in result.dead_letters:
+            letters.setdefault((letter.code, letter.field), []).append(letter)
+    return {kind: Rejection(len(some), _names_in(some[0].value)) for kind, some in letters.items()}
+
+
+def _names_in(value: bytes | None) -> tuple[str, ...]:
+    """Names of the fields of a JSON object; none where it is something else."""
+    try:
+        fields = msgspec.json.decode(value or b"", type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ()
+    return tuple(fields)

@@ -11,7 +11,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from streamseg.errors import DeadLetterCode, RecordError
 from streamseg.kernel.types import MAX_MAGNITUDE
+from streamseg.records.cells import flag_of, id_of, number_of, text_of
 from streamseg.records.event_type import event_type
+from streamseg.records.times import TimeRules, microseconds, plausible, time_error, time_of
 
-MAX_AHEAD_US = 3_600_000_000
 MAX_ID_CHARACTERS = 4_096
 
 _PORTION = 1_000
@@ -31,12 +32,13 @@ _EVENT_ID = "event_id"
 
 
 class EventFields(NamedTuple):
-    """Dotted paths into the event."""
+    """Dotted paths into the event, and how its times are read."""
 
     customer_id: str = "customer_id"
     event_time: str = "event_time"
     numbers: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    times: TimeRules = TimeRules()
 
 
 class Decoded(NamedTuple):
@@ -82,7 +84,7 @@ class EventDecoder:
         self._columns = [fields.customer_id, fields.event_time, _ERASE, _EVENT_ID, *fields.numbers, *fields.texts]
         kinds: dict[str, Any] = {
             fields.customer_id: str | int | None,
-            fields.event_time: datetime | int | float | None,
+            fields.event_time: (datetime if fields.times.format is None else str) | int | float | None,
             _ERASE: bool | None,
             _EVENT_ID: str | int | None,
         }
@@ -90,12 +92,11 @@ class EventDecoder:
         kinds |= dict.fromkeys(fields.texts, str | int | None)
         strict, self._readers = event_type(kinds)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(strict).decode
-        lenient, _ = event_type(kinds | {fields.event_time: Any})
-        erasure, self._erasure_readers = event_type({name: kinds[name] for name in (fields.customer_id, _ERASE)})
+        lenient, self._lenient_readers = event_type(dict.fromkeys(kinds, Any), lenient=True)
+        self._decode_lenient: Callable[[bytes], Any] = msgspec.json.Decoder(lenient).decode
+        # What is enough to erase a customer, whatever else is wrong with a record; and to tell whose it is.
+        erasure, self._erasure_readers = event_type({fields.customer_id: Any, _ERASE: Any}, lenient=True)
         self._decode_erasure: Callable[[bytes], Any] = msgspec.json.Decoder(erasure).decode
-        only_id, (self._read_id,) = event_type({fields.customer_id: str | int | None})
-        self._decode_id: Callable[[bytes], Any] = msgspec.json.Decoder(only_id).decode
-        self._decode_any_time: Callable[[bytes], Any] = msgspec.json.Decoder(lenient).decode
 
     def decode(
         self,
@@ -132,8 +133,8 @@ class EventDecoder:
 
     def _id(self, value: bytes) -> str | None:
         try:
-            found = self._read_id(self._decode_id(value))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            found = id_of(self._erasure_readers[0](self._decode_erasure(value)), self.fields.customer_id)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, RecordError):
             return None
         return str(found) if found not in (None, "") else None
 
@@ -173,6 +174,11 @@ class EventDecoder:
                     column.extend(map(read, events))
         except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError):
             return None
+        if self.fields.times.format is not None:
+            try:
+                columns[1] = [time_of(time, self.fields.times, self.fields.event_time) for time in columns[1]]
+            except RecordError:
+                return None
         ids = columns[0]
         fine = longest <= self.max_bytes and None not in ids and "" not in ids
         if not fine or (longest > MAX_ID_CHARACTERS and max(map(len, map(str, ids))) > MAX_ID_CHARACTERS):
@@ -197,14 +203,19 @@ class EventDecoder:
         return columns, at, rejected
 
     def _decode_one(self, key: bytes | None, value: bytes | None) -> tuple[Any, ...]:
+        """A row, the same as `_decode_all` would have made of it. Raises RecordError."""
         if value is None:
             return self._erasure(key)
         self._check_size(value)
         try:
             event = self._parsed(self._decode, value)
-            return tuple(read(event) for read in self._readers)
-        except msgspec.ValidationError as error:
-            return self._other_time(value, error)
+            row = tuple(read(event) for read in self._readers)
+        except msgspec.ValidationError:
+            return self._leniently(value)
+        return row if self.fields.times.format is None else self._with_format(row)
+
+    def _with_format(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        return row if row[2] else (row[0], time_of(row[1], self.fields.times, self.fields.event_time), *row[2:])
 
     def _parsed(self, decode: Callable[[bytes], Any], value: bytes) -> Any:
         """Raises RecordError where it is not JSON, ValidationError where it is of another type."""
@@ -231,43 +242,48 @@ class EventDecoder:
     def _erased(self, customer_id: str | int) -> tuple[Any, ...]:
         return (customer_id, None, True, *([None] * (len(self._columns) - 3)))
 
-    def _other_time(self, value: bytes, error: msgspec.ValidationError) -> tuple[Any, ...]:
-        """An erasure, for which the id is enough; a time that ISO 8601 allows and RFC 3339 does not; or what is wrong."""
+    def _leniently(self, value: bytes) -> tuple[Any, ...]:
+        """A record whose cells are of other types than usual, but may say the same. Raises RecordError."""
+        fields, n_numbers = self.fields, len(self.fields.numbers)
+        try:
+            event = self._parsed(self._decode_lenient, value)
+        except msgspec.ValidationError as error:
+            erased = self._erased_anyhow(value)
+            if erased is None:
+                raise self._not_of_this_shape(value, error) from None
+            return erased
+        cells = [read(event) for read in self._lenient_readers]
+        customer, erase = id_of(cells[0], fields.customer_id), flag_of(cells[2], _ERASE)
+        if erase and customer is not None:
+            return self._erased(customer)
+        event_id = text_of(cells[3], _EVENT_ID)
+        numbers = [number_of(cell, name) for cell, name in zip(cells[4:], fields.numbers, strict=False)]
+        texts = [text_of(cell, name) for cell, name in zip(cells[4 + n_numbers :], fields.texts, strict=True)]
+        return (customer, time_of(cells[1], fields.times, fields.event_time), erase, event_id, *numbers, *texts)
+
+    def _erased_anyhow(self, value: bytes) -> tuple[Any, ...] | None:
+        """An erasure, for which the id is enough."""
         try:
             event = self._parsed(self._decode_erasure, value)
-            customer_id, erase = (read(event) for read in self._erasure_readers)
-        except msgspec.ValidationError:
-            customer_id, erase = None, None
-        if erase and customer_id is not None:
-            return self._erased(customer_id)
-        text = str(error)
-        where = re.search(r"`\$\.?([^`]*)`$", text)
-        field = where[1] if where else ""
-        if "out of range" in text:
-            raise RecordError(DeadLetterCode.NOT_FINITE, text, field) from None
-        if field != self.fields.event_time:
-            if not field:
-                # What begins as JSON of another type may not go on so, as a row of a table does not.
-                self._parsed(msgspec.json.decode, value)
-            code = DeadLetterCode.WRONG_TYPE if field else DeadLetterCode.NOT_AN_OBJECT
-            raise RecordError(code, text, field) from None
-        try:
-            event = self._decode_any_time(value)
-            row = tuple(read(event) for read in self._readers)
-        except msgspec.ValidationError as other:
-            return self._other_time_failed(other)
-        if not isinstance(row[1], str):
-            raise RecordError(DeadLetterCode.BAD_TIME, text, field) from None
-        try:
-            return (row[0], datetime.fromisoformat(row[1].strip()), *row[2:])
-        except ValueError:
-            message = f"{row[1][:40]!r} is neither ISO 8601 nor epoch milliseconds"
-            raise RecordError(DeadLetterCode.BAD_TIME, message, field) from None
+            customer, erase = (read(event) for read in self._erasure_readers)
+            if flag_of(erase, _ERASE) and (customer := id_of(customer, self.fields.customer_id)) is not None:
+                return self._erased(customer)
+        except (msgspec.ValidationError, RecordError):
+            pass
+        return None
 
-    @staticmethod
-    def _other_time_failed(error: msgspec.ValidationError) -> tuple[Any, ...]:
+    def _not_of_this_shape(self, value: bytes, error: msgspec.ValidationError) -> RecordError:
         where = re.search(r"`\$\.?([^`]*)`$", str(error))
-        raise RecordError(DeadLetterCode.WRONG_TYPE, str(error), where[1] if where else "") from None
+        field = where[1] if where else ""
+        if "out of range" in str(error):
+            return RecordError(DeadLetterCode.NOT_FINITE, str(error), field)
+        if not field:
+            # What begins as JSON of another type may not go on so, as a row of a table does not.
+            try:
+                self._parsed(msgspec.json.decode, value)
+            except RecordError as other:
+                return other
+        return RecordError(DeadLetterCode.WRONG_TYPE if field else DeadLetterCode.NOT_AN_OBJECT, str(error), field)
 
     @staticmethod
     def _malformed(value: bytes, error: msgspec.DecodeError) -> RecordError:
@@ -303,62 +319,19 @@ class EventDecoder:
         self, columns: Sequence[Sequence[Any]], at: Sequence[int], timestamps_ms: Sequence[int | None], now_us: int
     ) -> tuple[npt.NDArray[np.int64], dict[int, RecordError]]:
         """Event times in microseconds, and what is wrong with some. An erasure needs no time."""
-        times, erase = columns[1], columns[2]
-        exact = _microseconds(times)
+        times, erase, rules = columns[1], columns[2], self.fields.times
+        exact = microseconds(times, rules)
         bad: dict[int, RecordError] = {}
-        latest = now_us + MAX_AHEAD_US
-        for i in np.flatnonzero(~((exact <= latest) & (exact >= _EARLIEST_US))).tolist():
+        for i in np.flatnonzero(~plausible(exact, now_us, rules)).tolist():
             if not erase[i]:
                 given, timestamp, field = times[i], timestamps_ms[at[i]], self.fields.event_time
                 if math.isnan(exact[i]) and timestamp is not None:
                     given, exact[i], field = f"the record's timestamp {timestamp}", timestamp * 1e3, ""
-                error = _time_error(exact[i], given, latest, field)
-                if error is None:
-                    continue
-                bad[i] = error
+                    if plausible(exact[i : i + 1], now_us, rules)[0]:
+                        continue
+                bad[i] = time_error(exact[i], given, field, rules)
             exact[i] = 0.0
         return np.rint(exact).astype(np.int64), bad
-
-
-def _microseconds(times: Sequence[Any]) -> npt.NDArray[np.float64]:
-    """Of ISO times (UTC where no offset is given) and epoch milliseconds; NaN where there is none."""
-    kinds = set(map(type, times))
-    if kinds <= {int, float}:
-        try:
-            return np.array(times, dtype=np.float64) * 1e3
-        except OverflowError:
-            return np.array([_microsecond(time) for time in times])
-    if kinds == {datetime} and None not in set(map(operator.attrgetter("tzinfo"), times)):
-        return np.array(list(map(datetime.timestamp, times))) * 1e6
-    return np.array([_microsecond(time) for time in times])
-
-
-def _microsecond(time: Any) -> float:
-    if time is None:
-        return math.nan
-    if isinstance(time, datetime):
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1e6
-    try:
-        return float(time) * 1e3
-    except OverflowError:
-        # An integer of 309 digits or more.
-        return math.inf if time > 0 else -math.inf
-
-
-def _time_error(exact: float, given: Any, latest: float, field: str) -> RecordError | None:
-    """Why a time (microseconds) cannot be an event's, or None. `given`: as it was written; `latest`: in microseconds."""
-    if math.isnan(exact):
-        return RecordError(DeadLetterCode.MISSING_TIME, f"neither the event's {field!r} nor its record has a time", field)
-    if _EARLIEST_US <= exact <= latest:
-        return None
-    # Python refuses to write an integer of more than 4,300 digits.
-    shown = f"an integer of {given.bit_length()} bits" if isinstance(given, int) and abs(given) >= 10**30 else given
-    if latest < exact <= _LATEST_US:
-        return RecordError(DeadLetterCode.FUTURE_TIME, f"{shown} is over an hour ahead of the clock", field)
-    return RecordError(DeadLetterCode.BAD_TIME, f"{shown} is no time of the years 1 to 9999", field)
-
-
-_EARLIEST_US, _LATEST_US = -62_135_596_800e6, 253_402_300_799e6
 
 
 def _is_id(value: object) -> bool:

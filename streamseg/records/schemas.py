@@ -8,6 +8,7 @@ import msgspec
 
 from streamseg.records.events import EventFields
 from streamseg.records.outputs import Assignment, DeadLetterLine, SegmentRecord
+from streamseg.records.times import TimeRules
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -38,7 +39,12 @@ def _closed(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:
 
 def event_schema(fields: EventFields) -> dict[str, Any]:
     """The event that a configuration reads: other fields are ignored."""
-    number = {"type": ["number", "null"], "minimum": -1e100, "maximum": 1e100}
+    number = {
+        "type": ["number", "string", "null"],
+        "minimum": -1e100,
+        "maximum": 1e100,
+        "pattern": r"^\s*([+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?)?\s*$",
+    }
     schema: dict[str, Any] = {
         "$schema": _DIALECT,
         "title": "An event about one customer.",
@@ -46,19 +52,28 @@ def event_schema(fields: EventFields) -> dict[str, Any]:
         "properties": {},
         "required": [],
     }
-    _put(schema, fields.customer_id, {"type": ["string", "integer"], "minLength": 1, "maxLength": 4096}, required=True)
+    # An integer may be written as 17850.0.
+    identity = {"type": ["string", "integer"], "minLength": 1, "maxLength": 4096}
+    _put(schema, fields.customer_id, identity, required=True)
     time = {
-        "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}, {"type": "null"}],
-        "description": "ISO 8601 (UTC where no offset is given), or milliseconds since 1970; default: the record's time",
+        "type": ["string", "number", "null"],
+        "description": _time_in_words(fields.times),
     }
     _put(schema, fields.event_time, time)
-    _put(schema, "event_id", {"type": ["string", "integer", "null"]})
-    _put(schema, "erase", {"type": ["boolean", "null"], "description": "true erases the customer"})
+    _put(schema, "event_id", {"type": ["string", "number", "boolean", "null"]})
+    _put(schema, "erase", {"enum": [True, False, None, "true", "false"], "description": "true erases the customer"})
     for path in fields.numbers:
         _put(schema, path, number)
     for path in fields.texts:
-        _put(schema, path, {"type": ["string", "integer", "null"]})
+        _put(schema, path, {"type": ["string", "number", "boolean", "null"]})
     return schema
+
+
+def _time_in_words(rules: TimeRules) -> str:
+    text = "ISO 8601" if rules.format is None else f"of the format {rules.format}"
+    unit = "seconds, milli-, micro- or nanoseconds, by its size" if rules.unit == "auto" else rules.unit
+    text += f" ({rules.zone} where no offset is given)"
+    return f"a text, {text}, or a number since 1970 ({unit}); default: the record's time"
 
 
 def _put(schema: dict[str, Any], path: str, value: dict[str, Any], *, required: bool = False) -> None:

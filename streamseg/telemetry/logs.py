@@ -16,6 +16,7 @@ from streamseg.processing.observe import (
     CommitFailed,
     Detected,
     DriftEnded,
+    InputFormat,
     ModelChanged,
     Observation,
     PartitionsMoved,
@@ -66,10 +67,8 @@ class JsonLog:
                 )
             case CommitFailed():
                 self._write("commit_failed", cause=event.cause)
-            case Detected():
-                self._write("drift_detected", detector=event.detector, message=event.message, **event.details)
-            case DriftEnded():
-                self._write("drift_ended", detector=event.detector, **event.details)
+            case Detected() | DriftEnded():
+                self._drift(event)
             case Restoring():
                 self._restoring(event)
             case PartitionsMoved():
@@ -80,6 +79,8 @@ class JsonLog:
                     customers=event.customers,
                     restore_seconds=round(event.restore_seconds, 3),
                 )
+            case InputFormat():
+                self._write("input_format", path=event.path, found=event.found)
             case Waiting():
                 self._write(event.event, message=event.message, **event.details)
             case Stopped():
@@ -91,6 +92,12 @@ class JsonLog:
                     dead_letters=self._dead_letters.total(),
                     dead_letter_codes=dict(self._dead_letters),
                 )
+
+    def _drift(self, event: Detected | DriftEnded) -> None:
+        if isinstance(event, Detected):
+            self._write("drift_detected", detector=event.detector, message=event.message, **event.details)
+        else:
+            self._write("drift_ended", detector=event.detector, **event.details)
 
     def _restoring(self, event: Restoring) -> None:
         """A long restore tells how far it is."""

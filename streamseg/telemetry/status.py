@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from streamseg.processing.observe import (
     BatchCommitted,
+    InputFormat,
     ModelChanged,
     Observation,
     SegmentSummary,
@@ -89,8 +91,10 @@ class StatusLine:
                 self._live.update(self.render())
             case ModelChanged() if event.what == "started":
                 self._live.console.print(f"the model starts with {len(event.segments)} segments")
+            case InputFormat():
+                self._live.console.print(f"[dim]{escape(event.path)}: {escape(event.found)}")
             case Waiting():
-                self._live.console.print(f"[yellow]{event.message}")
+                self._live.console.print(f"[yellow]{escape(event.message)}")
             case Stopped():
                 self._live.update(self.render(), refresh=True)
                 self._live.stop()

@@ -11,6 +11,7 @@ One process writes (`flock` keeps a second one out), any number read: each reade
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,9 @@ from streamseg.transports.reader import INPUT, STREAM, EmbeddedReader, Reopenabl
 from streamseg.transports.sinks import FileSink, StreamSink
 from streamseg.transports.sqlite import log_name, open_for_writing, stored_records, translated
 
+# How long the end of a file that is followed is left alone.
+_LOOK_AGAIN_S = 0.2
+
 
 class Wiring(NamedTuple):
     """What the store's input and outputs are connected to; what is None is a topic inside the store.
@@ -43,18 +47,20 @@ class Wiring(NamedTuple):
     Attributes:
         source: a bounded file, or a stream of lines that the store keeps until its customers are in a snapshot.
         tags: a file's path, or a stream; mode: permissions of an output file that is made.
+        follow: a file may grow: at its end more is waited for.
     """
 
     source: Source | LineStream | None = None
     tags: Path | StreamSink | None = None
     dead_letters: Path | None = None
     mode: int = OWNER_ONLY
+    follow: bool = False
 
 
 class _Pending(NamedTuple):
     """Records polled from a file and not committed: offsets [first, next) are at positions [position, end) of it.
 
-    `checksum`: of them.
+    `checksum`: of them; `open_row`: the last one, if it is one of a table that lacks its line end.
     """
 
     first: int
@@ -62,6 +68,7 @@ class _Pending(NamedTuple):
     position: int
     end: int
     checksum: int
+    open_row: bytes | None
 
 
 class EmbeddedTransport(EmbeddedReader):
@@ -94,6 +101,7 @@ class EmbeddedTransport(EmbeddedReader):
             self._generation = self._next_generation()
             self._polled = dict.fromkeys(range(self.n_partitions), 0)
             self._pending: _Pending | None = None
+            self._growth = threading.Event()
             self._sinks: dict[str, FileSink] = {}
             if self.wiring.source is not None and not isinstance(self.wiring.source, LineStream):
                 self.check(self.wiring.source)
@@ -119,7 +127,7 @@ class EmbeddedTransport(EmbeddedReader):
             self._sinks[topic] = FileSink(path, self._file_position(path), self.wiring.mode)
             self._sinks[topic].cut()
             with translated(self.path):
-                self._db.execute("INSERT OR IGNORE INTO files VALUES (?, 0)", (self._key_of(path),))
+                self._db.execute("INSERT OR IGNORE INTO files (path, position) VALUES (?, 0)", (self._key_of(path),))
 
     # -- Input --------------------------------------------------------------------------------------------------------
 
@@ -162,7 +170,11 @@ class EmbeddedTransport(EmbeddedReader):
         if source is None or partitions:
             return Polled(partitions, self.ownership(), not partitions)
         if not isinstance(source, LineStream):
-            return self._poll_file(source, max_records)
+            polled = self._poll_file(source, max_records)
+            if polled.partitions or not self.wiring.follow:
+                return polled
+            self._growth.wait(min(timeout_s, _LOOK_AGAIN_S))
+            return polled._replace(ended=False)
         # All that was read is stored before any of it is processed: a stream cannot be read again.
         lines = source.take(max_records, timeout_s)
         if lines:
@@ -194,7 +206,7 @@ class EmbeddedTransport(EmbeddedReader):
         if not read.values:
             return Polled({}, self.ownership(), True)
         records = Records.of_values(read.values, first)
-        self._pending = _Pending(first, records.next_offset, position, read.position, records.checksum)
+        self._pending = _Pending(first, records.next_offset, position, read.position, records.checksum, read.open_row)
         self._polled[0] = records.next_offset
         return Polled({0: records}, self.ownership(), False)
 
@@ -272,9 +284,10 @@ class EmbeddedTransport(EmbeddedReader):
                 return
             if plan.offsets.get(0, Committed(-1, "")).next_offset == pending.next:
                 key = self._key_of(source.path)
-                self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (key, pending.end))
-                row = (pending.first, pending.next, key, pending.position, pending.checksum)
-                self._db.execute("INSERT OR REPLACE INTO read_from VALUES (?, ?, ?, ?, ?)", row)
+                row = (key, pending.end, source.settle(None) or None, pending.open_row)
+                self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", row)
+                place = (pending.first, pending.next, key, pending.position, pending.checksum)
+                self._db.execute("INSERT OR REPLACE INTO read_from VALUES (?, ?, ?, ?, ?)", place)
 
     def _publish_tags(self, partition: int, tags: Tagged) -> None:
         name = log_name(Topic.ASSIGNMENTS, partition)

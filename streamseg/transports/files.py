@@ -8,14 +8,11 @@ crash left behind it.
 from __future__ import annotations
 
 import codecs
-import csv
-import math
 import os
 import select
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import msgspec
 
@@ -25,17 +22,18 @@ from streamseg.errors import ConfigError
 MAX_LINE_BYTES = 16_000_000
 # How long a batch that has lines waits for more of them.
 _LINGER_S = 0.05
-# Lines that one row of a CSV file may span, by line breaks within quotes.
-_MAX_ROW_LINES = 100
-csv.field_size_limit(MAX_LINE_BYTES)
 
 
 class SourceRecords(NamedTuple):
-    """Values in order, the position behind them, and whether the source has no more."""
+    """Values in order, the position behind them, and whether the source has no more.
+
+    `open_row`: the last value, where its row lacked a line end, so that it may still grow.
+    """
 
     values: list[bytes]
     position: int
     ended: bool
+    open_row: bytes | None = None
 
 
 class Source(Protocol):
@@ -43,34 +41,22 @@ class Source(Protocol):
 
     path: Path
 
+    def settle(self, known: str | None) -> str:
+        """Keep to what was found of the file when it was first read, or find it now. Raises ConfigError.
+
+        Returns what is to be `known` at the next start.
+        """
+        ...
+
+    def in_words(self) -> str:
+        """What was found of the file, for people; "" where there is nothing to find."""
+        ...
+
     def read(self, position: int, max_records: int) -> SourceRecords: ...
 
     def remaining(self, position: int) -> str:
         """How much is left behind a position, for people."""
         ...
-
-
-def open_source(path: Path, numbers: Sequence[str], event_time: str) -> Source:
-    """By its ending. `numbers` and `event_time`: fields that CSV does not tell from text. Raises ConfigError."""
-    if path.is_dir():
-        raise ConfigError(f"the input {str(path)!r} is a directory", hint="give a file with --input FILE, or - for stdin")
-    if not path.exists():
-        raise ConfigError(f"there is no input file {str(path)!r}", hint="give the events with --input FILE, or - for stdin")
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise ConfigError(f"cannot read the input file: {error}") from None
-    match path.suffix.lower():
-        case ".csv":
-            return CsvSource(path, numbers, event_time)
-        case ".parquet":
-            return ParquetSource(path)
-        case ".jsonl" | ".ndjson" | ".json":
-            return JsonLinesSource(path)
-        case ending:
-            raise ConfigError(
-                f"cannot tell what {str(path)!r} holds by {ending!r}", hint="end it in .jsonl, .csv or .parquet"
-            )
 
 
 # Of a file, read at once.
@@ -85,6 +71,20 @@ class JsonLinesSource:
         self._max_line_bytes = max_line_bytes
         # No line of a chunk is too large for a record.
         self._chunk_bytes = min(chunk_bytes, max_line_bytes)
+
+    def settle(self, known: str | None) -> str:
+        """Raises ConfigError."""
+        with self.path.open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise ConfigError(
+                    "the file of JSON lines is UTF-16, JSON is UTF-8",
+                    where=str(self.path),
+                    hint=f"convert it: iconv -f UTF-16 -t UTF-8 {self.path} > events.jsonl",
+                )
+        return ""
+
+    def in_words(self) -> str:
+        return ""
 
     def read(self, position: int, max_records: int) -> SourceRecords:
         size = self.path.stat().st_size
@@ -141,131 +141,49 @@ def _bounded_line(file: BinaryIO, max_bytes: int) -> tuple[bytes, int, bool]:
     return line, n_bytes, rest.endswith(b"\n")
 
 
-class _RowSource:
-    """Positions are rows; a restart reads again up to its row. Keeps its place between reads."""
+class RowSource:
+    """Positions are rows; a restart reads again up to its row. Keeps its place between reads, also at the end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows: Iterator[bytes] | None = None
+        self._rows: Iterator[bytes | None] | None = None
         self._at = -1
         # Behind the last row, once it was read.
         self._end: int | None = None
+        # Whether the last row that was read lacked its line end.
+        self.last_is_open = False
 
-    def _values(self) -> Iterator[bytes]:
+    def _values(self) -> Iterator[bytes | None]:
+        """Rows, and None as often as there are no more, or not yet."""
         raise NotImplementedError
+
+    def settle(self, known: str | None) -> str:
+        return ""
+
+    def in_words(self) -> str:
+        return ""
 
     def read(self, position: int, max_records: int) -> SourceRecords:
         if self._rows is None or self._at != position:
             self._rows, self._at = self._values(), 0
             for _ in range(position):
-                if next(self._rows, None) is None:
+                if next(self._rows) is None:
                     raise _shrunk(self.path, position, self._at, "rows")
                 self._at += 1
         values: list[bytes] = []
         for value in self._rows:
+            if value is None:
+                break
             values.append(value)
             if len(values) == max_records:
                 break
         self._at = position + len(values)
         ended = len(values) < max_records
         self._end = self._at if ended else None
-        return SourceRecords(values, self._at, ended)
+        return SourceRecords(values, self._at, ended, values[-1] if values and self.last_is_open else None)
 
     def remaining(self, position: int) -> str:
         return "none" if position == self._end else f"from row {position} on"
-
-
-class CsvSource(_RowSource):
-    """Rows with a header line. A cell of a number's field that is a number becomes one; an empty cell is null."""
-
-    def __init__(self, path: Path, numbers: Sequence[str], event_time: str) -> None:
-        super().__init__(path)
-        self._numbers = frozenset(numbers)
-        self._event_time = event_time
-
-    def _values(self) -> Iterator[bytes]:
-        with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            header = next(csv.reader([file.readline()]), [])
-            for text in _csv_records(file, len(header)):
-                if text.strip():
-                    yield self._value(header, text)
-
-    def _value(self, header: list[str], text: str) -> bytes:
-        """JSON of a row; one that is no row of this table stays as it is, so that it becomes a dead letter, whole."""
-        raw = text.rstrip("\r\n").encode(errors="surrogateescape")
-        try:
-            (row,) = csv.reader(text.splitlines(keepends=True))
-        except (csv.Error, ValueError):
-            return raw
-        if len(row) != len(header):
-            return raw
-        try:
-            return msgspec.json.encode({name: self._cell(name, cell) for name, cell in zip(header, row, strict=True)})
-        except (UnicodeEncodeError, ValueError):
-            return raw
-
-    def _cell(self, name: str, cell: str) -> Any:
-        text = cell.strip()
-        if not text:
-            return None
-        if name == "erase" and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        if name not in self._numbers and name != self._event_time:
-            return text
-        if text.lstrip("-").isdigit():
-            return int(text)
-        if name == self._event_time:
-            return text
-        try:
-            number = float(text)
-        except ValueError:
-            return text
-        if math.isfinite(number):
-            return number
-        return msgspec.Raw(b"NaN" if math.isnan(number) else b"Infinity" if number > 0 else b"-Infinity")
-
-
-def _csv_records(file: Iterator[str], width: int) -> Iterator[str]:
-    """The text of each row of `width` cells. A quote that is not closed spoils its own line, and no other."""
-    lines: list[str] = []
-    again: deque[str] = deque()
-    while True:
-        line = again.popleft() if again else next(file, None)
-        if line is None and not lines:
-            return
-        lines += [line] if line is not None else []
-        text = "".join(lines)
-        closed = text.count('"') % 2 == 0
-        if closed and (len(lines) == 1 or _width(text) == width):
-            yield text
-            lines = []
-        elif closed or line is None or len(lines) > _MAX_ROW_LINES:
-            yield lines[0]
-            again.extendleft(reversed(lines[1:]))
-            lines = []
-
-
-def _width(text: str) -> int:
-    try:
-        return len(next(csv.reader(text.splitlines(keepends=True))))
-    except (csv.Error, StopIteration):
-        return -1
-
-
-class ParquetSource(_RowSource):
-    """Rows of a Parquet file. Needs pyarrow (the extra `parquet`)."""
-
-    def _values(self) -> Iterator[bytes]:
-        try:
-            import pyarrow.parquet as pq
-        except ImportError:
-            raise ConfigError("reading Parquet needs pyarrow", hint="install streamseg with its extra `parquet`") from None
-        try:
-            for batch in pq.ParquetFile(self.path).iter_batches(batch_size=10_000):
-                for row in batch.to_pylist():
-                    yield msgspec.json.encode(row)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read Parquet: {error}", where=str(self.path)) from None
 
 
 class LineStream:

@@ -36,6 +36,9 @@ def examine_files(
 
 
 def _events(source: Source, decoder: EventDecoder, now_us: int) -> Iterator[Finding]:
+    source.settle(None)
+    if source.in_words():
+        yield Finding("format", True, source.in_words())
     values = source.read(0, _SAMPLE).values
     if not values:
         yield Finding("events", None, "the input is empty")

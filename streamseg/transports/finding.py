@@ -10,9 +10,6 @@ import numpy as np
 from streamseg.errors import StreamsegError
 from streamseg.records.events import Decoded, EventDecoder
 
-# Seconds since 1970 that are taken for milliseconds are of January 1970 until the year 2055.
-_SECONDS_US = 2_700_000_000_000
-
 
 class Finding(NamedTuple):
     """`ok`: True, False, or None for what is not wrong but should be known."""
@@ -69,6 +66,4 @@ def _told_of(decoded: Decoded) -> Finding:
     lacking += [name for name, texts in decoded.texts.items() if all(value is None for value in texts)]
     if lacking:
         return Finding("events", None, f"{text}, none has: {', '.join(sorted(lacking))}; [[features]] names the fields")
-    if 0 <= decoded.times[events].min() <= decoded.times[events].max() < _SECONDS_US:
-        return Finding("events", None, f"{text}, their times are of 1970: are they seconds? numbers are milliseconds")
     return Finding("events", True, text)

@@ -45,7 +45,9 @@ class EmbeddedReader:
 
     def check(self, source: Source) -> None:
         """Raises ConfigError where the records of a file that were read last are not there any more."""
+        self._settle(source)
         key = self._key_of(source.path)
+        self._check_open_row(source, key)
         query = "SELECT first_offset, next_offset, position, checksum FROM read_from WHERE path = ? ORDER BY 1 DESC LIMIT 1"
         with translated(self.path):
             row = self._db.execute(query, (key,)).fetchone()
@@ -57,6 +59,28 @@ class EmbeddedReader:
                 "the input file is another one than before: the records that were read last are not there any more",
                 where=str(source.path),
                 hint="append to a file that was read; give new events a file of their own, or another --state",
+            )
+
+    def _settle(self, source: Source) -> str:
+        """Let a source keep to what was found of its file when it was first read. Returns it. Raises ConfigError."""
+        with translated(self.path):
+            row = self._db.execute("SELECT format FROM files WHERE path = ?", (self._key_of(source.path),)).fetchone()
+        return source.settle(row[0] if row else None)
+
+    def _check_open_row(self, source: Source, key: str) -> None:
+        """Raises ConfigError where a last row that had no line end has grown since it was taken for a whole one."""
+        with translated(self.path):
+            row = self._db.execute("SELECT position, open_row FROM files WHERE path = ?", (key,)).fetchone()
+        if row is None or row[1] is None:
+            return
+        now = source.read(row[0] - 1, 1).values
+        if now and now[0] != row[1]:
+            before, after = (value.decode(errors="replace")[:200] for value in (row[1], now[0]))
+            raise ConfigError(
+                f"row {row[0]:,} of the input had no line end and was read as {before}; it has grown since: {after}",
+                where=str(source.path),
+                hint="give the completed row and those behind it in a file of their own, where it counts as one more "
+                "event, or begin a new --state; --follow waits for the end of a last row",
             )
 
     def _meta(self, key: str) -> Any:
@@ -108,7 +132,9 @@ class EmbeddedReader:
     def _from_file(self, path: Path, position: int, first: int, next_offset: int) -> Records | None:
         if self._reopen is None or not path.is_file():
             return None
-        values = self._reopen(path).read(position, next_offset - first).values
+        source = self._reopen(path)
+        self._settle(source)
+        values = source.read(position, next_offset - first).values
         return Records.of_values(values, first)._replace(next_offset=next_offset)
 
     def published(self, topic: Topic, partition: int, first: int) -> Published | None:

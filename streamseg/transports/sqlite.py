@@ -13,13 +13,13 @@ from streamseg.transports.at_rest import opened
 Connection = sqlite3.Connection
 
 _APPLICATION_ID = 0x73736567
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE logs (name TEXT PRIMARY KEY, first_offset INTEGER NOT NULL, next_offset INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE offsets (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL, metadata TEXT NOT NULL);
-CREATE TABLE files (path TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE files (path TEXT PRIMARY KEY, position INTEGER NOT NULL, format TEXT, open_row BLOB) WITHOUT ROWID;
 CREATE TABLE read_from (first_offset INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL, path TEXT NOT NULL,
                         position INTEGER NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE written_to (topic TEXT NOT NULL, first_record INTEGER NOT NULL, path TEXT NOT NULL, position INTEGER NOT NULL,

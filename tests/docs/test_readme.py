@@ -20,7 +20,7 @@ from streamseg.errors import DeadLetterCode
 from streamseg.records.outputs import Assignment
 from tests.broker import new_name
 from tests.harness import shoppers, write_lines
-from tests.integration.kafka_jobs import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

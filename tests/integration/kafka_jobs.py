@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,22 +19,12 @@ from streamseg.config import Config
 from streamseg.errors import ConfigError
 from streamseg.processing.lane import Report
 from streamseg.processing.verify import verified
-from tests.broker import new_name, threading_pause
+from tests.broker import new_name
 from tests.harness import BAD, Event, FixedClock, event, partition_of, shoppers
 from tests.stores import create_input, names_of, produce
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 120.0
-
-
-def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> float:
-    """Wait for a condition. Returns the seconds that it took; raises AssertionError at the deadline."""
-    began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > deadline_s:
-            raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
-        threading_pause(0.02)
-    return time.monotonic() - began
 
 
 class Job:

@@ -20,8 +20,9 @@ from streamseg.transports.kafka.client import ConfigResource, ConfigResourceType
 from streamseg.transports.kafka.repartition import Repartition
 from tests.broker import new_name
 from tests.harness import event, write_lines
-from tests.integration.kafka_jobs import ROOT, Job, OutsideReader, check, stream, until
+from tests.integration.kafka_jobs import ROOT, Job, OutsideReader, check, stream
 from tests.stores import create_input, produce
+from tests.waiting import until
 
 
 @pytest.fixture(name="job")

@@ -30,9 +30,10 @@ from streamseg.transports.kafka.client import (
 )
 from streamseg.transports.kafka.topics import create_topic, partitions_of, prepare
 from tests.broker import Broker, free_port, needed, new_name
-from tests.integration.kafka_jobs import Job, OutsideReader, check, expected, stream, until
+from tests.integration.kafka_jobs import Job, OutsideReader, check, expected, stream
 from tests.integration.proxy import Proxy
 from tests.stores import create_input
+from tests.waiting import until
 
 N_KILLS = 30
 _LAG = re.compile(r"streamseg_consumer_lag_seconds\{")

@@ -28,8 +28,9 @@ from streamseg.transports.kafka.transport import KafkaTransport
 from tests.groups import Impatient
 from tests.harness import Event, FixedClock, Recorder
 from tests.hostile import Dead
-from tests.integration.kafka_jobs import Job, OutsideReader, check, stream, until
+from tests.integration.kafka_jobs import Job, OutsideReader, check, stream
 from tests.property.test_groups import RATES
+from tests.waiting import until
 
 # Those that a test can bring about at a point of a commit; the broker brings about the others by itself.
 DRAWN = [name for name in RATES if name not in ("late visibility", "work while somebody reads", "empty look")]

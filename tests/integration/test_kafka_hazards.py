@@ -31,9 +31,9 @@ from streamseg.transports.kafka.transactions import Transactions
 from tests.broker import Broker, free_port, needed, new_name
 from tests.contract.test_transport import drained, join, placed
 from tests.harness import published
-from tests.integration.kafka_jobs import until
 from tests.integration.proxy import Proxy
 from tests.stores import KafkaStore, create_input, names_of
+from tests.waiting import until
 
 # They share one broker behind a proxy.
 _one_broker = pytest.mark.xdist_group("hazards")

@@ -15,8 +15,8 @@ from streamseg.transports.kafka.group import Group, group_of
 from streamseg.transports.kafka.membership import Member
 from streamseg.transports.kafka.topics import Names
 from tests.broker import new_name
-from tests.integration.kafka_jobs import until
 from tests.stores import create_input, names_of, produce
+from tests.waiting import until
 
 _ROOT = Path(__file__).parents[2]
 _ALL = [0, 1, 2, 3]

@@ -17,7 +17,8 @@ from streamseg.config import Config
 from streamseg.records.events import EventDecoder
 from streamseg.transports.kafka.doctor import examine
 from tests.broker import Broker, needed
-from tests.integration.kafka_jobs import Job, OutsideReader, check, stream, until
+from tests.integration.kafka_jobs import Job, OutsideReader, check, stream
+from tests.waiting import until
 
 # They share what is started once for them.
 pytestmark = pytest.mark.xdist_group("security")

@@ -10,8 +10,8 @@ from confluent_kafka import Consumer, Producer
 
 from streamseg.runtime.loop import Loop
 from tests.harness import FixedClock, Recorder, settings_for, shoppers
-from tests.integration.kafka_jobs import until
 from tests.stores import KafkaStore
+from tests.waiting import until
 
 
 def test_a_tag_carries_the_trace_of_its_event(kafka: str) -> None:

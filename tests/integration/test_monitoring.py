@@ -30,8 +30,8 @@ from confluent_kafka import Producer
 
 from tests.broker import free_port, new_name
 from tests.deploy.test_deploy import DASHBOARD, RULES, metrics_in, queries, tool
-from tests.integration.kafka_jobs import until
 from tests.stores import create_input, names_of
+from tests.waiting import until
 
 # They share what is started once for them.
 pytestmark = pytest.mark.xdist_group("monitoring")

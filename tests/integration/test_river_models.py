@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import shoppers, write_lines
-from tests.integration.kafka_jobs import until
+from tests.waiting import until
 
 MODELS = """
 from river import cluster, preprocessing

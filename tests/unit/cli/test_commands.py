@@ -27,7 +27,7 @@ from streamseg.config_sections import InputConfig, MetricsConfig
 from streamseg.errors import ConfigError
 from streamseg.processing.observe import Waiting
 from tests.harness import Recorder, shoppers, write_lines
-from tests.integration.kafka_jobs import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 FEW = ["--set", "model.segments=3", "--set", "model.warm_up=30"]

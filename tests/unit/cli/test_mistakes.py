@@ -19,6 +19,7 @@ from streamseg.errors import ConfigError
 from tests.broker import free_port
 from tests.harness import event, shoppers, write_lines
 from tests.unit.cli.test_commands import FEW, ROOT, ran, streamseg
+from tests.waiting import until
 
 RUN = ("run", "-i", "events.jsonl", "-o", "tags.jsonl")
 
@@ -79,7 +80,9 @@ def test_a_run_without_an_output_says_that_tags_go_nowhere_else(here: Path) -> N
 def test_what_became_of_records_that_could_not_be_used_is_said_at_the_end(here: Path) -> None:
     write_lines(here / "events.jsonl", [(None, b"{broken", None), (None, b'{"age": 3}', None), (None, b"[1]", None)])
     result = streamseg(*RUN)
-    assert last_log(result)["dead_letter_codes"] == {"not_json": 1, "missing_customer_id": 1, "not_an_object": 1}
+    assert result.exit_code == 7
+    (stopped,) = [line for line in map(json.loads, result.stderr.splitlines()[:-2]) if line["event"] == "stopped"]
+    assert stopped["dead_letter_codes"] == {"not_json": 1, "missing_customer_id": 1, "not_an_object": 1}
     assert "no record was an event of a customer: dead letters say why" in result.stderr
     assert "no event had" not in result.stderr
 
@@ -125,7 +128,7 @@ def test_the_doctor_and_the_run_agree_about_an_output_in_a_directory_to_be_made(
     ("line", "said"),
     [
         ({"customer_id": "a", "event_time": "2023-01-01", "age": 1, "income": 2}, "none has: purchases"),
-        ({"customer_id": "a", "event_time": 1500000000, "age": 1, "income": 2, "purchases": 3}, "are they seconds?"),
+        ({"customer_id": "a", "event_time": 1500000000, "age": 1, "income": 2, "purchases": 3}, "sample of 3 can be read"),
         (
             {"customer_id": "a", "event_time": 1500000000000, "age": 1, "income": 2, "purchases": 3},
             "sample of 3 can be read",
@@ -229,3 +232,97 @@ def test_a_credential_on_a_command_line_is_refused_and_not_repeated(here: Path, 
     assert "STREAMSEG_KAFKA__P" in said
     assert "correct-horse" not in said
     assert not (here / "streamseg.db").exists()
+
+
+def rows(n: int, first: int = 0) -> str:
+    return "".join(
+        f"c{i % 40},2024-01-01T{i // 60 % 24:02d}:{i % 60:02d}:00Z,{i % 40},{i % 7}\n" for i in range(first, first + n)
+    )
+
+
+TABLE = ("--set", 'features=[{name="age"},{name="visits"}]', "--set", "model.warm_up=20", "--set", "metrics.port=0")
+
+
+def test_a_whole_input_that_fails_is_reported_once_with_what_is_likely_meant(here: Path) -> None:
+    lines = "".join(json.dumps({"user_id": i, "date": "2024-01-01", "age": 1, "visits": 2}) + "\n" for i in range(2_500))
+    (here / "events.jsonl").write_text(lines)
+    result = streamseg(*RUN, *TABLE, "--set", "input.batch_records=500")
+    assert result.exit_code == 7
+    found = [line for line in map(json.loads, result.stderr.splitlines()[:-2]) if line["event"] == "input_rejected"]
+    assert [(line["code"], line["field"]) for line in found] == [("missing_customer_id", "customer_id")]
+    assert "is it 'user_id'? Set input.customer_id = 'user_id'" in found[0]["message"]
+    assert "none of 2,500 records could be used" in result.stderr
+    assert len((here / "tags.dead-letters.jsonl").read_bytes().splitlines()) == 2_500
+    stopped = streamseg("run", "-i", "events.jsonl", "-o", "other.jsonl", "--state", "other.db", *TABLE,
+                        "--set", "input.batch_records=500", "--set", "input.stop_when_all_fail=true")  # fmt: skip
+    assert stopped.exit_code == 7
+    assert len((here / "other.dead-letters.jsonl").read_bytes().splitlines()) == 1_000
+
+
+def test_a_last_row_that_has_grown_since_it_was_read_is_named(here: Path) -> None:
+    run_it = ("run", "-i", "e.csv", "-o", "tags.jsonl", *TABLE)
+    whole = "customer_id,event_time,age,visits\n" + rows(100)
+    (here / "e.csv").write_text(whole.removesuffix("1\n"))
+    (here / "e.csv").write_text("customer_id,event_time,age,visits\n" + rows(99) + "c9,2024-01-02T00:00:00Z,30,1")
+    ran(*run_it)
+    assert last_log(streamseg(*run_it))["reason"] == "input_ended", "an unchanged file goes on"
+    with (here / "e.csv").open("a") as file:
+        file.write("250\n")
+    for said in (
+        streamseg(*run_it),
+        streamseg("doctor", "--set", "input.path=e.csv", "--set", "output.path=tags.jsonl", *TABLE),
+    ):
+        assert said.exit_code == 2
+        text = " ".join(said.output.split())
+        assert "row 100 of the input had no line end" in text
+        assert '"visits":1}' in text
+        assert '"visits":1250}' in text
+        assert "--follow" in text
+    (here / "e.csv").write_text(
+        "customer_id,event_time,age,visits\n" + rows(99) + "c9,2024-01-02T00:00:00Z,30,1\n" + rows(10, 100)
+    )
+    ran(*run_it)
+    tags = [json.loads(line) for line in (here / "tags.jsonl").read_bytes().splitlines()]
+    assert [tag["source"]["offset"] for tag in tags if tag["reason"] == "event" and tag["source"]][-1] == 109
+    assert "0 differences" in ran("verify", *TABLE) or ran("verify", *TABLE)
+
+
+def test_a_file_is_followed_until_the_job_is_stopped(here: Path) -> None:
+    path = here / "e.csv"
+    path.write_text("customer_id,event_time,age,visits\n" + rows(99) + "c9,2024-01-02T00:00:00Z,30,")
+    command = [
+        sys.executable,
+        "-m",
+        "streamseg",
+        "run",
+        "-i",
+        "e.csv",
+        "-o",
+        "tags.jsonl",
+        "--follow",
+        "--log",
+        "json",
+        *TABLE,
+    ]
+    with subprocess.Popen(command, cwd=here, env=dict(os.environ, PYTHONPATH=str(ROOT)), stderr=subprocess.DEVNULL) as job:
+        try:
+            until(lambda: n_lines(here / "tags.jsonl") >= 99, "the whole rows are tagged")
+            with path.open("a") as file:
+                file.write("12\n" + rows(50, 100))
+            until(lambda: n_lines(here / "tags.jsonl") >= 150, "what was appended is tagged")
+            job.send_signal(signal.SIGTERM)
+            assert job.wait(60) == 0
+        finally:
+            job.kill()
+    assert (here / "tags.dead-letters.jsonl").read_bytes() == b""
+    ran("verify", *TABLE)
+    (completed,) = [
+        line
+        for line in (here / "tags.jsonl").read_text().splitlines()
+        if json.loads(line)["event_time"] == "2024-01-02T00:00:00.000000Z"
+    ]
+    assert json.loads(completed)["customer_id"] == "c9"
+
+
+def n_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0

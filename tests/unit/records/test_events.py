@@ -34,33 +34,37 @@ def decode(*values: bytes | None, keys: list[bytes | None] | None = None, timest
         (b"[1,2]", DeadLetterCode.NOT_AN_OBJECT, ""),
         (b"7", DeadLetterCode.NOT_AN_OBJECT, ""),
         (b"null", DeadLetterCode.NOT_AN_OBJECT, ""),
-        (b'{"event_time":1}', DeadLetterCode.MISSING_CUSTOMER_ID, "customer_id"),
-        (b'{"customer_id":"","event_time":1}', DeadLetterCode.MISSING_CUSTOMER_ID, "customer_id"),
-        (b'{"customer_id":null,"event_time":1}', DeadLetterCode.MISSING_CUSTOMER_ID, "customer_id"),
-        (b'{"customer_id":1.5,"event_time":1}', DeadLetterCode.WRONG_TYPE, "customer_id"),
-        (b'{"customer_id":"c","event_time":1,"x":"\\ud800"}x', DeadLetterCode.NOT_JSON, ""),
+        (b'{"event_time":1700000000000}', DeadLetterCode.MISSING_CUSTOMER_ID, "customer_id"),
+        (b'{"customer_id":"","event_time":1700000000000}', DeadLetterCode.MISSING_CUSTOMER_ID, "customer_id"),
+        (b'{"customer_id":null,"event_time":1700000000000}', DeadLetterCode.MISSING_CUSTOMER_ID, "customer_id"),
+        (b'{"customer_id":1.5,"event_time":1700000000000}', DeadLetterCode.WRONG_TYPE, "customer_id"),
+        (b'{"customer_id":"c","event_time":1700000000000,"x":"\\ud800"}x', DeadLetterCode.NOT_JSON, ""),
         (b'\xef\xbb\xbf{"customer_id":"c"}', DeadLetterCode.NOT_JSON, ""),
-        (b'{"customer_id":"c","event_time":1,"age":"old"}', DeadLetterCode.WRONG_TYPE, "age"),
-        (b'{"customer_id":"c","event_time":1,"age":true}', DeadLetterCode.WRONG_TYPE, "age"),
-        (b'{"customer_id":"c","event_time":1,"basket":3}', DeadLetterCode.WRONG_TYPE, "basket"),
-        (b'{"customer_id":"c","event_time":1,"basket":{"total":[]}}', DeadLetterCode.WRONG_TYPE, "basket.total"),
-        (b'{"customer_id":"c","event_time":1,"plan":{}}', DeadLetterCode.WRONG_TYPE, "plan"),
+        (b'{"customer_id":"c","event_time":1700000000000,"age":"old"}', DeadLetterCode.WRONG_TYPE, "age"),
+        (b'{"customer_id":"c","event_time":1700000000000,"age":true}', DeadLetterCode.WRONG_TYPE, "age"),
+        (b'{"customer_id":"c","event_time":1700000000000,"basket":3}', DeadLetterCode.WRONG_TYPE, "basket"),
+        (b'{"customer_id":"c","event_time":1700000000000,"basket":{"total":[]}}', DeadLetterCode.WRONG_TYPE, "basket.total"),
+        (b'{"customer_id":"c","event_time":1700000000000,"plan":{}}', DeadLetterCode.WRONG_TYPE, "plan"),
         (b'{"customer_id":"c","event_time":"tomorrow, age 3","age":"x"}', DeadLetterCode.WRONG_TYPE, "age"),
-        (b'{"customer_id":"c","event_time":1,"age":NaN}', DeadLetterCode.NOT_FINITE, ""),
-        (b'{"customer_id":"c","event_time":1,"age":Infinity}', DeadLetterCode.NOT_FINITE, ""),
-        (b'{"customer_id":"c","event_time":1,"age":1e308}', DeadLetterCode.NOT_FINITE, "age"),
-        (b'{"customer_id":"c","event_time":1,"age":-1e101}', DeadLetterCode.NOT_FINITE, "age"),
-        (b'{"customer_id":"c","event_time":1,"age":1e999}', DeadLetterCode.NOT_FINITE, ""),
+        (b'{"customer_id":"c","event_time":1700000000000,"age":NaN}', DeadLetterCode.NOT_FINITE, ""),
+        (b'{"customer_id":"c","event_time":1700000000000,"age":Infinity}', DeadLetterCode.NOT_FINITE, ""),
+        (b'{"customer_id":"c","event_time":1700000000000,"age":1e308}', DeadLetterCode.NOT_FINITE, "age"),
+        (b'{"customer_id":"c","event_time":1700000000000,"age":-1e101}', DeadLetterCode.NOT_FINITE, "age"),
+        (b'{"customer_id":"c","event_time":1700000000000,"age":1e999}', DeadLetterCode.NOT_FINITE, ""),
         (b'{"customer_id":"c","event_time":"soon"}', DeadLetterCode.BAD_TIME, "event_time"),
         (b'{"customer_id":"c","event_time":true}', DeadLetterCode.BAD_TIME, "event_time"),
         (b'{"customer_id":"c","event_time":-9e16}', DeadLetterCode.BAD_TIME, "event_time"),
         (b'{"customer_id":"c","event_time":1800003600001}', DeadLetterCode.FUTURE_TIME, "event_time"),
         (b'{"customer_id":"c","event_time":1e300}', DeadLetterCode.BAD_TIME, "event_time"),
         (b'{"customer_id":"c"}', DeadLetterCode.MISSING_TIME, "event_time"),
-        (b'{"customer_id":"\xff","event_time":1}', DeadLetterCode.NOT_UTF8, ""),
-        (b'{"customer_id":"' + b"c" * 5000 + b'","event_time":1}', DeadLetterCode.TOO_LARGE, "customer_id"),
-        (b'{"customer_id":"c","event_time":1,"x":"' + b"y" * 1_000_000 + b'"}', DeadLetterCode.TOO_LARGE, ""),
-        (b'{"customer_id":"c","event_time":1,"z":' + b"[" * 5000 + b"]" * 5000 + b"}", DeadLetterCode.NOT_JSON, ""),
+        (b'{"customer_id":"\xff","event_time":1700000000000}', DeadLetterCode.NOT_UTF8, ""),
+        (b'{"customer_id":"' + b"c" * 5000 + b'","event_time":1700000000000}', DeadLetterCode.TOO_LARGE, "customer_id"),
+        (b'{"customer_id":"c","event_time":1700000000000,"x":"' + b"y" * 1_000_000 + b'"}', DeadLetterCode.TOO_LARGE, ""),
+        (
+            b'{"customer_id":"c","event_time":1700000000000,"z":' + b"[" * 5000 + b"]" * 5000 + b"}",
+            DeadLetterCode.NOT_JSON,
+            "",
+        ),
         (None, DeadLetterCode.MISSING_CUSTOMER_ID, ""),
     ],
     ids=lambda value: repr(value)[:60],
@@ -101,7 +105,9 @@ def test_the_record_s_timestamp_stands_in_for_a_missing_time() -> None:
 
 
 def test_integers_are_ids_and_nested_paths_reach_fields() -> None:
-    decoded, rejected = decode(b'{"customer_id":718,"event_time":1,"basket":{"total":2,"x":1},"plan":"gold","event_id":9}')
+    decoded, rejected = decode(
+        b'{"customer_id":718,"event_time":17e11,"basket":{"total":2,"x":1},"plan":"gold","event_id":9}'
+    )
     assert rejected == []
     assert decoded.ids == ["718"]
     assert decoded.numbers["basket.total"].tolist() == [2.0]
@@ -118,7 +124,7 @@ def test_a_null_value_under_a_key_erases_and_so_does_a_flag() -> None:
 
 
 def test_a_null_parent_is_a_missing_field() -> None:
-    decoded, _ = decode(b'{"customer_id":"c","event_time":1,"basket":null}')
+    decoded, _ = decode(b'{"customer_id":"c","event_time":1700000000000,"basket":null}')
     assert np.isnan(decoded.numbers["basket.total"][0])
 
 
@@ -157,13 +163,13 @@ def test_what_the_schema_allows_is_accepted(value: bytes) -> None:
     schema: dict[str, Any] = event_schema(FIELDS)
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(value), schema)
-    assert decode(value, timestamp=1)[1] == []
+    assert decode(value, timestamp=1_700_000_000_000)[1] == []
 
 
-@pytest.mark.parametrize("value", [b'{"event_time":1}', b'{"customer_id":""}', b'{"customer_id":"c","age":"x"}', b"[]"])
+@pytest.mark.parametrize("value", [b'{"event_time":17e11}', b'{"customer_id":""}', b'{"customer_id":"c","age":"x"}', b"[]"])
 def test_what_the_schema_forbids_is_rejected(value: bytes) -> None:
     assert list(jsonschema.Draft202012Validator(event_schema(FIELDS)).iter_errors(json.loads(value)))
-    assert len(decode(value, timestamp=1)[1]) == 1
+    assert len(decode(value, timestamp=1_700_000_000_000)[1]) == 1
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,12 @@ from streamseg.config import Config
 from streamseg.errors import ConfigError, CorruptedError, RetriableError, StreamsegError
 from streamseg.processing.observe import BatchCommitted, Waiting
 from streamseg.runtime.loop import Loop
+from streamseg.transports.csv_file import CsvSource
+from streamseg.transports.csv_format import Columns
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
-from streamseg.transports.files import CsvSource, JsonLinesSource, LineStream, open_source
+from streamseg.transports.files import JsonLinesSource, LineStream
 from streamseg.transports.reader import EmbeddedReader
+from streamseg.transports.sources import open_source
 from tests.harness import Crash, FixedClock, Recorder, crash_at, shoppers, write_lines
 
 ROOT = Path(__file__).parents[3]
@@ -197,15 +200,15 @@ def test_csv_cells_are_numbers_where_features_are_and_a_bad_row_stays_whole(tmp_
     path.write_bytes(
         b'customer_id,age,event_time,erase\n007,30,2023-01-01,\n8,,1700000000000,true\n9,old,x,\n1,2\n9,nan,1,\n"\xff",1,1,\n9,-inf,1,\n'
     )
-    values = CsvSource(path, ["age"], "event_time").read(0, 10).values
+    values = CsvSource(path, Columns(numbers=["age"])).read(0, 10).values
     assert json.loads(values[0]) == {"customer_id": "007", "age": 30, "event_time": "2023-01-01", "erase": None}
-    assert json.loads(values[1]) == {"customer_id": "8", "age": None, "event_time": 1700000000000, "erase": True}
+    assert json.loads(values[1]) == {"customer_id": "8", "age": None, "event_time": 1700000000000, "erase": "true"}
     assert json.loads(values[2])["age"] == "old"
     assert values[3] == b"1,2"
     assert b"NaN" in values[4]
     assert values[5] == b'"\xff",1,1,'
     assert b"-Infinity" in values[6]
-    (second,) = CsvSource(path, ["age"], "event_time").read(1, 1).values
+    (second,) = CsvSource(path, Columns(numbers=["age"])).read(1, 1).values
     assert json.loads(second)["customer_id"] == "8"
 
 
@@ -219,7 +222,7 @@ def test_a_line_larger_than_memory_should_hold_is_one_record(tmp_path: Path) -> 
 
 def test_a_missing_input_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no input file"):
-        open_source(tmp_path / "none.jsonl", [], "event_time")
+        open_source(tmp_path / "none.jsonl", Columns())
 
 
 def test_a_line_that_is_still_being_written_is_left_for_the_next_run(here: Path) -> None:
@@ -240,7 +243,7 @@ def test_an_unclosed_quote_spoils_its_own_row_only(tmp_path: Path) -> None:
     rows[100] = '"c100,100,1'
     rows[200] = '"c\n200",200,1'
     path.write_text("customer_id,age,event_time\n" + "\n".join(rows) + "\n")
-    values = CsvSource(path, ["age"], "event_time").read(0, 1000).values
+    values = CsvSource(path, Columns(numbers=["age"])).read(0, 1000).values
     assert len(values) == 300
     assert values[100] == b'"c100,100,1'
     assert json.loads(values[101])["customer_id"] == "c101"
@@ -249,8 +252,8 @@ def test_an_unclosed_quote_spoils_its_own_row_only(tmp_path: Path) -> None:
 
 def test_a_huge_cell_is_one_bad_row(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
-    path.write_text("customer_id,age\na,1\nb," + "9" * 200_000 + "\nc,3\n")
-    values = CsvSource(path, ["age"], "event_time").read(0, 10).values
+    path.write_text("customer_id,age,event_time\na,1,\nb," + "9" * 200_000 + ",\nc,3,\n")
+    values = CsvSource(path, Columns(numbers=["age"])).read(0, 10).values
     assert [json.loads(values[i])["customer_id"] for i in (0, 2)] == ["a", "c"]
 
 
