@@ -230,6 +230,11 @@ class WorkerConfig(Section):
 class MetricsConfig(Section):
     port: int = Field(9108, ge=0, le=65535, description="of /metrics, /livez, /readyz and /status; 0: none")
     address: str = Field("127.0.0.1", min_length=1, description="to serve them on; 0.0.0.0: all of this machine's")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description='host names that it may be asked for by, beside its address and this machine\'s; "*": any, which lets '
+        "web pages read it",
+    )
     reference: str | None = Field(
         None, description="a table of customers (.csv, .parquet, .jsonl) to measure drift against; default: the first ones"
     )

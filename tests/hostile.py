@@ -26,6 +26,7 @@ from streamseg.processing.transport import (
     Records,
     Tagged,
     Topic,
+    TopicIds,
 )
 from streamseg.records.outputs import dead_letter_line
 
@@ -198,6 +199,9 @@ class HostileTransport:
 
     def lags(self) -> dict[int, int]:
         return {}
+
+    def topic_ids(self) -> TopicIds:
+        return TopicIds(b"input", {"model": b"model"})
 
     def committed(self) -> dict[int, Committed]:
         """Waits for transactions in flight: those of the dead it ends, others end when their time is up."""

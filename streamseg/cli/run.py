@@ -129,7 +129,9 @@ def served(config: Config, told: Observer, inherited: int | None) -> Serving | N
     names = config.model_spec().names
     topic, worker = config.input.topic, config.worker.id
     try:
-        return serving(config.application, worker, topic, names, metrics.address, metrics.port, inherited)
+        return serving(
+            config.application, worker, topic, names, metrics.address, metrics.port, inherited, metrics.allowed_hosts
+        )
     except ConfigError as error:
         if config.input.transport == "kafka" or metrics.model_fields_set & {"port", "address"}:
             raise

@@ -35,7 +35,7 @@ class Supervisor:
         self._endpoint: Endpoint | None = None
         if metrics.port:
             ports = [listening.getsockname()[1] for listening in self._sockets]
-            self._endpoint = Endpoint(Workers(ports), metrics.address, metrics.port)
+            self._endpoint = Endpoint(Workers(ports), metrics.address, metrics.port, allowed_hosts=metrics.allowed_hosts)
         self._workers: list[subprocess.Popen[bytes] | None] = [None] * n_workers
         self._pauses = [_FIRST_PAUSE_S] * n_workers
         self._due = [0.0] * n_workers

@@ -6,15 +6,15 @@ customers' deltas through `committed`, by the function that restores them. An ab
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from functools import partial
 
+import msgspec
 import numpy as np
-from msgspec.structs import replace
 
 from streamseg.errors import ConfigError
 from streamseg.features.aggregates import NO_TIME
-from streamseg.kernel.types import Array
 from streamseg.model.codec import pack
 from streamseg.model.decisions import decided, due
 from streamseg.model.drift import Drift
@@ -48,10 +48,20 @@ from streamseg.processing.planned import (
 from streamseg.processing.quarantine import process
 from streamseg.processing.replica import Replica
 from streamseg.processing.settings import JobSettings
+from streamseg.processing.shifts import Shifts
 from streamseg.processing.steps import until_step
 from streamseg.processing.sweeps import next_sweep
 from streamseg.processing.task import Task, TaskState
-from streamseg.processing.transport import CommitPlan, CommitResult, Committed, Log, Ownership, Polled
+from streamseg.processing.transport import (
+    NO_TOPIC_IDS,
+    CommitPlan,
+    CommitResult,
+    Committed,
+    Log,
+    Ownership,
+    Polled,
+    TopicIds,
+)
 from streamseg.processing.window import DriftMeter
 from streamseg.records.events import Decoder, EventDecoder
 from streamseg.records.frames import Entry, cut, frames
@@ -72,7 +82,7 @@ class Job:
         self.tasks: dict[int, Task] = {}
         self.decoder: Decoder = EventDecoder(settings.fields, settings.max_record_bytes)
         self.model_snapshots: list[KeptSnapshot] = []
-        self._baseline: tuple[list[int], int, Array] = ([], 0, np.empty((0, 0)))
+        self._shifts = Shifts()
         self._drift = DriftMeter(settings)
 
     @property
@@ -81,16 +91,17 @@ class Job:
 
     # -- Plans --------------------------------------------------------------------------------------------------------
 
-    def plan_genesis(self, ownership: Ownership, starts: Mapping[int, int], warm_start: Start | None) -> CommitPlan:
+    def plan_genesis(
+        self, ownership: Ownership, starts: Mapping[int, int], start: Start | None, topics: TopicIds = NO_TOPIC_IDS
+    ) -> CommitPlan:
         """The first record of a model log, and the warm start if there is one. Of several the log's first counts."""
-        genesis = Genesis(FORMAT_VERSION, self.settings.config, self.n_partitions, dict(starts))
-        internal = [(Log.MODEL, 0, encode_entry(genesis))]
-        catalog: list[tuple[bytes, bytes]] = []
-        if warm_start is not None:
-            clock_us = self.clock.now_us()
-            internal.append((Log.MODEL, 0, encode_entry(DecisionRecord(warm_start, clock_us))))
-            catalog = catalog_of(ModelState.empty(self.settings.model), self.settings.model, warm_start, clock_us)
-        return CommitPlan(ownership, {}, catalog=catalog, internal=internal)
+        config, n, written = self.settings.config, self.n_partitions, dict(topics.written)
+        genesis = Genesis(FORMAT_VERSION, config, n, dict(starts), topics.input, written)
+        plan = CommitPlan(ownership, {}, internal=[(Log.MODEL, 0, encode_entry(genesis))])
+        if start is None:
+            return plan
+        started = self._plan_of(start, ownership, {}, ModelState.empty(self.settings.model))
+        return dataclasses.replace(started, internal=[*plan.internal, *started.internal])
 
     def until_step(self) -> dict[int, int]:
         """By partition, how many more accepted records its open step takes."""
@@ -133,6 +144,7 @@ class Job:
             self.replica.digest,
             clock_us,
             [result.manifest for result in results.values()],
+            self.replica.input_id,
         )
         delta = learned(self.state, self.settings.model, self.replica.digest, results, closes=closes)
         return BatchRecord(manifest, delta)
@@ -172,24 +184,21 @@ class Job:
         decision = self._decision(input_ended=input_ended)
         if decision is None:
             return None
-        clock_us = self.clock.now_us()
-        plan = CommitPlan(
-            ownership,
-            self._touched_offsets(),
-            catalog=catalog_of(self.replica.copy_of_state(), self.settings.model, decision, clock_us),
-            internal=[(Log.MODEL, 0, encode_entry(DecisionRecord(decision, clock_us)))],
-        )
-        return Planned(plan, {})
+        return Planned(self._plan_of(decision, ownership, self._touched_offsets(), self.replica.copy_of_state()), {})
 
     def plan_rename(self, segment: int, name: str) -> CommitPlan:
         """A person's name for a segment: beside the workers, who take it from the log."""
-        decision, clock_us = Renamed(self.state.version, segment, name), self.clock.now_us()
-        return CommitPlan(
-            Ownership(0, ()),
-            {},
-            catalog=catalog_of(self.replica.copy_of_state(), self.settings.model, decision, clock_us),
-            internal=[(Log.MODEL, 0, encode_entry(DecisionRecord(decision, clock_us)))],
-        )
+        renamed = Renamed(self.state.version, segment, name)
+        return self._plan_of(renamed, Ownership(0, ()), {}, self.replica.copy_of_state())
+
+    def _plan_of(
+        self, decision: Decision, ownership: Ownership, offsets: Mapping[int, Committed], state: ModelState
+    ) -> CommitPlan:
+        """A decision and its catalog records. INOUT state: as of before the decision."""
+        clock_us = self.clock.now_us()
+        catalog = catalog_of(state, self.settings.model, decision, clock_us)
+        internal = [(Log.MODEL, 0, encode_entry(DecisionRecord(decision, clock_us)))]
+        return CommitPlan(ownership, offsets, catalog=catalog, internal=internal)
 
     def _decision(self, *, input_ended: bool) -> Decision | None:
         state, spec, digest = self.state, self.settings.model, self.replica.digest
@@ -256,15 +265,7 @@ class Job:
 
     def segments(self) -> tuple[SegmentSummary, ...]:
         """Segments by falling size."""
-        if not self.state.ready:
-            return ()
-        members = self.state.members
-        total = sum(members.values()) or 1
-        found = [
-            SegmentSummary(s.id, s.name, members.get(s.id, 0), members.get(s.id, 0) / total, shift, since_birth)
-            for s, shift, since_birth in zip(self.state.segments, *self._shifts(), strict=True)
-        ]
-        return tuple(sorted(found, key=lambda segment: -segment.customers))
+        return self._shifts.summaries(self.state, self.settings.model)
 
     @property
     def n_customers(self) -> int:
@@ -284,20 +285,6 @@ class Job:
     def drift(self) -> Drift | None:
         """This worker's customers of late against the reference; None where there are too few of either."""
         return self._drift.measured(self.state, self.tasks.values())
-
-    def _shifts(self) -> tuple[list[float], list[float]]:
-        """By segment, how far its center is from where it was when the metric was set, and when it was born."""
-        champion, metric = self.state.tagging, self.state.metric
-        ids, epoch, centers = self._baseline
-        if (ids, epoch) != (self.state.ids, metric.epoch):
-            centers = champion.centers.centers.copy()
-            self._baseline = (self.state.ids, metric.epoch, centers)
-        births = np.array([self.state.births[i] for i in self.state.ids]).T
-        since_metric, since_birth = (
-            np.sqrt(np.add.reduce((now - then) ** 2 * metric.inverse(self.settings.model)[:, None], axis=0)).tolist()
-            for now, then in ((champion.centers.centers, centers), (champion.centers.centers, births))
-        )
-        return since_metric, since_birth
 
     # -- Snapshots ----------------------------------------------------------------------------------------------------
 
@@ -339,7 +326,9 @@ class Job:
         """A snapshot of one partition. Its records are made while they are written, so memory stays flat."""
         task = self.tasks[partition]
         # Whoever goes on from it has at least this version: `verify` begins with it, and has none before.
-        mark = replace(task.mark, seq=task.mark.seq + 1, model_version=self.state.version, batches=0, erased=0)
+        mark = msgspec.structs.replace(
+            task.mark, seq=task.mark.seq + 1, model_version=self.state.version, batches=0, erased=0
+        )
         written: list[int] = []
         clock_us = self.clock.now_us()
         pieces = snapshot_pieces(task, mark, clock_us, self.state.version, written)

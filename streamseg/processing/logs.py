@@ -22,7 +22,7 @@ from streamseg.model.watch import LossWatch
 from streamseg.records.frames import cut, frames
 
 # Raised where records, or what is decided at a version, are no longer what they were: `verify` takes both again.
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ class Manifest(msgspec.Struct):
 
     Attributes:
         model_version, model_digest: the model that the tags were made with.
+        input_id: of the topic that was read, as in the genesis.
     """
 
     format_version: int
@@ -73,18 +74,25 @@ class Manifest(msgspec.Struct):
     model_digest: bytes
     clock_us: int
     partitions: list[PartitionManifest]
+    input_id: bytes = b""
 
 
 class Genesis(msgspec.Struct, tag="genesis"):
     """The first record of a model log: who writes here, with which settings, over how many partitions.
 
-    `starts`: the input offset that each partition begins at.
+    Attributes:
+        starts: the input offset that each partition begins at.
+        input_id: of the input topic (16 bytes), so that another one of the same name is not read on in; empty where the
+            transport has no ids.
+        topic_ids: of the topics that are written, by name.
     """
 
     format_version: int
     config: str
     n_partitions: int
     starts: dict[int, int]
+    input_id: bytes = b""
+    topic_ids: dict[str, bytes] = {}
 
 
 class BatchRecord(msgspec.Struct, tag="batch"):

@@ -58,6 +58,11 @@ class Replica:
         self._digests.pop(self.state.version - _REMEMBERED, None)
 
     @property
+    def input_id(self) -> bytes:
+        """Of the input topic; empty where there is none."""
+        return b"" if self.genesis is None else self.genesis.input_id
+
+    @property
     def digest(self) -> bytes:
         """Of the state at this version."""
         return self._digests[self.state.version]
@@ -124,6 +129,8 @@ class Replica:
             )
         if manifest.config_digest != self.config_digest:
             raise ConfigError("a worker with other settings writes to this model log", hint="stop it")
+        if manifest.input_id != self.input_id:
+            raise ConfigError("a worker that reads another input topic writes to this model log", hint="stop it")
         known = self._digests.get(manifest.model_version)
         if known is not None and known != manifest.model_digest:
             raise CorruptedError(

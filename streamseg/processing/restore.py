@@ -22,7 +22,7 @@ from streamseg.processing.logs import (
 from streamseg.processing.planned import KeptSnapshot
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import Task, TaskState
-from streamseg.processing.transport import Committed, Log, LogReader
+from streamseg.processing.transport import Committed, Log, LogReader, TopicIds, check_same
 from streamseg.records.frames import Entry, entries
 
 # A restore waits 60 s for what is committed to be readable.
@@ -112,6 +112,9 @@ def restore_model(reader: LogReader, job: Job, at_most: int | None = None) -> No
         if at_most is not None and job.state.version >= at_most:
             break
         job.apply_model_entry(entry)
+    genesis = job.replica.genesis
+    if genesis is not None:
+        check_same(TopicIds(genesis.input_id, genesis.topic_ids), reader.topic_ids(), job.settings.topic)
 
 
 def model_entries(reader: LogReader, start: int, wait_s: float = 0.0) -> Iterator[Entry]:

@@ -12,6 +12,7 @@ from enum import Enum, StrEnum
 from typing import NamedTuple, Protocol, cast
 from zlib import crc32
 
+from streamseg.errors import ConfigError
 from streamseg.records.outputs import DeadLetter
 
 
@@ -168,12 +169,48 @@ class CommitResult(NamedTuple):
     first_offsets: Sequence[int] = ()
 
 
+class TopicIds(NamedTuple):
+    """What tells a topic from another one of the same name: of the input, and by name of those that are written.
+
+    Empty where the transport has no such ids.
+    """
+
+    input: bytes = b""
+    written: Mapping[str, bytes] = {}
+
+    def changed(self, now: TopicIds, input_name: str) -> str | None:
+        """Name of a topic that is another one now. What has no id then or now is taken for the same. IN now."""
+        pairs = {input_name: (self.input, now.input)}
+        pairs |= {name: (then, now.written.get(name, b"")) for name, then in self.written.items()}
+        return next((name for name, (then, there) in pairs.items() if then and there and then != there), None)
+
+
+NO_TOPIC_IDS = TopicIds()
+
+
+def check_same(then: TopicIds, now: TopicIds, input_name: str) -> None:
+    """Raises ConfigError where a topic is another one of the same name now: its offsets mean other records. IN all."""
+    name = then.changed(now, input_name)
+    if name is not None:
+        raise ConfigError(
+            f"the topic {name} is another one than before: it was deleted and created again, and what is known of the old "
+            "one's offsets does not hold for it",
+            where=f"topic {name}",
+            hint="begin a new application on it (another `application`, with outputs of its own); the state of this one "
+            "stays as it is, and `verify` and `segments` read it where its own topics are still there",
+        )
+
+
 class LogReader(Protocol):
     """The reading side: restore, `verify`, `explain`, `segments`."""
 
     @property
     def n_partitions(self) -> int:
         """Partitions of the input, and of the customer log."""
+        ...
+
+    def topic_ids(self) -> TopicIds:
+        """Of the topics that are there now. Raises RetriableError."""
         ...
 
     def committed(self) -> Mapping[int, Committed]:

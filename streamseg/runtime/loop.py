@@ -81,13 +81,12 @@ class Loop:
         self._batch_records = batch_records
         self.warm_start = warm_start
         self.max_attempts = max_attempts
-        self._failures = 0
+        self._failures, self._restored = 0, False
         self._stages = Stages(tracer or NoTracer())
         self._drift = DriftReports(drift_every_s)
         # By partition, how much was due when a snapshot did not work.
         self._postponed: dict[int, float] = {}
         self._ownership = transport.ownership()
-        self._restored = False
         # The last own record of the model log that did not come back yet, and since when.
         self._unseen, self._unseen_since = -1, time.monotonic()
         self.job = Job(settings, clock, transport.n_partitions)
@@ -227,7 +226,8 @@ class Loop:
             return
         self._follow(wait_s=0.0)
         if self.job.replica.genesis is None:
-            self._commit_plan(self.job.plan_genesis(self._ownership, self.transport.begins(), self.warm_start))
+            begins, ids = self.transport.begins(), self.transport.topic_ids()
+            self._commit_plan(self.job.plan_genesis(self._ownership, begins, self.warm_start, ids))
         if self.job.replica.genesis is None:
             raise RetriableError("the model log cannot be begun", hint="the next try may find it begun")
 

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import errno
+import logging
+import select
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
+from ipaddress import ip_address
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer
 
 from streamseg.errors import ConfigError
 
 _SERVER = "streamseg"
 _TEXT, _JSON = "text/plain; charset=utf-8", "application/json"
-# A client that says nothing for so long is let go.
-_CLIENT_S = 10.0
+# A request has to be there within so many seconds, its answer to be taken; a connection is used again for so long.
+_REQUEST_S, _ANSWER_S, _LIFETIME_S = 10.0, 30.0, 60.0
+_CONNECTIONS, _THREADS, _REQUEST_BYTES = 64, 8, 16_384
+_TURN_S = 0.1
+_SETTINGS = Adjustments(
+    ident=_SERVER,
+    threads=_THREADS,
+    # Beside the connections the server counts its own socket and the one that wakes it.
+    connection_limit=_CONNECTIONS + 2,
+    channel_timeout=int(_REQUEST_S),
+    cleanup_interval=1,
+    max_request_header_size=_REQUEST_BYTES,
+    max_request_body_size=_REQUEST_BYTES,
+    log_socket_errors=False,
+    clear_untrusted_proxy_headers=True,
+)
+# A client that went away, or too many of them, are no news.
+logging.getLogger("waitress").addHandler(logging.NullHandler())
+logging.getLogger("waitress").propagate = False
 
 
 class Answers(Protocol):
@@ -41,21 +63,42 @@ class Answers(Protocol):
     def status(self) -> Any: ...
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
+class _Channel(HTTPChannel):
+    """A connection whose requests have to come within a deadline, however slowly their bytes do."""
 
-    def __init__(self, address: str, port: int, handler: type[BaseHTTPRequestHandler], *, listening: bool) -> None:
-        self.address_family = _family(address)
-        super().__init__((address, port), handler, bind_and_activate=not listening)
+    def received(self, data: bytes) -> bool:
+        begun = time.time() if self.request is None else self.last_begun
+        taken = bool(super().received(data))
+        self.last_begun = begun
+        if self.request is not None:
+            self.last_activity = begun
+        return taken
 
-    def server_bind(self) -> None:
-        """Without asking a name server what this machine is called: nobody needs that, and it may take long."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+    last_begun = 0.0
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
+
+class _Server(TcpWSGIServer):
+    channel_class = _Channel
+
+    def upkeep(self) -> None:
+        """End connections that have been there for too long, and make room for one that waits.
+
+        Only between two turns of the loop, which knows descriptors by their numbers.
+        """
+        now, channels = time.time(), list(self.active_channels.values())
+        for channel in channels:
+            age = now - channel.creation_time
+            if age > _LIFETIME_S + _ANSWER_S or (age > _LIFETIME_S and not channel.requests):
+                channel.handle_close()
+        waiting = [channel for channel in self.active_channels.values() if not channel.requests]
+        if len(self.active_channels) >= _CONNECTIONS and waiting and self._somebody_waits():
+            # The one that keeps it waiting longest.
+            min(waiting, key=lambda channel: channel.last_activity).handle_close()
+
+    def _somebody_waits(self) -> bool:
+        listening = select.poll()
+        listening.register(self.socket, select.POLLIN)
+        return bool(listening.poll(0))
 
 
 def look_at(address: str, port: int) -> tuple[bool | None, str]:
@@ -106,74 +149,132 @@ def _is_ours(address: str, port: int) -> bool:
 class Endpoint:
     """Serves until it is closed."""
 
-    def __init__(self, answers: Answers, address: str, port: int, inherited: socket.socket | None = None) -> None:
-        """`inherited`: a socket that listens already. Raises ConfigError where it cannot be served."""
-        handler = _handler(answers)
-        try:
-            self._server = _Server(address, port, handler, listening=inherited is not None)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot serve metrics on {_in_words(address, port)}: {error.strerror or error}",
-                where="metrics.port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "metrics.address",
-                hint=_what_to_do(error),
-            ) from None
-        if inherited is not None:
-            self._server.socket.close()
-            self._server.socket = inherited
-        self.port = int(self._server.socket.getsockname()[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
+    def __init__(
+        self,
+        answers: Answers,
+        address: str,
+        port: int,
+        inherited: socket.socket | None = None,
+        allowed_hosts: Sequence[str] = (),
+    ) -> None:
+        """`inherited`: a socket that listens already. Raises ConfigError where it cannot be served.
+
+        `allowed_hosts`: names that a request may ask for in its Host header, beside the address and this machine's own; "*":
+        any. A page of the web that a browser was told to be this machine (DNS rebinding) asks for its own name.
+        """
+        listening = inherited or _listening(address, port)
+        self.port = int(listening.getsockname()[1])
+        self._closing = threading.Event()
+        self._server = _Server(
+            _Pages(answers, _Hosts(address, allowed_hosts)),
+            map={},
+            _sock=listening,
+            sockinfo=(listening.family, listening.type, listening.proto, listening.getsockname()),
+            bind_socket=False,
+            adj=_SETTINGS,
+        )
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._thread.start()
 
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            self._server.upkeep()
+            wasyncore.loop(timeout=_TURN_S, use_poll=True, map=self._server._map, count=1)
+        # Threads wake this one through a descriptor: they end before it is closed, and may be somebody else's.
+        self._server.task_dispatcher.shutdown()
+        for channel in list(self._server.active_channels.values()):
+            channel.handle_close()
+        self._server.close()
+
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._closing.set()
         self._thread.join()
 
 
-def _handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _CLIENT_S
-        server_version = _SERVER
-        sys_version = ""
-
-        def do_GET(self) -> None:
-            pages: dict[str, Callable[[], tuple[HTTPStatus, str, bytes]]] = {
-                "/metrics": self._metrics,
-                "/livez": lambda: _probe(answers.live()),
-                "/readyz": lambda: _probe(answers.ready()),
-                "/status": self._status,
-            }
-            page = pages.get(urlsplit(self.path).path)
-            if page is None:
-                self._send(HTTPStatus.NOT_FOUND, _TEXT, f"there are: {', '.join(pages)}\n".encode())
-            else:
-                self._send(*page())
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def _status(self) -> tuple[HTTPStatus, str, bytes]:
-            return HTTPStatus.OK, _JSON, msgspec.json.format(msgspec.json.encode(answers.status()), indent=2)
-
-        def _metrics(self) -> tuple[HTTPStatus, str, bytes]:
-            if answers.frozen():
-                return HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"the metrics failed and stand still: see the log\n"
-            encode, kind = choose_encoder(self.headers.get("Accept", ""))
-            return HTTPStatus.OK, kind, encode(answers.registry)
-
-        def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Scrapes are no news."""
-
-    return Handler
+def _listening(address: str, port: int) -> socket.socket:
+    """Raises ConfigError."""
+    try:
+        # :: takes IPv4 as well.
+        return socket.create_server((address, port), family=_family(address), dualstack_ipv6=address == "::")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot serve metrics on {_in_words(address, port)}: {error.strerror or error}",
+            where="metrics.port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "metrics.address",
+            hint=_what_to_do(error),
+        ) from None
 
 
-def _probe(well: bool) -> tuple[HTTPStatus, str, bytes]:
+class _Hosts:
+    """Which Host headers are answered."""
+
+    def __init__(self, address: str, allowed: Sequence[str]) -> None:
+        self._names = {"localhost", "127.0.0.1", "::1", address.lower(), *map(str.lower, allowed)}
+        # A worker that listens on all addresses is asked for by each of them, which are no names that could be rebound.
+        self._any_address = address in ("0.0.0.0", "::")
+
+    def allow(self, header: str | None) -> bool:
+        if header is None or "*" in self._names:
+            return True
+        name = _host_of(header)
+        return name in self._names or (self._any_address and _is_address(name))
+
+
+def _host_of(header: str) -> str:
+    """Without the port, and the brackets of IPv6."""
+    header = header.strip().lower()
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+Response = tuple[HTTPStatus, str, bytes]
+
+
+class _Pages:
+    """The WSGI application."""
+
+    def __init__(self, answers: Answers, hosts: _Hosts) -> None:
+        self._answers, self._hosts = answers, hosts
+        self._pages: dict[str, Callable[[str], Response]] = {
+            "/metrics": self._metrics,
+            "/livez": lambda accept: _probe(answers.live()),
+            "/readyz": lambda accept: _probe(answers.ready()),
+            "/status": self._status,
+        }
+
+    def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        status, kind, body = self._response(environ)
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff")]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _response(self, environ: Mapping[str, Any]) -> Response:
+        if not self._hosts.allow(environ.get("HTTP_HOST")):
+            return HTTPStatus.FORBIDDEN, _TEXT, b"this host is not served here: see metrics.allowed_hosts\n"
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"pages are read with GET\n"
+        page = self._pages.get(environ["PATH_INFO"])
+        if page is None:
+            return HTTPStatus.NOT_FOUND, _TEXT, f"there are: {', '.join(self._pages)}\n".encode()
+        return page(environ.get("HTTP_ACCEPT", ""))
+
+    def _status(self, accept: str) -> Response:
+        return HTTPStatus.OK, _JSON, msgspec.json.format(msgspec.json.encode(self._answers.status()), indent=2)
+
+    def _metrics(self, accept: str) -> Response:
+        if self._answers.frozen():
+            return HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"the metrics failed and stand still: see the log\n"
+        encode, kind = choose_encoder(accept)
+        return HTTPStatus.OK, kind, encode(self._answers.registry)
+
+
+def _probe(well: bool) -> Response:
     return (HTTPStatus.OK, _TEXT, b"ok\n") if well else (HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"no\n")

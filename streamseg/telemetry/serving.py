@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from streamseg.processing.observe import Observer
@@ -23,6 +23,7 @@ class Serving:
         address: str,
         port: int,
         inherited: int | None = None,
+        allowed_hosts: Sequence[str] = (),
     ) -> None:
         """`inherited`: the file descriptor of a socket that listens already."""
         self._health = health
@@ -30,7 +31,7 @@ class Serving:
         self.observers: tuple[Observer, ...] = (health.pulse, health, metrics)
         self.registry = metrics.registry
         listening = None if inherited is None else socket.socket(fileno=os.dup(inherited))
-        self._endpoint = Endpoint(self, address, port, listening)
+        self._endpoint = Endpoint(self, address, port, listening, allowed_hosts)
         self.port = self._endpoint.port
 
     def live(self) -> bool:
@@ -50,6 +51,13 @@ class Serving:
 
 
 def serving(
-    application: str, worker: str, topic: str, features: Iterable[str], address: str, port: int, inherited: int | None = None
+    application: str,
+    worker: str,
+    topic: str,
+    features: Iterable[str],
+    address: str,
+    port: int,
+    inherited: int | None = None,
+    allowed_hosts: Sequence[str] = (),
 ) -> Serving:
-    return Serving(Metrics(topic, features), Health(application, worker), address, port, inherited)
+    return Serving(Metrics(topic, features), Health(application, worker), address, port, inherited, allowed_hosts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streamseg.errors import ConfigError, TruncatedError
-from streamseg.processing.transport import Committed, Log, Published, Records, Topic
+from streamseg.processing.transport import NO_TOPIC_IDS, Committed, Log, Published, Records, Topic, TopicIds
 from streamseg.transports import writer_lock
 from streamseg.transports.files import Source, lines_from
 from streamseg.transports.sqlite import log_name, open_for_reading, stored_records, translated
@@ -87,6 +87,10 @@ class EmbeddedReader:
         with translated(self.path):
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
+
+    def topic_ids(self) -> TopicIds:
+        """A state file has none: it is what it is."""
+        return NO_TOPIC_IDS
 
     def committed(self) -> dict[int, Committed]:
         with translated(self.path):

@@ -183,7 +183,7 @@ def test_an_input_that_was_made_anew_stops_the_job_with_what_to_do(job: Job) -> 
         until(lambda: job.names.input not in partitions_of(client, [job.names.input]), "it is deleted")
     create_input(job.servers, job.names, job.n_partitions)
     assert job.start("w0", log="again").wait(timeout=60) == 2
-    assert "was it made anew" in " ".join(job.text("again").split())
+    assert "is another one than before" in " ".join(job.text("again").split())
 
 
 def test_outputs_with_too_few_partitions_are_refused_at_the_start(job: Job) -> None:

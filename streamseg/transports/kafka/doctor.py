@@ -23,7 +23,7 @@ from streamseg.transports.kafka.client import (
 )
 from streamseg.transports.kafka.group import group_of
 from streamseg.transports.kafka.reader import records_of
-from streamseg.transports.kafka.topics import Names, check, partitions_of
+from streamseg.transports.kafka.topics import Names, check, ids_of, partitions_of
 from streamseg.transports.kafka.transactions import transactional_id
 
 _SAMPLE = 20
@@ -59,6 +59,10 @@ def _topics(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
         return
     n = there[names.input]
     yield Finding("input", True, f"{names.input}: {n} partitions, so up to {n} workers")
+    if not ids_of(client, names, [names.input]).input:
+        yield Finding(
+            "topic ids", None, "the brokers have none (before Kafka 2.8): a topic that is created again is not noticed"
+        )
     ours = partitions_of(client, list(names.ours(n)))
     missing = sorted(names.ours(n).keys() - ours.keys())
     if missing:

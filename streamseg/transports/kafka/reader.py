@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from streamseg.errors import ConfigError, RetriableError, TruncatedError
-from streamseg.processing.transport import Committed, Log, Published, Records, Topic
+from streamseg.processing.transport import Committed, Log, Published, Records, Topic, TopicIds
 from streamseg.records.frames import ends_entry
 from streamseg.records.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.kafka.client import (
@@ -23,7 +23,7 @@ from streamseg.transports.kafka.client import (
     polling,
     translated,
 )
-from streamseg.transports.kafka.topics import Names, partitions_of, settings_of_topics
+from streamseg.transports.kafka.topics import Names, ids_of, partitions_of, settings_of_topics
 
 # Header of the first record of each commit in an output partition: how many the partition had before.
 FIRST_HEADER = "streamseg.first"
@@ -74,6 +74,9 @@ class KafkaReader:
                 hint="has `streamseg run` begun, and with this streamseg.toml?",
             )
         return there[self.names.input]
+
+    def topic_ids(self) -> TopicIds:
+        return ids_of(self._admin, self.names, self.names.all)
 
     # -- Positions ----------------------------------------------------------------------------------------------------
 

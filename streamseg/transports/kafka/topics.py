@@ -6,10 +6,12 @@ defaults would, after seven days.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from streamseg.errors import ConfigError
-from streamseg.processing.transport import Log, Topic
+from streamseg.processing.transport import Log, Topic, TopicIds
 from streamseg.transports.kafka.client import (
     ConfigResource,
     ConfigResourceType,
@@ -74,6 +76,10 @@ class Names(NamedTuple):
             self.dead_letters: (n_partitions, _WANTED[Topic.DEAD_LETTERS]),
         }
 
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (self.input, self.customers, self.model, self.assignments, self.catalog, self.dead_letters)
+
     def written(self, n_partitions: int) -> list[TopicPartition]:
         """Every partition that a commit writes to."""
         return [
@@ -90,6 +96,16 @@ def partitions_of(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:
     return {
         topic["name"]: len(topic["partitions"]) for topic in described if not topic["error_code"] and topic["partitions"]
     }
+
+
+def ids_of(admin: KafkaAdminClient, names: Names, topics: Collection[str]) -> TopicIds:
+    """Ids (KIP-516) of some of an application's topics; brokers before Kafka 2.8 have none."""
+    with translated("describing topics"):
+        described = admin.describe_topics(list(topics))
+    there = [topic for topic in described if not topic["error_code"] and topic.get("topic_id")]
+    found = {topic["name"]: UUID(str(topic["topic_id"])) for topic in there}
+    ids = {name: one.bytes for name, one in found.items() if one.int}
+    return TopicIds(ids.get(names.input, b""), {name: one for name, one in sorted(ids.items()) if name != names.input})
 
 
 def settings_of_topics(admin: KafkaAdminClient, topics: list[str]) -> dict[str, dict[str, str]]:

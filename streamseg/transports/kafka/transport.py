@@ -18,6 +18,7 @@ from streamseg.processing.transport import (
     Outcome,
     Ownership,
     Polled,
+    check_same,
 )
 from streamseg.transports.kafka.client import (
     TRANSACTION_TIMEOUT_MS,
@@ -33,13 +34,16 @@ from streamseg.transports.kafka.client import (
 )
 from streamseg.transports.kafka.membership import Member
 from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, TRACE_HEADER, KafkaReader, columns
-from streamseg.transports.kafka.topics import Names, prepare
+from streamseg.transports.kafka.topics import Names, ids_of, prepare
 from streamseg.transports.kafka.transactions import Transactions, arrived, transactional_id
 
 # Of an internal log, bytes that are on their way at a time: the client has no bound of its own.
 _IN_FLIGHT_BYTES = 16_000_000
 # What a transaction may take to be written: the rest of its time-out is for sending offsets and committing.
 _WRITE_S = 0.7 * TRANSACTION_TIMEOUT_MS / 1000
+
+# Between two looks at what the topics are.
+_LOOK_S = 5.0
 
 
 class KafkaTransport(KafkaReader):
@@ -70,6 +74,7 @@ class KafkaTransport(KafkaReader):
         self._transactional_id = transactional_id(names.application, worker)
         self._transactions = Transactions(connection, self._transactional_id, lambda point: self._fault(point))
         self._outputs = producer(connection, None) if at_least_once else None
+        self._ids, self._looked_at_ids = self.topic_ids(), time.monotonic()
         self.member = Member(connection, names.input, names.application, self._transactional_id, skip_lost=skip_lost)
 
     # -- Input --------------------------------------------------------------------------------------------------------
@@ -98,8 +103,23 @@ class KafkaTransport(KafkaReader):
                 where=f"topic {self.names.input}",
                 hint="start a new application (another name) from the input's beginning; no state was lost",
             )
+        self._check_topics(read=bool(polled))
         partitions = {p: columns(records, records[-1].offset + 1) for p, records in polled.items()}
         return Polled(partitions, self.member.ownership, moving=self.member.is_joining())
+
+    def _check_topics(self, *, read: bool) -> None:
+        """Raises ConfigError where a topic was made anew under its name, RetriableError.
+
+        Of the input that is looked at behind each poll that brought records, before any of them is used: what is `_ids` now
+        was it when they were read, as an id never comes back. Of the others every few seconds.
+        """
+        all_due = time.monotonic() - self._looked_at_ids > _LOOK_S
+        if not all_due and not read:
+            return
+        topics = self.names.all if all_due else (self.names.input,)
+        check_same(self._ids, ids_of(self._admin, self.names, topics), self.names.input)
+        if all_due:
+            self._looked_at_ids = time.monotonic()
 
     def keep_place(self) -> None:
         self.member.keep_place()

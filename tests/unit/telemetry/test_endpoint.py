@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -31,6 +33,7 @@ from streamseg.telemetry.health import Health
 from streamseg.telemetry.merged import Workers
 from streamseg.telemetry.metrics import Metrics
 from streamseg.telemetry.serving import Serving, serving
+from tests.waiting import until
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -182,6 +185,74 @@ def test_a_client_that_hangs_or_breaks_off_holds_nobody_up(worker: Serving) -> N
     begin(worker)
     assert get(worker.port, "/metrics")[0] == 200
     hanging.close()
+
+
+def n_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_two_hundred_slow_clients_hold_nobody_up_and_are_let_go_of(worker: Serving) -> None:
+    begin(worker)
+    before = n_descriptors()
+    clients = [socket.create_connection(("127.0.0.1", worker.port)) for _ in range(200)]
+    for client in clients:
+        client.send(b"GET /metrics HT")
+    began = time.monotonic()
+    for _ in range(10):
+        assert get(worker.port, "/livez")[0] == 200
+        for client in clients[-60:]:
+            with suppress(OSError):
+                client.send(b"T")
+    assert time.monotonic() - began < 5.0, "probes are answered meanwhile"
+    # Each client's own end, and at most 64 of the server's.
+    assert n_descriptors() - before <= 200 + 70
+    until(lambda: all(is_closed(client) for client in clients), "all are let go of", 30.0)
+    for client in clients:
+        client.close()
+
+
+def is_closed(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        client.send(b"T")
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_a_request_is_bounded(worker: Serving) -> None:
+    begin(worker)
+    with socket.create_connection(("127.0.0.1", worker.port)) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"x" * 20_000 + b"\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.0 431 ")
+    with socket.create_connection(("127.0.0.1", worker.port)) as client:
+        client.sendall(b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed", "host", "status"),
+    [
+        ("127.0.0.1", [], "127.0.0.1:9108", 200),
+        ("127.0.0.1", [], "localhost", 200),
+        ("127.0.0.1", [], "[::1]:9108", 200),
+        ("127.0.0.1", [], "evil.example", 403),
+        ("127.0.0.1", [], "10.0.0.7:9108", 403),
+        ("127.0.0.1", ["Streamseg.shop.svc"], "streamseg.shop.svc:9108", 200),
+        ("127.0.0.1", ["*"], "evil.example", 200),
+        # A kubelet and Prometheus ask a pod by its address.
+        ("0.0.0.0", [], "10.0.0.7:9108", 200),
+        ("0.0.0.0", [], "streamseg:9108", 403),
+    ],
+)
+def test_only_names_that_are_its_own_are_answered(address: str, allowed: list[str], host: str, status: int) -> None:
+    found = serving("shop", "w0", "events", ["age"], address, 0, allowed_hosts=allowed)
+    with closing(HTTPConnection("127.0.0.1", found.port, timeout=5)) as connection:
+        connection.request("GET", "/metrics", headers={"Host": host})
+        assert connection.getresponse().status == status
+    found.close()
 
 
 def test_several_workers_are_behind_one_port() -> None:
