@@ -7,6 +7,9 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ import yaml
 from prometheus_client import generate_latest
 
 from streamseg.config import load
+from streamseg.config_sections import MetricsConfig
 from streamseg.telemetry.metrics import Metrics
+from streamseg.telemetry.serving import serving
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -160,6 +165,28 @@ def test_the_configuration_in_the_config_map_is_one(tmp_path: Path) -> None:
     file.write_text(found["data"]["streamseg.toml"])
     config = load(file, {}, {}).config
     assert (config.input.transport, config.metrics.address) == ("kafka", "0.0.0.0")
+
+
+def test_each_scrape_and_probe_asks_by_a_name_that_is_answered() -> None:
+    """A Host that is not allowed would fail the scrape, or kill the worker."""
+    scrapes = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    environment = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["streamseg"][
+        "environment"
+    ]
+    compose = load(None, {}, environment).config.metrics
+    hosts = [target for scrape in scrapes for one in scrape["static_configs"] for target in one["targets"]]
+    assert hosts
+    # The image's own health check, and a kubelet and a Prometheus in a cluster, which ask a pod by its address.
+    (found,) = [one for one in manifests("streamseg.yaml") if one["kind"] == "ConfigMap"]
+    pod = tomllib.loads(found["data"]["streamseg.toml"])["metrics"]
+    asked = [(compose, hosts), (compose, ["127.0.0.1:9108"]), (MetricsConfig(**pod), ["10.1.2.3:9108", "[fd00::7]:9108"])]
+    for metrics, names in asked:
+        served = serving("shop", "w0", "events", [], metrics.address, 0, allowed_hosts=metrics.allowed_hosts)
+        for name in names:
+            with closing(HTTPConnection("127.0.0.1", served.port, timeout=5)) as connection:
+                connection.request("GET", "/livez", headers={"Host": name})
+                assert connection.getresponse().status in (200, 503), name
+        served.close()
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:

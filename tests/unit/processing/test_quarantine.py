@@ -131,11 +131,13 @@ def test_what_raises_without_any_record_is_no_records_fault() -> None:
 @pytest.mark.parametrize("digits", [17, 100, 309, 310, 4_000])
 @pytest.mark.parametrize("sign", ["", "-"])
 def test_an_event_time_of_hundreds_of_digits_is_a_dead_letter_among_good_events(digits: int, sign: str) -> None:
+    # As nanoseconds 1 with 17 zeros is of 1973.
+    code = "implausible_time" if digits == 17 else "bad_time"
     value = b'{"customer_id":"c","event_time":%s1%s,"age":1}' % (sign.encode(), b"0" * digits)
     store, _ = run_memory([*shoppers(40), (None, value, None), *shoppers(40, seed=1)], JOB, batch_records=25)
     assert len(tags(store)) >= 80
     (letter,) = letters(store)
-    assert letter["code"] == "bad_time"
+    assert letter["code"] == code
     assert len(letter["message"]) < 200
 
 
