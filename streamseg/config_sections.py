@@ -243,6 +243,12 @@ class MetricsConfig(Section):
         "30d", description="of counts and sums, what customers gained in the last one is compared with the one before"
     )
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _from_a_text(cls, given: Any) -> Any:
+        """As a variable has them: with commas between."""
+        return tuple(filter(None, map(str.strip, given.split(",")))) if isinstance(given, str) else given
+
 
 class TracingConfig(Section):
     enabled: bool = Field(False, description="spans of each batch, through OpenTelemetry and its OTEL_* variables")
