@@ -79,7 +79,10 @@ class App:
     def _open(self, config: Config, fault: Callable[[str], None]) -> EmbeddedTransport | KafkaTransport:
         if config.input.transport == "embedded":
             return EmbeddedTransport(
-                Path(config.embedded.path), wiring=_wiring(config), reopen=lambda path: source_of(config, path), fault=fault
+                Path(config.embedded.path),
+                wiring=_wiring(config),
+                reopen=lambda path: source_of(config, path),
+                fault=fault,
             )
         return open_kafka(config, config.worker.id, fault)
 

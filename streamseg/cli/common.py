@@ -31,8 +31,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a defect of the program; 2 wrong settings, flags or files; 3 `verify` found a difference;
-4 stored bytes are damaged; 5 could not write (disk full, ...), nothing was lost: run it again; 6 another process has
-taken over.
+4 stored bytes are damaged; 5 could not write, or not read in time (disk full, broker away, ...), nothing was lost: run it
+again; 6 another process has taken over; 7 no record of the input could be used.
 """
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; default: streamseg.toml.")]

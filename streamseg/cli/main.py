@@ -12,9 +12,10 @@ from streamseg.cli.demo import demo
 from streamseg.cli.fit import fit
 from streamseg.cli.inspect import explain, segments_app, verify
 from streamseg.cli.kafka import doctor, produce, redrive, repartition
+from streamseg.cli.person import erase, export_customer
 from streamseg.cli.replay import replay
 from streamseg.cli.run import run
-from streamseg.cli.setup import config_app, init, schema
+from streamseg.cli.setup import backup, config_app, init, schema
 
 app = typer.Typer(
     name="streamseg",
@@ -26,8 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (demo, init, run, fit, explain, verify, schema, doctor, produce, repartition, redrive, replay):
+for command in (demo, init, run, fit, explain, verify, schema, doctor, produce, repartition, redrive, replay, erase, backup):
     app.command()(command)
+app.command("export-customer")(export_customer)
 app.add_typer(segments_app, name="segments")
 app.add_typer(config_app, name="config")
 

@@ -110,6 +110,8 @@ def run_app(
         if config.input.transport == "embedded" and config.output.path is None:
             message = "no output is named, tags stay in the state: name a file with --output, before events are read"
             told.observe(Waiting("no_output", message, {}))
+        for message in cut_off(application):
+            told.observe(Waiting("output_cut", message, {}))
         found = "" if application.source is None else application.source.in_words()
         if found:
             told.observe(InputFormat(str(config.input.path), found))
@@ -137,6 +139,18 @@ def served(config: Config, told: Observer, inherited: int | None) -> Serving | N
             raise
         told.observe(Waiting("no_metrics", error.message, {"port": metrics.port}))
         return None
+
+
+def cut_off(application: App) -> list[str]:
+    """What was cut off the outputs, in words."""
+    transport = application.transport
+    lost = transport.cut_off if isinstance(transport, EmbeddedTransport) else {}
+    return [
+        f"{n:,} bytes that were not committed were cut off {path}: the run before ended in the middle of a batch, which "
+        "is done again"
+        for path, n in lost.items()
+        if n
+    ]
 
 
 def remaining(application: App) -> str:

@@ -1,4 +1,4 @@
-"""`streamseg init`, `config show`, `schema`: getting started and looking things up."""
+"""`streamseg init`, `config show`, `schema`, `backup`: getting started, looking things up, keeping a copy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from streamseg.cli.common import AsJson, ConfigFile, Set, configuration, out, process_edge
+from streamseg.cli.common import AsJson, ConfigFile, Set, State, configuration, out, process_edge
 from streamseg.config import flat_keys
 from streamseg.config_template import SCHEMA_FILE, Template, render_schema, render_template
 from streamseg.errors import ConfigError
 from streamseg.records.schemas import assignment_schema, dead_letter_schema, event_schema, segment_schema
+from streamseg.transports.sqlite import back_up
 
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 
@@ -73,6 +74,35 @@ def config_show(
         text = json.dumps(value)
         table.add_row(key, text, f"[dim]{loaded.origins[key]}" if origin else "")
     out.print(table, soft_wrap=True)
+
+
+@process_edge
+def backup(
+    target: Annotated[Path, typer.Argument(help="The copy; it must not be there yet.")],
+    state: State = None,
+    config: ConfigFile = None,
+    as_is: Annotated[bool, typer.Option("--as-is", help="Of a state that lacks its -wal file, too.")] = False,
+    sets: Set = None,
+) -> None:
+    """Copy a state file as of its last commit, also while a job writes to it.
+
+    A plain copy of the file alone lacks what its -wal file holds. The outputs are files of their own: copy them after the
+    state, so that they have at least what it has committed.
+
+    Example:
+
+        streamseg backup copy.db --state streamseg.db
+    """
+    path = configuration(config, sets, embedded__path=state).config.embedded.path
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no state file {path!r}", hint="name it with --state FILE")
+    if target.exists():
+        raise ConfigError(f"{str(target)!r} is there already", hint="name another file for the copy")
+    try:
+        back_up(path, str(target), as_is=as_is)
+    except OSError as error:
+        raise ConfigError(f"cannot write the copy: {error}", hint="name another place for it") from None
+    out.print(f"copied {path} to {target}", soft_wrap=True, markup=False)
 
 
 @process_edge

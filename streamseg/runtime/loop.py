@@ -17,7 +17,6 @@ from streamseg.processing.clock import Clock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import (
     CommitFailed,
-    Observation,
     Observer,
     PartitionsMoved,
     Restoring,
@@ -101,22 +100,23 @@ class Loop:
                 if self.step():
                     reason = "input_ended"
                     break
-            self._last_snapshots()
+            self.finish()
         except BaseException as error:
             reason = type(error).__name__
             raise
         finally:
-            self._observe(Stopped(reason, {p: task.mark.next for p, task in self.job.tasks.items()}))
+            self.observer.observe(Stopped(reason, {p: task.mark.next for p, task in self.job.tasks.items()}))
 
-    def _last_snapshots(self) -> None:
+    def finish(self) -> None:
         """What is due at the end, tried a few times: where that does not work, the next start does it."""
         try:
-            for _ in range(_LAST_TRIES if self._restored else 0):
-                if self._snapshots(stopping=True):
-                    break
-                self._restore()
+            tries = _LAST_TRIES if self._restored else 0
+            while tries and (self.job.unannounced() or self.job.snapshots_due(self._postponed, stopping=True)):
+                if not self._snapshots(stopping=True):
+                    self._restore()
+                    tries -= 1
         except (RetriableError, TruncatedError) as error:
-            self._observe(Waiting("left_for_next_start", error.message, {"where": error.where}))
+            self.observer.observe(Waiting("left_for_next_start", error.message, {"where": error.where}))
 
     def step(self) -> bool:
         """One step: restore, or what is due from before, or a batch. Returns whether the input has ended and all is done.
@@ -146,7 +146,7 @@ class Loop:
             size = min(self._batch_records, sum(self.job.until_step().values()) or self._batch_records)
             polled = self.transport.poll(size, _POLL_TIMEOUT_S)
         lags = self.transport.lags()
-        self._observe(polling(polled, lags))
+        self.observer.observe(polling(polled, lags))
         if polled.ownership != self._ownership:
             self._adopt(polled.ownership)
             return False
@@ -173,7 +173,7 @@ class Loop:
         if polled.ended:
             self._measure_drift(now=True)
             if not self.job.state.ready:
-                self._observe(missing_model(self.job))
+                self.observer.observe(missing_model(self.job))
         return polled.ended
 
     def _settle(self) -> bool:
@@ -218,7 +218,7 @@ class Loop:
         restore_tasks(self.transport, self.job, ownership.partitions, self._restoring)
         self._rewind()
         seconds = time.monotonic() - began
-        self._observe(PartitionsMoved(tuple(sorted(gained)), tuple(sorted(lost)), self.job.n_customers, seconds))
+        self.observer.observe(PartitionsMoved(tuple(sorted(gained)), tuple(sorted(lost)), self.job.n_customers, seconds))
 
     def _begin_log(self) -> None:
         """See to it that the model log has a genesis. Raises RetriableError."""
@@ -249,7 +249,7 @@ class Loop:
             result = self.transport.commit(planned.plan)
         committed_us = self.clock.now_us()
         if result.outcome is not Outcome.COMMITTED:
-            self._observe(CommitFailed(result.outcome.value))
+            self.observer.observe(CommitFailed(result.outcome.value))
             self._suspend()
             # Only a poll tells whether the partitions are still this worker's.
             self.transport.poll(1, _POLL_TIMEOUT_S)
@@ -265,7 +265,7 @@ class Loop:
                 self._catch_up(result.first_offsets[-1])
         if planned.observation is not None and polled is not None:
             event = planned.observation(self.job.segments())
-            self._observe(completed(event, polled, committed_us, self._stages.taken(), self.job))
+            self.observer.observe(completed(event, polled, committed_us, self._stages.taken(), self.job))
         return result.outcome is Outcome.COMMITTED
 
     def _landed(self, planned: Planned) -> bool:
@@ -277,7 +277,7 @@ class Loop:
         """Commit a plan that no customer depends on. None where it is not known to be committed."""
         result = self.transport.commit(plan)
         if result.outcome is not Outcome.COMMITTED:
-            self._observe(CommitFailed(result.outcome.value))
+            self.observer.observe(CommitFailed(result.outcome.value))
             self._suspend()
             self._count_failure()
             return None
@@ -307,7 +307,7 @@ class Loop:
         for entry in model_entries(self.transport, self.job.replica.next_offset, wait_s):
             event = self.job.apply_model_entry(entry)
             if event is not None:
-                self._observe(event)
+                self.observer.observe(event)
 
     def _unblock(self, own: int) -> None:
         """What this worker committed stays unseen where a transaction before it is open: if its owner is dead, end that."""
@@ -338,7 +338,7 @@ class Loop:
             if result is None:
                 return False
             self._postponed.pop(partition, None)
-            self._observe(self.job.customer_snapshot_written(customers, result))
+            self.observer.observe(self.job.customer_snapshot_written(customers, result))
         if self.job.unannounced():
             if self._commit_plan(self.job.plan_offsets(ownership)) is None:
                 return False
@@ -370,31 +370,28 @@ class Loop:
         positions = {p: task.mark.next for p, task in self.job.tasks.items()}
         self.transport.seek(positions)
         seconds = time.monotonic() - began
-        version, segments = self.job.state.version, self.job.segments()
-        self._observe(Started(self.settings.application, positions, version, self.job.n_customers, seconds, segments))
+        name, version, segments = self.settings.application, self.job.state.version, self.job.segments()
+        self.observer.observe(Started(name, positions, version, self.job.n_customers, seconds, segments))
 
     def _retry(self, error: RetriableError | TruncatedError) -> None:
         """Restore and go on, after a pause; raises the error when it keeps coming back."""
         self._failures += 1
         if self._failures >= self.max_attempts:
             raise error
-        self._observe(Waiting("retrying", error.message, {"attempt": self._failures, "where": error.where}))
+        self.observer.observe(Waiting("retrying", error.message, {"attempt": self._failures, "where": error.where}))
         self._suspend()
         self.stop.wait(min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S))
 
     def _measure_drift(self, *, now: bool = False) -> None:
         for event in self._drift.due(self.job, now=now):
-            self._observe(event)
+            self.observer.observe(event)
 
     def _suspend(self) -> None:
         """The state is not to be trusted any more: the next step restores it."""
         self._restored = False
         self.job.suspend()
-        self._observe(Suspended())
+        self.observer.observe(Suspended())
 
     def _restoring(self, partition: int, remaining: int) -> None:
         self.transport.keep_place()
-        self._observe(Restoring(partition, remaining))
-
-    def _observe(self, event: Observation) -> None:
-        self.observer.observe(event)
+        self.observer.observe(Restoring(partition, remaining))

@@ -35,7 +35,7 @@ from streamseg.transports.at_rest import OWNER_ONLY
 from streamseg.transports.files import LineStream, Source
 from streamseg.transports.reader import INPUT, STREAM, EmbeddedReader, Reopenable
 from streamseg.transports.sinks import FileSink, StreamSink
-from streamseg.transports.sqlite import log_name, open_for_writing, stored_records, translated
+from streamseg.transports.sqlite import close_cleanly, log_name, open_for_writing, stored_records, translated
 
 # How long the end of a file that is followed is left alone.
 _LOOK_AGAIN_S = 0.2
@@ -103,6 +103,8 @@ class EmbeddedTransport(EmbeddedReader):
             self._pending: _Pending | None = None
             self._growth = threading.Event()
             self._sinks: dict[str, FileSink] = {}
+            # By output file, bytes that a crash had left behind the committed ones.
+            self.cut_off: dict[str, int] = {}
             if self.wiring.source is not None and not isinstance(self.wiring.source, LineStream):
                 self.check(self.wiring.source)
             self._open_sinks()
@@ -126,6 +128,7 @@ class EmbeddedTransport(EmbeddedReader):
                 continue
             self._sinks[topic] = FileSink(path, self._file_position(path), self.wiring.mode)
             self._sinks[topic].cut()
+            self.cut_off[str(path)] = self._sinks[topic].surplus
             with translated(self.path):
                 self._db.execute("INSERT OR IGNORE INTO files (path, position) VALUES (?, 0)", (self._key_of(path),))
 
@@ -164,11 +167,15 @@ class EmbeddedTransport(EmbeddedReader):
                 raise
             self._db.execute("COMMIT")
 
+    def input_end(self, partition: int = 0) -> int:
+        """Behind the last record of the input topic inside the store."""
+        return self._end(log_name(INPUT, partition))
+
     def poll(self, max_records: int, timeout_s: float) -> Polled:
         source = self.wiring.source
         partitions = self._poll_stored(max_records)
         if source is None or partitions:
-            return Polled(partitions, self.ownership(), not partitions)
+            return Polled(partitions, self.ownership(), not partitions and not self.wiring.follow)
         if not isinstance(source, LineStream):
             polled = self._poll_file(source, max_records)
             if polled.partitions or not self.wiring.follow:
@@ -384,7 +391,7 @@ class EmbeddedTransport(EmbeddedReader):
         for sink in getattr(self, "_sinks", {}).values():
             sink.close()
         if hasattr(self, "_db"):
-            self._db.close()
+            close_cleanly(self._db)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -161,6 +161,20 @@ class EmbeddedReader:
         query = f'SELECT value FROM "{name}" WHERE offset >= ? ORDER BY offset'
         return Published(first, (row[0] for row in self._db.execute(query, (first,))))
 
+    def last_output(self, topic: Topic) -> Path | None:
+        """The file, or `STREAM`, that a topic was last written to; None where it is inside the state."""
+        query = "SELECT path FROM written_to WHERE topic = ? ORDER BY first_record DESC LIMIT 1"
+        with translated(self.path):
+            row = self._db.execute(query, (log_name(topic, 0),)).fetchone()
+        return None if row is None else Path(STREAM) if row[0] == STREAM else self._path_of(row[0])
+
+    def output_files(self) -> list[tuple[Path, str]]:
+        """Files that were written, as far as they are there, and the topic of each."""
+        with translated(self.path):
+            rows = self._db.execute("SELECT DISTINCT path, topic FROM written_to WHERE path <> ?", (STREAM,)).fetchall()
+        found = [(self._path_of(path), name.rpartition("-")[0]) for path, name in rows]
+        return [(path, topic) for path, topic in found if path.is_file()]
+
     def streamed(self, topic: Topic, partition: int) -> bool:
         with translated(self.path):
             query = "SELECT 1 FROM written_to WHERE topic = ? AND path = ?"

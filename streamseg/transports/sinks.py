@@ -12,6 +12,11 @@ from typing import BinaryIO
 from streamseg.errors import ConfigError, CorruptedError, RetriableError
 from streamseg.transports.at_rest import OWNER_ONLY, opened
 
+# How our records begin: tags, erased customers, dead letters.
+_RECORDS = (b'{"schema_version":', b'{"customer_id":', b'{"code":')
+# Of what is behind the committed bytes, so much is looked at.
+_SURPLUS_BYTES = 1_000_000
+
 
 class FileSink:
     """A file that only committed bytes belong to."""
@@ -49,6 +54,25 @@ class FileSink:
                 f"the output file has {size} bytes, {committed} were committed",
                 where=str(path),
                 hint="put the file back, or start a new state and a new output",
+            )
+
+        self.surplus = max(0, size - self.length) if self._regular else 0
+        if self.surplus:
+            self._check_surplus()
+
+    def _check_surplus(self) -> None:
+        """Raises ConfigError where what is behind the committed bytes is not what a crash left of our records."""
+        with self.path.open("rb") as file:
+            file.seek(self.length)
+            # Where power was lost, what was not synced may be zeros.
+            lines = file.read(_SURPLUS_BYTES).replace(b"\0", b"").split(b"\n")
+        if any(line and not any(line.startswith(one[: len(line)]) for one in _RECORDS) for line in lines):
+            self._file.close()
+            raise ConfigError(
+                f"the output file has {self.surplus} bytes behind the {self.length} that were committed, which are no "
+                "records of ours: somebody else appended them",
+                where=str(self.path),
+                hint=f"keep them elsewhere (tail -c {self.surplus} FILE), and cut them off (truncate -s {self.length} FILE)",
             )
 
     def append(self, data: bytes) -> None:

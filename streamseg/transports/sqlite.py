@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from streamseg.errors import ConfigError, CorruptedError, RetriableError
@@ -51,10 +52,15 @@ class translated:
         ) from error
 
 
-def open_for_reading(path: str) -> Connection:
-    """A connection that sees one committed state. Raises CorruptedError where the file is no state or is damaged."""
+def open_for_reading(path: str, *, as_is: bool = False) -> Connection:
+    """A connection that sees one committed state. Raises CorruptedError where the file is no state or is damaged.
+
+    `as_is`: although it lacks its write-ahead log.
+    """
     if Path(path).stat().st_size == 0:
         raise ConfigError("the state file is empty, no run has begun with it", where=path, hint="name another with --state")
+    if not as_is:
+        _check_log(path)
     with translated(path):
         db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, isolation_level=None, timeout=10.0)
         _check_file(db, path)
@@ -71,6 +77,8 @@ def open_for_writing(path: str, n_partitions: int) -> Connection:
     if new and path != ":memory:":
         # SQLite gives what it puts beside a database the same permissions.
         os.close(opened(path, os.O_RDWR))
+    if not new:
+        _check_log(path)
     db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
     if not new and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         # A process was killed while it made the file.
@@ -84,12 +92,65 @@ def open_for_writing(path: str, n_partitions: int) -> Connection:
         db.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA.split(";"):
             db.execute(statement)
-        values = {"n_partitions": n_partitions, "generation": 0}
+        values = {"n_partitions": n_partitions, "generation": 0, "open": 0}
         db.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
         db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         db.execute("COMMIT")
+    # In the file itself, not in its log: a copy of the file alone, taken while a job runs, is known by it.
+    db.execute("UPDATE meta SET value = 1 WHERE key = 'open'")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return db
+
+
+def close_cleanly(db: Connection) -> None:
+    """Close a connection that writes, with all that was written in the file itself."""
+    with suppress(sqlite3.Error):
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        # Where that does not work its log stays, and so does the mark.
+        db.execute("UPDATE meta SET value = 0 WHERE key = 'open'")
+    db.close()
+
+
+def back_up(path: str, target: str, *, as_is: bool = False) -> None:
+    """Write a copy of a state as of its last commit, also while a job writes to it. Raises StreamsegError, OSError.
+
+    `as_is`: of a state that lacks its write-ahead log, too.
+    """
+    source = open_for_reading(path, as_is=as_is)
+    try:
+        os.close(opened(target, os.O_RDWR | os.O_TRUNC))
+        with translated(target):
+            copy = sqlite3.connect(target, isolation_level=None)
+            source.backup(copy)
+            close_cleanly(copy)
+    finally:
+        source.close()
+
+
+def _check_log(path: str) -> None:
+    """Raises CorruptedError where the file was not closed and lacks its write-ahead log.
+
+    Looked at in a way that makes no log: one that is there afterwards would hide that it was missing.
+    """
+    if Path(path + "-wal").exists():
+        return
+    try:
+        db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro&immutable=1", uri=True)
+        row = db.execute("SELECT value FROM meta WHERE key = 'open'").fetchone()
+        db.close()
+    except sqlite3.Error:
+        # No state: what it is instead the next look says.
+        return
+    # A job may have begun in between.
+    if row is not None and row[0] and not Path(path + "-wal").exists():
+        raise CorruptedError(
+            "the state may lack what was committed last: it was copied while a job ran, or after a crash, without its -wal",
+            where=path,
+            hint="copy a state with `streamseg backup`, or all its files while no job runs; if nothing is lost, as another "
+            "program of SQLite has opened it since, `streamseg backup --as-is` makes a state of it",
+        )
 
 
 def _check_file(db: Connection, path: str) -> None:

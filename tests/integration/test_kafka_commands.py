@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -12,10 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
+from streamseg.app import open_reader
+from streamseg.config import Config
+from streamseg.processing.transport import Log
 from streamseg.transports.kafka.client import ConfigResource, ConfigResourceType, Connection, admin, discarded
 from streamseg.transports.kafka.repartition import Repartition
 from tests.broker import new_name
@@ -205,6 +210,39 @@ def test_the_end_is_where_the_share_of_others_was_sent_on_too(job: Job) -> None:
         until(lambda: other.step(10), "the other share was sent on")
         until(lambda: one.step(10) == 0 and one.at_end(), "it is the end")
     assert len(list(records_in(job))) == 10
+
+
+def test_a_customer_is_exported_and_erased_while_a_worker_runs(job: Job) -> None:
+    events = [e for e in stream(2_000) if e[1] is not None]
+    person = [event("person-77", float(i), age=33.2170123, income=1017.4567, purchases=2.0) for i in range(5)]
+    job.produce(events + person)
+    job.start("w0")
+    job.until_working("w0")
+    until(job.done, "all events are committed")
+    found = json.loads(streamseg(job, "export-customer", "person-77"))
+    assert len(found["tags"]) >= 5
+    said = streamseg(job, "erase", "person-77")
+    assert "erased from the state and the model; their tag is a tombstone now" in said
+    assert "min.compaction.lag.ms" in said
+    assert streamseg(job, "explain", "person-77", code=2)
+    assert "nothing is kept about a customer" in streamseg(job, "erase", "nobody", code=2)
+    assert job.kill("w0", signal.SIGTERM) == 0
+    # When the worker ended, it wrote snapshots that do not have the customer, and deleted what was before them.
+    with closing(open_reader(Config.model_validate(job.config))) as reader:
+        for log, partitions in ((Log.CUSTOMERS, 2), (Log.MODEL, 1), (Log.MODEL_SNAPSHOTS, 1)):
+            for partition in range(partitions):
+                start = first_offset(job, job.names.log(log, partition))
+                kept = b"".join(record for _, record in reader.read(log, partition, start))
+                assert b"person-77" not in kept
+                assert struct.pack("<d", 1017.4567) not in kept
+    streamseg(job, "verify")
+
+
+def first_offset(job: Job, place: Any) -> int:
+    client = Consumer({"bootstrap.servers": job.servers, "group.id": new_name()})
+    low, _ = client.get_watermark_offsets(TopicPartition(place.topic, place.partition), timeout=30)
+    client.close()
+    return int(low)
 
 
 def records_in(job: Job) -> Iterator[tuple[int | None, bytes | None, bytes | None]]:

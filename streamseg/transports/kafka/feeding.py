@@ -68,6 +68,18 @@ class Feeder:
         discard(self._client)
 
 
+def send_to(connection: Connection, topic: str, partition: int, key: bytes, value: bytes) -> int:
+    """Send one record to a partition. Returns its offset. Raises StreamsegError."""
+    client = producer(connection, None)
+    try:
+        with translated(f"topic {topic}"):
+            sent = client.send(topic, value, key, partition=partition)
+            arrived(client, [sent])
+            return int(sent.value.offset)
+    finally:
+        discard(client)
+
+
 class Letter(NamedTuple):
     """A dead letter where it stands, and where its record came from."""
 
