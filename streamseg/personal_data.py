@@ -153,7 +153,7 @@ def _processed(reader: LogReader, partition: int, offset: int, topic: str) -> li
         pause.wait(_LOOK_S)
     return [
         "erased from the state and the model; their tag is a tombstone now",
-        "the logs of the state hold them until two more snapshots are written: when a worker stops, or after 40 commits",
+        "the logs of the state hold them until the next snapshot, at the latest after 20 commits or when the worker stops",
         f"older tags leave {topic} when Kafka compacts it: after its min.compaction.lag.ms (7 days where streamseg "
         "created it), once the segment that has them is closed",
     ]

@@ -67,7 +67,7 @@ from streamseg.records.events import Decoder, EventDecoder
 from streamseg.records.frames import Entry, cut, frames
 from streamseg.records.outputs import SegmentRecord
 
-# Erased customers leave the log by the next two snapshots, each of which comes at the latest after so many batches.
+# Erased customers leave the log by the next snapshot, which comes at the latest after so many batches.
 _ERASURE_BATCHES = 20
 
 
@@ -292,12 +292,12 @@ class Job:
         """Partitions whose customers should be written whole, with what was written since as a share of what makes that due.
 
         `postponed`: the same of partitions where the last try came to nothing. The next one waits until as much again was
-        written, so that a snapshot that does not work holds nothing up for long.
+        written, so that a snapshot that does not work holds nothing up for long. `stopping`: also where somebody was erased.
         """
         due = {}
         for p, task in self.tasks.items():
-            ratio = max(self._due_ratio(task), task.mark.batches / _ERASURE_BATCHES if task.mark.holds_erased else 0.0)
-            if ratio >= 1 + postponed.get(p, 0.0) or (stopping and task.mark.holds_erased):
+            ratio = max(self._due_ratio(task), task.mark.batches / _ERASURE_BATCHES if task.mark.erased else 0.0)
+            if ratio >= 1 + postponed.get(p, 0.0) or (stopping and task.mark.erased):
                 due[p] = ratio
         return due
 
@@ -326,9 +326,8 @@ class Job:
         """A snapshot of one partition. Its records are made while they are written, so memory stays flat."""
         task = self.tasks[partition]
         # Whoever goes on from it has at least this version: `verify` begins with it, and has none before.
-        was = task.mark
-        change = {"seq": was.seq + 1, "model_version": self.state.version, "lingering": was.erased > 0}
-        mark = msgspec.structs.replace(was, **change, batches=0, erased=0)
+        was, version = task.mark, self.state.version
+        mark = msgspec.structs.replace(was, seq=was.seq + 1, model_version=version, batches=0, erased=0)
         written: list[int] = []
         clock_us = self.clock.now_us()
         pieces = snapshot_pieces(task, mark, clock_us, self.state.version, written)

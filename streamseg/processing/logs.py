@@ -162,7 +162,6 @@ class Mark(msgspec.Struct, frozen=True):
         clock_us, last_us: event-time watermark, and the last event's time as it came.
         tags, letters: records published so far; accepted: input records so far that are no dead letters.
         batches: since the last snapshot; erased: customers erased since then.
-        lingering: the snapshot before the last, which is kept beside it, still has customers that were erased.
     """
 
     seq: int = 0
@@ -177,12 +176,6 @@ class Mark(msgspec.Struct, frozen=True):
     batches: int = 0
     erased: int = 0
     accepted: int = 0
-    lingering: bool = False
-
-    @property
-    def holds_erased(self) -> bool:
-        """Whether the log still has customers that were erased."""
-        return self.erased > 0 or self.lingering
 
 
 class CustomerDelta(msgspec.Struct, tag="delta"):

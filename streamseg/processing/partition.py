@@ -314,7 +314,6 @@ class PartitionJob:
             batches=mark.batches + 1,
             erased=mark.erased + erased,
             accepted=mark.accepted + accepted,
-            lingering=mark.lingering,
         )
 
     def _manifest(

@@ -110,11 +110,10 @@ class Loop:
     def finish(self) -> None:
         """What is due at the end, tried a few times: where that does not work, the next start does it."""
         try:
-            tries = _LAST_TRIES if self._restored else 0
-            while tries and (self.job.unannounced() or self.job.snapshots_due(self._postponed, stopping=True)):
-                if not self._snapshots(stopping=True):
-                    self._restore()
-                    tries -= 1
+            for _ in range(_LAST_TRIES if self._restored else 0):
+                if self._snapshots(stopping=True):
+                    break
+                self._restore()
         except (RetriableError, TruncatedError) as error:
             self.observer.observe(Waiting("left_for_next_start", error.message, {"where": error.where}))
 

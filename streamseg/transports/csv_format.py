@@ -102,7 +102,7 @@ def _encoding(path: Path, sample: bytes) -> str:
     if sample[::2].count(0) > 0.4 * half:
         return "utf-16-be"
     try:
-        sample.partition(b"\n")[0].decode()
+        re.split(rb"[\r\n]", sample, maxsplit=1)[0].decode()
     except UnicodeDecodeError:
         raise ConfigError(
             "the header of the CSV file is neither UTF-8 nor UTF-16",
