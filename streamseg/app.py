@@ -373,8 +373,8 @@ def dead_letters_path(tags: Path) -> Path:
 
 def source_of(config: Config, path: Path) -> Source:
     """A file as the configuration reads it. Raises ConfigError."""
-    layout, given = config.layout(), config.input
+    fields, given = config.event_fields(), config.input
     texts = given.time_format is not None
-    columns = Columns(given.customer_id, given.event_time, layout.numeric_fields, layout.text_fields, texts)
+    columns = Columns(given.customer_id, given.event_time, fields.numbers, fields.columns, texts)
     wanted = CsvWanted(given.encoding, given.delimiter, given.decimal, given.thousands)
     return open_source(path, columns, wanted, follow=given.follow)

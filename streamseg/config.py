@@ -32,6 +32,7 @@ from streamseg.config_sections import (
     Section,
     TracingConfig,
     WorkerConfig,
+    event_fields,
 )
 from streamseg.errors import ConfigError
 from streamseg.features.layout import Layout
@@ -90,11 +91,11 @@ class Config(Section):
 
     def _check_paths(self) -> None:
         """A field is one number or one text, and holds no other field. Raises ValueError."""
-        layout = self.layout()
-        both = set(layout.numeric_fields) & set(layout.text_fields)
+        fields = self.event_fields()
+        both = set(fields.numbers) & set(fields.columns)
         if both:
-            raise ValueError(f"features: the field {min(both)!r} is a number for one and a text for another")
-        paths = {*layout.numeric_fields, *layout.text_fields, self.input.customer_id, self.input.event_time}
+            raise ValueError(f"features: the field {min(both)!r} is a number for one and a text for another, or for `where`")
+        paths = {*fields.numbers, *fields.columns, self.input.customer_id, self.input.event_time}
         for path in paths:
             inside = [other for other in paths if other.startswith(path + ".")]
             if inside:
@@ -163,18 +164,16 @@ class Config(Section):
             config=self._semantics(),
             layout=layout,
             model=spec,
-            fields=EventFields(
-                self.input.customer_id,
-                self.input.event_time,
-                layout.numeric_fields,
-                layout.text_fields,
-                self.input.times(),
-            ),
+            fields=self.event_fields(),
             topic=self.input.topic,
             retag_every_s=self.retag_every_s(),
             emit=self.output.emit,
             max_record_bytes=self.input.max_record_bytes,
         )
+
+    def event_fields(self) -> EventFields:
+        """What is read of an event."""
+        return event_fields(self.input, self.features)
 
     def _semantics(self) -> str:
         """Canonical JSON of every key that a tag depends on, dotted."""

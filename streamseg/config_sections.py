@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 
 from streamseg.features.aggregates import AggregateName, Feature
 from streamseg.model.spec import MAX_SEGMENTS, parse_duration
+from streamseg.records.cells import text_of
+from streamseg.records.events import EventFields
+from streamseg.records.filters import Condition, Derived, Filter
 from streamseg.records.times import TimeRules, TimeUnit
 
 
@@ -38,6 +41,37 @@ class Section(BaseModel):
         return given
 
 
+Scalar = str | int | float | bool
+Where = dict[str, Scalar | list[Scalar] | dict[Literal["exists"], bool]]
+
+
+def filter_of(where: Where) -> Filter:
+    """The conditions of a `where` table. Values are compared as texts, as events have them: 3 is "3", true is "true"."""
+    conditions = []
+    for field, wanted in where.items():
+        if isinstance(wanted, dict):
+            conditions.append(Condition(field))
+        else:
+            values = wanted if isinstance(wanted, list) else [wanted]
+            conditions.append(Condition(field, tuple(str(text_of(value, field)) for value in values)))
+    return Filter(tuple(conditions))
+
+
+def _checked_where(where: Where) -> Where:
+    """Raises ValueError."""
+    for field, wanted in where.items():
+        if not field:
+            raise ValueError('where names a field of the event: { event = "Order Completed" }')
+        if isinstance(wanted, dict) and wanted != {"exists": True}:
+            raise ValueError(f"where takes a value, a list of values, or {{ exists = true }} for {field!r}")
+        if isinstance(wanted, list) and not wanted:
+            raise ValueError(f"where has no value for {field!r}, so no event would be meant")
+    return where
+
+
+WhereTable = Annotated[Where, AfterValidator(_checked_where)]
+
+
 class InputConfig(Section):
     transport: Literal["embedded", "kafka"] = Field("embedded", description="where the events come from: files, or Kafka")
     path: str | None = Field(None, description="a .jsonl, .csv or .parquet file, or - for standard input")
@@ -46,6 +80,9 @@ class InputConfig(Section):
     lost: Literal["stop", "skip"] = Field("stop", description="Kafka: if unread records were deleted, stop or go on behind")
     customer_id: str = Field("customer_id", min_length=1, description="path of the customer's id in an event")
     event_time: str = Field("event_time", min_length=1, description="path of the event's time")
+    where: WhereTable = Field(
+        {}, description='only events that have these values, such as { type = ["order", "return"] }; others are dropped'
+    )
     time_unit: TimeUnit = Field("auto", description='of times that are numbers since 1970; "auto": by their size')
     time_format: str | None = Field(
         None, min_length=1, description="of times that are texts, such as %d/%m/%Y %H:%M (strptime); default: ISO 8601"
@@ -109,7 +146,7 @@ class InputConfig(Section):
 
 # What of `input` the meaning of a record depends on.
 READING = (
-    "customer_id", "event_time", "time_unit", "time_format", "time_zone", "earliest_time", "encoding", "delimiter",
+    "customer_id", "event_time", "where", "time_unit", "time_format", "time_zone", "earliest_time", "encoding", "delimiter",
     "decimal", "thousands", "topic", "max_record_bytes",
 )  # fmt: skip
 
@@ -145,6 +182,10 @@ class FeatureConfig(Section):
     transform: Literal["none", "log1p"] = Field("none", description="signed, so refunds may be negative")
     weight: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="in the distance; 0: for profiles only")
     one_hot: tuple[str, ...] | None = Field(None, description="the categories of a text field")
+    where: WhereTable = Field(
+        {},
+        description='only events with these values, such as { event = "Order Completed" }; a list; or { exists = true }',
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -160,14 +201,44 @@ class FeatureConfig(Section):
     def feature(self) -> Feature:
         return Feature(
             name=self.name,
-            field=self.field or self.name,
+            field=self.column,
             aggregate=self.aggregate,
             half_life_s=parse_duration(self.half_life) if self.half_life else None,
             transform=self.transform,
             weight=self.weight,
             categories=self.one_hot or (),
-            every_event=self.field is None and self.aggregate in ("count", "gap", "recency"),
+            every_event=self.counts_events and not self.where,
         )
+
+    @property
+    def counts_events(self) -> bool:
+        """Whether each event counts, whatever fields it has."""
+        return self.field is None and self.aggregate in ("count", "gap", "recency")
+
+    @property
+    def column(self) -> str:
+        """Of the decoded events: the field, or what a filter leaves of it."""
+        return f"{self.name}, of some events" if self.where else self.field or self.name
+
+    def derived(self) -> Derived:
+        """The column of a feature that has a filter."""
+        field = None if self.counts_events else self.field or self.name
+        return Derived(self.column, field, filter_of(self.where), self.one_hot is not None)
+
+
+def event_fields(given: InputConfig, features: tuple[FeatureConfig, ...]) -> EventFields:
+    """What is read of an event."""
+    numbers = [one.field or one.name for one in features if one.one_hot is None and not one.counts_events]
+    texts = [one.field or one.name for one in features if one.one_hot is not None]
+    return EventFields(
+        given.customer_id,
+        given.event_time,
+        tuple(dict.fromkeys(numbers)),
+        tuple(dict.fromkeys(texts)),
+        given.times(),
+        filter_of(given.where),
+        tuple(one.derived() for one in features if one.where),
+    )
 
 
 class ModelConfig(Section):

@@ -33,7 +33,8 @@ class PartitionManifest(msgspec.Struct):
     Attributes:
         seq: of the commit, as in the partition's mark.
         first, next: input offsets [first, next); records: how many there were; checksum: of their keys and values.
-        dead_letters, waiting, erased, warming_up, assigned: what became of them, together `records`.
+        dead_letters, waiting, erased, warming_up, assigned: what became of them; with dropped, which `input.where` does not
+            mean, `records` together.
         tags_first, tags: how many records the partition had published before, and in this batch.
         letters_first: dead letters that the partition had before.
         sweep: rows [first, end) that were re-tagged, at which epoch; None for no slice.
@@ -58,6 +59,7 @@ class PartitionManifest(msgspec.Struct):
     sweep: tuple[int, int, int] | None
     last_assigned_at: int
     newcomers: list[int] = []
+    dropped: int = 0
 
 
 class Manifest(msgspec.Struct):

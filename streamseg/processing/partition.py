@@ -127,7 +127,8 @@ class PartitionJob:
         change = folded.change()
         checksum = records.checksum
         newcomers = _sample(change.touched.new_ids)
-        manifest = self._manifest(mark, len(records.offsets), checksum, len(letters), None, n_complete, n_erased, newcomers)
+        n, dropped = len(records.offsets), len(records.offsets) - len(decoded.ids) - len(letters)
+        manifest = self._manifest(mark, n, checksum, len(letters), None, n_complete, n_erased, newcomers, dropped)
         if self.state.ready:
             self.changes.append(self.stored.of_events(folded))
         result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest, folded)
@@ -326,6 +327,7 @@ class PartitionJob:
         complete: int,
         erased: int,
         newcomers: list[int],
+        dropped: int = 0,
     ) -> PartitionManifest:
         ready = self.state.ready
         return PartitionManifest(
@@ -336,7 +338,7 @@ class PartitionJob:
             records=n_records,
             checksum=checksum,
             dead_letters=letters,
-            waiting=n_records - letters - erased - complete,
+            waiting=n_records - letters - erased - complete - dropped,
             erased=erased,
             warming_up=0 if ready else complete,
             assigned=complete if ready else 0,
@@ -346,6 +348,7 @@ class PartitionJob:
             sweep=None if retag is None else (retag.first, retag.end, retag.epoch),
             last_assigned_at=mark.assigned_at,
             newcomers=newcomers,
+            dropped=dropped,
         )
 
     def _result(

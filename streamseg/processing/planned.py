@@ -100,6 +100,7 @@ def batch_committed(
             warming_up=part.warming_up,
             erased=part.erased,
             dead_letter=part.dead_letters,
+            dropped=part.dropped,
         )
         codes.update(letter.code for letter in result.dead_letters)
         assignments.update(result.assignments)

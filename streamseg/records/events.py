@@ -10,7 +10,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from streamseg.errors import DeadLetterCode, RecordError
 from streamseg.kernel.types import MAX_MAGNITUDE
 from streamseg.records.cells import flag_of, id_of, number_of, text_of
 from streamseg.records.event_type import event_type
+from streamseg.records.filters import Derived, Filter, ValueFilter
 from streamseg.records.times import TimeRules, microseconds, plausible, time_error, time_of
 
 MAX_ID_CHARACTERS = 4_096
@@ -32,13 +33,25 @@ _EVENT_ID = "event_id"
 
 
 class EventFields(NamedTuple):
-    """Dotted paths into the event, and how its times are read."""
+    """Dotted paths into the event, how its times are read, and which events are meant.
+
+    Attributes:
+        where: of the input; others are dropped. derived: columns of features that are about some events only.
+    """
 
     customer_id: str = "customer_id"
     event_time: str = "event_time"
     numbers: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     times: TimeRules = TimeRules()
+    where: Filter = Filter()
+    derived: tuple[Derived, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All fields that are read as texts, also those that only conditions ask for."""
+        asked = (*self.where.fields, *(field for one in self.derived for field in one.filter.fields))
+        return tuple(dict.fromkeys((*self.texts, *asked)))
 
 
 class Decoded(NamedTuple):
@@ -81,7 +94,7 @@ class EventDecoder:
     def __init__(self, fields: EventFields, max_bytes: int = 1_000_000) -> None:
         self.fields = fields
         self.max_bytes = max_bytes
-        self._columns = [fields.customer_id, fields.event_time, _ERASE, _EVENT_ID, *fields.numbers, *fields.texts]
+        self._columns = [fields.customer_id, fields.event_time, _ERASE, _EVENT_ID, *fields.numbers, *fields.columns]
         kinds: dict[str, Any] = {
             fields.customer_id: str | int | None,
             fields.event_time: (datetime if fields.times.format is None else str) | int | float | None,
@@ -89,7 +102,7 @@ class EventDecoder:
             _EVENT_ID: str | int | None,
         }
         kinds |= dict.fromkeys(fields.numbers, float | None)
-        kinds |= dict.fromkeys(fields.texts, str | int | None)
+        kinds |= dict.fromkeys(fields.columns, str | int | bool | None)
         strict, self._readers = event_type(kinds)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(strict).decode
         lenient, self._lenient_readers = event_type(dict.fromkeys(kinds, Any), lenient=True)
@@ -97,6 +110,7 @@ class EventDecoder:
         # What is enough to erase a customer, whatever else is wrong with a record; and to tell whose it is.
         erasure, self._erasure_readers = event_type({fields.customer_id: Any, _ERASE: Any}, lenient=True)
         self._decode_erasure: Callable[[bytes], Any] = msgspec.json.Decoder(erasure).decode
+        self._filter = ValueFilter(fields.where) if fields.where.conditions else None
 
     def decode(
         self,
@@ -125,7 +139,30 @@ class EventDecoder:
         decoded = self._decoded(columns, at, times, numbers)
         if bad:
             decoded = _without(decoded, bad)
-        return decoded, sorted(rejected, key=operator.attrgetter("at"))
+        return self._meant(decoded, sorted(rejected, key=operator.attrgetter("at")), values)
+
+    def _meant(
+        self, decoded: Decoded, rejected: list[Rejected], values: Sequence[bytes | None]
+    ) -> tuple[Decoded, list[Rejected]]:
+        """Without events that are not meant, and with the columns that are derived. Erasures always are meant."""
+        fields = self.fields
+        if self._filter is not None:
+            rejected = [one for one in rejected if not self._filter.drops(values[one.at])]
+            meant = fields.where.matches(decoded.texts, len(decoded.ids)) | decoded.erase
+            if not meant.all():
+                decoded = _without(decoded, set(np.flatnonzero(~meant).tolist()))
+        for one in fields.derived:
+            n = len(decoded.ids)
+            which = one.filter.matches(decoded.texts, n)
+            if one.is_text and one.field is not None:
+                texts = decoded.texts[one.field]
+                decoded.texts[one.column] = [
+                    text if kept else None for text, kept in zip(texts, which.tolist(), strict=True)
+                ]
+            else:
+                numbers = np.ones(n) if one.field is None else decoded.numbers[one.field]
+                decoded.numbers[one.column] = np.where(which, numbers, np.nan)
+        return decoded, rejected
 
     def ids(self, values: Sequence[bytes | None]) -> list[str | None]:
         """Customers' ids where they can be read, whatever else may be wrong with a record."""
@@ -156,8 +193,8 @@ class EventDecoder:
             None if set(columns[3]) <= {None} else [None if i is None else str(i) for i in columns[3]],
             numbers,
             {
-                name: [None if text is None else str(text) for text in column]
-                for name, column in zip(self.fields.texts, texts, strict=True)
+                name: [text_of(text, name) for text in column]
+                for name, column in zip(self.fields.columns, texts, strict=True)
             },
         )
 
@@ -258,7 +295,7 @@ class EventDecoder:
             return self._erased(customer)
         event_id = text_of(cells[3], _EVENT_ID)
         numbers = [number_of(cell, name) for cell, name in zip(cells[4:], fields.numbers, strict=False)]
-        texts = [text_of(cell, name) for cell, name in zip(cells[4 + n_numbers :], fields.texts, strict=True)]
+        texts = [text_of(cell, name) for cell, name in zip(cells[4 + n_numbers :], fields.columns, strict=True)]
         return (customer, time_of(cells[1], fields.times, fields.event_time), erase, event_id, *numbers, *texts)
 
     def _erased_anyhow(self, value: bytes) -> tuple[Any, ...] | None:
@@ -338,7 +375,7 @@ def _is_id(value: object) -> bool:
     return value is not None and value != ""
 
 
-def _without(decoded: Decoded, bad: dict[int, RecordError]) -> Decoded:
+def _without(decoded: Decoded, bad: Container[int]) -> Decoded:
     kept = np.array([i for i in range(len(decoded.ids)) if i not in bad], dtype=np.int64)
     pick = kept.tolist()
     return Decoded(
