@@ -15,6 +15,7 @@ from streamseg.model.spec import MAX_SEGMENTS, parse_duration
 from streamseg.records.cells import text_of
 from streamseg.records.events import EventFields
 from streamseg.records.filters import Condition, Derived, Filter
+from streamseg.records.keys import KeyFormat
 from streamseg.records.times import TimeRules, TimeUnit
 
 
@@ -83,6 +84,9 @@ class InputConfig(Section):
     where: WhereTable = Field(
         {}, description='only events that have these values, such as { type = ["order", "return"] }; others are dropped'
     )
+    key_format: KeyFormat = Field(
+        "string", description="of keys of records without a value, which erase their customer: string, json, long or none"
+    )
     time_unit: TimeUnit = Field("auto", description='of times that are numbers since 1970; "auto": by their size')
     time_format: str | None = Field(
         None, min_length=1, description="of times that are texts, such as %d/%m/%Y %H:%M (strptime); default: ISO 8601"
@@ -146,8 +150,8 @@ class InputConfig(Section):
 
 # What of `input` the meaning of a record depends on.
 READING = (
-    "customer_id", "event_time", "where", "time_unit", "time_format", "time_zone", "earliest_time", "encoding", "delimiter",
-    "decimal", "thousands", "topic", "max_record_bytes",
+    "customer_id", "event_time", "where", "key_format", "time_unit", "time_format", "time_zone", "earliest_time", "encoding",
+    "delimiter", "decimal", "thousands", "topic", "max_record_bytes",
 )  # fmt: skip
 
 
@@ -238,6 +242,7 @@ def event_fields(given: InputConfig, features: tuple[FeatureConfig, ...]) -> Eve
         given.times(),
         filter_of(given.where),
         tuple(one.derived() for one in features if one.where),
+        given.key_format,
     )
 
 

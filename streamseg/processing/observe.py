@@ -136,7 +136,7 @@ class BatchCommitted:
         stages: seconds of each; half_life: of the champion, in words; promotions: so far; epoch: of the tags.
         refused: rows that a model of somebody else's could not learn so far.
         defects: records on which the program raised, by the exception's class and traceback.
-        rejected: dead letters by code and field.
+        rejected: dead letters by code and field; erasures_found: of those erased, those whose customer was there.
     """
 
     outcomes: Mapping[str, int]
@@ -161,6 +161,7 @@ class BatchCommitted:
     refused: int = 0
     defects: Mapping[str, int] = field(default_factory=dict)
     rejected: Mapping[tuple[str, str], Rejection] = field(default_factory=dict)
+    erasures_found: int = 0
 
 
 @dataclass(frozen=True)

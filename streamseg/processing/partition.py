@@ -21,6 +21,7 @@ from streamseg.kernel.types import Ints
 from streamseg.model.external import Unnamed
 from streamseg.model.state import ModelState
 from streamseg.model.tagging import Quality, Tags, kept_segment_of, quality_of, tag
+from streamseg.processing.erasures import found_erasures
 from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash
 from streamseg.processing.rows_to_learn import Change, TableShare, ToWarmUp, losses_of, share_of, to_warm_up
 from streamseg.processing.settings import JobSettings
@@ -51,6 +52,7 @@ class PartitionResult:
 
     `customers`: by how many there are more; `defects`: records by what was raised on them; `first_s`: the first event time
     believed, of a partition's first events, in seconds; `held_back`: event times that were not.
+    `erasures_found`: erasures whose customer was there.
     """
 
     tags: Tagged
@@ -69,6 +71,7 @@ class PartitionResult:
     defects: Counter[str] = field(default_factory=Counter)
     first_s: float | None = None
     held_back: int = 0
+    erasures_found: int = 0
 
 
 class _Watermark(NamedTuple):
@@ -98,6 +101,7 @@ class PartitionJob:
         self.changes: list[Change] = []
         self.losses = np.empty((3, 0))
         self.unnamed: dict[int, Unnamed] = {}
+        self.found = np.empty(0, dtype=np.int64)
         self.quality = Quality()
 
     def idle(self, *, sweeps: bool) -> PartitionResult:
@@ -222,7 +226,8 @@ class PartitionJob:
             decoded.event_ids if everyone or decoded.event_ids is None else [decoded.event_ids[i] for i in at],
             None if traces is None else [traces[i] for i in decoded.at[complete].tolist()],
         )
-        self._publish(subjects, (complete, np.flatnonzero(decoded.erase), decoded.ids))
+        self.found = found_erasures(decoded, self.task.table)
+        self._publish(subjects, (complete, self.found, decoded.ids))
 
     def _publish(self, subjects: Subjects, events: tuple[Ints, Ints, Sequence[str]] | None) -> None:
         """Encode subjects; `events`: (place of each subject, places of erasures, ids) puts tombstones in between."""
@@ -370,6 +375,7 @@ class PartitionJob:
             transitions=self.transitions,
             unnamed=self.unnamed,
             quality=self.quality,
+            erasures_found=len(self.found),
         )
 
     def _share(self, folded: Fold | None) -> TableShare | None:

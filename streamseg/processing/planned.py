@@ -89,6 +89,7 @@ def batch_committed(
     transitions: Counter[tuple[int, int]] = Counter()
     quality = Quality()
     defects: Counter[str] = Counter()
+    found = 0
     outcomes: Counter[str] = Counter()
     codes: Counter[str] = Counter()
     assignments: Counter[tuple[int, str, str]] = Counter()
@@ -107,6 +108,7 @@ def batch_committed(
         transitions.update(result.transitions)
         quality = quality.plus(result.quality)
         defects.update(result.defects)
+        found += result.erasures_found
     marks = {p: result.delta.mark for p, result in results.items()}
     watermarks = [mark.clock_us for mark in marks.values() if mark.clock_us is not None]
     return BatchCommitted(
@@ -124,6 +126,7 @@ def batch_committed(
         quality,
         defects=defects,
         rejected=_rejections(results),
+        erasures_found=found,
     )
 
 

@@ -23,6 +23,7 @@ from streamseg.kernel.types import MAX_MAGNITUDE
 from streamseg.records.cells import flag_of, id_of, number_of, text_of
 from streamseg.records.event_type import event_type
 from streamseg.records.filters import Derived, Filter, ValueFilter
+from streamseg.records.keys import KeyFormat, id_in_key
 from streamseg.records.times import TimeRules, microseconds, plausible, time_error, time_of
 
 MAX_ID_CHARACTERS = 4_096
@@ -37,6 +38,7 @@ class EventFields(NamedTuple):
 
     Attributes:
         where: of the input; others are dropped. derived: columns of features that are about some events only.
+        key_format: of the keys of records without a value, which erase the customer.
     """
 
     customer_id: str = "customer_id"
@@ -46,6 +48,7 @@ class EventFields(NamedTuple):
     times: TimeRules = TimeRules()
     where: Filter = Filter()
     derived: tuple[Derived, ...] = ()
+    key_format: KeyFormat = "string"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -268,13 +271,7 @@ class EventDecoder:
             raise self._malformed(value, error) from None
 
     def _erasure(self, key: bytes | None) -> tuple[Any, ...]:
-        if not key:
-            raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, "a null value without a key names nobody to erase")
-        try:
-            customer_id = key.decode()
-        except UnicodeDecodeError:
-            raise RecordError(DeadLetterCode.NOT_UTF8, "the key is not UTF-8") from None
-        return self._erased(customer_id)
+        return self._erased(id_in_key(key, self.fields.key_format, self.fields.customer_id))
 
     def _erased(self, customer_id: str | int) -> tuple[Any, ...]:
         return (customer_id, None, True, *([None] * (len(self._columns) - 3)))

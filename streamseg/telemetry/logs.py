@@ -109,6 +109,14 @@ class JsonLog:
     def _batch(self, event: BatchCommitted) -> None:
         self._events += sum(event.outcomes.values())
         self._dead_letters.update(event.dead_letters)
+        unknown = event.outcomes.get("erased", 0) - event.erasures_found
+        if unknown:
+            self._write(
+                "erasure_found_nobody",
+                message="no such customer: are ids in keys written in another way than in events (input.key_format)?",
+                erasures=unknown,
+                offsets=dict(event.positions),
+            )
         for defect in event.defects.keys() - self._defects:
             self._defects.add(defect)
             self._write(

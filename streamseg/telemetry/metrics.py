@@ -94,6 +94,7 @@ class Metrics:
         self.events = counter("events_total", "Input records by what became of them.", "outcome")
         self.dead_letters = counter("dead_letters_total", "Records that could not be used, by reason.", "code")
         self.quarantined = counter("quarantined_total", "Records on which the program raised: dead letters `unusable`.")
+        self.erasures = counter("erasures_total", "Erasures, by whether there was such a customer.", "found")
         self.assignments = counter("assignments_total", "Tags, also those of sweeps.", "segment", "change", "reason")
         self.transitions = counter("transitions_total", "Moves between segments (up to 16 segments).", "from", "to")
         self.customers = gauge("customers", "Customers in each segment, of all workers.", "segment")
@@ -237,6 +238,8 @@ class Metrics:
             self.events.labels(outcome).inc(n)
         for code, n in event.dead_letters.items():
             self.dead_letters.labels(code).inc(n)
+        self.erasures.labels("true").inc(event.erasures_found)
+        self.erasures.labels("false").inc(event.outcomes.get("erased", 0) - event.erasures_found)
         self.quarantined.inc(sum(event.defects.values()))
         for (segment, change, reason), n in event.assignments.items():
             self.assignments.labels(segment, change, reason).inc(n)

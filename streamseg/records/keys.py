@@ -1,0 +1,52 @@
+"""The customer that a record's key names, by how the producer wrote it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from streamseg.errors import DeadLetterCode, RecordError
+from streamseg.records.cells import id_of
+
+KeyFormat = Literal["string", "json", "long", "none"]
+_LONG_BYTES = 8
+
+
+def id_in_key(key: bytes | None, format: KeyFormat, field: str) -> str | int:
+    """Of a record without a value. `field`: path of the customer's id in events. Raises RecordError."""
+    if not key or format == "none":
+        raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, "a null value without a key names nobody to erase")
+    found: object
+    if format == "long":
+        if len(key) != _LONG_BYTES:
+            message = f"the key has {len(key)} bytes, a long has {_LONG_BYTES} (input.key_format)"
+            raise RecordError(DeadLetterCode.WRONG_TYPE, message)
+        found = int.from_bytes(key, "big", signed=True)
+    elif format == "json":
+        found = _in_json(key, field)
+    else:
+        try:
+            found = key.decode()
+        except UnicodeDecodeError:
+            raise RecordError(DeadLetterCode.NOT_UTF8, "the key is not UTF-8 (input.key_format)") from None
+    customer = id_of(found, field)
+    if customer is None or customer == "":
+        raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, "the key of a null value names nobody to erase")
+    return customer
+
+
+def _in_json(key: bytes, field: str) -> object:
+    """A text or number, or of an object the field that is called as in events, or the only one. Raises RecordError."""
+    try:
+        found = msgspec.json.decode(key)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise RecordError(DeadLetterCode.NOT_JSON, "the key is not JSON (input.key_format)") from None
+    if not isinstance(found, dict):
+        return found
+    name = field.rpartition(".")[2]
+    if name in found:
+        return found[name]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, f"the key has no field {name!r}, and more than one")
