@@ -45,7 +45,7 @@ from streamseg.model.spec import (
     parse_duration,
 )
 from streamseg.processing.settings import JobSettings
-from streamseg.records.events import EventFields
+from streamseg.records.events import EventDecoder, EventFields
 
 DEFAULT_FILE = Path("streamseg.toml")
 _ENV_PREFIX = "STREAMSEG_"
@@ -95,11 +95,13 @@ class Config(Section):
         both = set(fields.numbers) & set(fields.columns)
         if both:
             raise ValueError(f"features: the field {min(both)!r} is a number for one and a text for another, or for `where`")
-        paths = {*fields.numbers, *fields.columns, self.input.customer_id, self.input.event_time}
+        names = (*fields.numbers, *fields.columns, fields.customer_id, fields.event_time)
+        paths = {path for name in names for path in fields.envelope.paths(name)}
         for path in paths:
             inside = [other for other in paths if other.startswith(path + ".")]
             if inside:
                 raise ValueError(f"the field {path!r} cannot be a value and also hold {min(inside)!r}")
+        EventDecoder(fields)
 
     def layout(self) -> Layout:
         features, period = tuple(feature.feature() for feature in self.features), self.retag_every_s()

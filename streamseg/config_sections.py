@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 from streamseg.features.aggregates import AggregateName, Feature
 from streamseg.model.spec import MAX_SEGMENTS, parse_duration
 from streamseg.records.cells import text_of
+from streamseg.records.envelopes import PresetName, envelope_of
 from streamseg.records.events import EventFields
 from streamseg.records.filters import Condition, Derived, Filter
 from streamseg.records.keys import KeyFormat
@@ -84,6 +85,10 @@ class InputConfig(Section):
     where: WhereTable = Field(
         {}, description='only events that have these values, such as { type = ["order", "return"] }; others are dropped'
     )
+    preset: PresetName = Field(
+        "none",
+        description="where the fields are in events of Segment, CloudEvents or Debezium: segment, cloudevents, debezium",
+    )
     key_format: KeyFormat = Field(
         "string", description="of keys of records without a value, which erase their customer: string, json, long or none"
     )
@@ -150,8 +155,8 @@ class InputConfig(Section):
 
 # What of `input` the meaning of a record depends on.
 READING = (
-    "customer_id", "event_time", "where", "key_format", "time_unit", "time_format", "time_zone", "earliest_time", "encoding",
-    "delimiter", "decimal", "thousands", "topic", "max_record_bytes",
+    "customer_id", "event_time", "where", "preset", "key_format", "time_unit", "time_format", "time_zone", "earliest_time",
+    "encoding", "delimiter", "decimal", "thousands", "topic", "max_record_bytes",
 )  # fmt: skip
 
 
@@ -243,6 +248,7 @@ def event_fields(given: InputConfig, features: tuple[FeatureConfig, ...]) -> Eve
         filter_of(given.where),
         tuple(one.derived() for one in features if one.where),
         given.key_format,
+        envelope_of(given.preset, given.customer_id, given.event_time),
     )
 
 

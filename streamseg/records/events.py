@@ -6,10 +6,8 @@ looked at again, slowly, to say which code it gets.
 
 from __future__ import annotations
 
-import json
 import math
 import operator
-import re
 from collections.abc import Callable, Container, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -21,8 +19,9 @@ import numpy.typing as npt
 from streamseg.errors import DeadLetterCode, RecordError
 from streamseg.kernel.types import MAX_MAGNITUDE
 from streamseg.records.cells import flag_of, id_of, number_of, text_of
-from streamseg.records.event_type import event_type
-from streamseg.records.filters import Derived, Filter, ValueFilter
+from streamseg.records.envelopes import Deletions, Envelope, NotMeant, typed
+from streamseg.records.filters import Condition, Derived, Filter, ValueFilter
+from streamseg.records.json_faults import not_of_this_shape, parsed
 from streamseg.records.keys import KeyFormat, id_in_key
 from streamseg.records.times import TimeRules, microseconds, plausible, time_error, time_of
 
@@ -39,6 +38,7 @@ class EventFields(NamedTuple):
     Attributes:
         where: of the input; others are dropped. derived: columns of features that are about some events only.
         key_format: of the keys of records without a value, which erase the customer.
+        envelope: where in a record the fields may be.
     """
 
     customer_id: str = "customer_id"
@@ -49,11 +49,18 @@ class EventFields(NamedTuple):
     where: Filter = Filter()
     derived: tuple[Derived, ...] = ()
     key_format: KeyFormat = "string"
+    envelope: Envelope = Envelope()
+
+    @property
+    def meant(self) -> Filter:
+        """Which records are events that are asked for."""
+        kinds = tuple(Condition(field, values) for field, values in self.envelope.kinds.items())
+        return Filter((*kinds, *self.where.conditions))
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All fields that are read as texts, also those that only conditions ask for."""
-        asked = (*self.where.fields, *(field for one in self.derived for field in one.filter.fields))
+        asked = (*self.meant.fields, *(field for one in self.derived for field in one.filter.fields))
         return tuple(dict.fromkeys((*self.texts, *asked)))
 
 
@@ -106,14 +113,16 @@ class EventDecoder:
         }
         kinds |= dict.fromkeys(fields.numbers, float | None)
         kinds |= dict.fromkeys(fields.columns, str | int | bool | None)
-        strict, self._readers = event_type(kinds)
+        strict, self._readers = typed(kinds, fields.envelope)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(strict).decode
-        lenient, self._lenient_readers = event_type(dict.fromkeys(kinds, Any), lenient=True)
+        lenient, self._lenient_readers = typed(dict.fromkeys(kinds, Any), fields.envelope, lenient=True)
         self._decode_lenient: Callable[[bytes], Any] = msgspec.json.Decoder(lenient).decode
         # What is enough to erase a customer, whatever else is wrong with a record; and to tell whose it is.
-        erasure, self._erasure_readers = event_type({fields.customer_id: Any, _ERASE: Any}, lenient=True)
+        ids = dict.fromkeys((fields.customer_id, _ERASE), Any)
+        erasure, self._erasure_readers = typed(ids, fields.envelope, lenient=True)
         self._decode_erasure: Callable[[bytes], Any] = msgspec.json.Decoder(erasure).decode
-        self._filter = ValueFilter(fields.where) if fields.where.conditions else None
+        self._filter = ValueFilter(fields.meant, fields.envelope) if fields.meant.conditions else None
+        self._deletions = Deletions(fields.envelope, fields.customer_id) if fields.envelope.deletes else None
 
     def decode(
         self,
@@ -151,7 +160,7 @@ class EventDecoder:
         fields = self.fields
         if self._filter is not None:
             rejected = [one for one in rejected if not self._filter.drops(values[one.at])]
-            meant = fields.where.matches(decoded.texts, len(decoded.ids)) | decoded.erase
+            meant = fields.meant.matches(decoded.texts, len(decoded.ids)) | decoded.erase
             if not meant.all():
                 decoded = _without(decoded, set(np.flatnonzero(~meant).tolist()))
         for one in fields.derived:
@@ -219,6 +228,8 @@ class EventDecoder:
                 columns[1] = [time_of(time, self.fields.times, self.fields.event_time) for time in columns[1]]
             except RecordError:
                 return None
+        if self._deletions is not None and "d" in columns[self._columns.index("op")]:
+            return None
         ids = columns[0]
         fine = longest <= self.max_bytes and None not in ids and "" not in ids
         if not fine or (longest > MAX_ID_CHARACTERS and max(map(len, map(str, ids))) > MAX_ID_CHARACTERS):
@@ -234,6 +245,8 @@ class EventDecoder:
             try:
                 row = self._decode_one(key, value)
                 self._check_id(row[0])
+            except NotMeant:
+                continue
             except RecordError as error:
                 rejected.append(Rejected(i, error))
                 continue
@@ -244,11 +257,13 @@ class EventDecoder:
 
     def _decode_one(self, key: bytes | None, value: bytes | None) -> tuple[Any, ...]:
         """A row, the same as `_decode_all` would have made of it. Raises RecordError."""
+        if self._deletions is not None and (gone := self._deletions.erased(key, value)) is not None:
+            return self._erased(gone)
         if value is None:
             return self._erasure(key)
         self._check_size(value)
         try:
-            event = self._parsed(self._decode, value)
+            event = parsed(self._decode, value)
             row = tuple(read(event) for read in self._readers)
         except msgspec.ValidationError:
             return self._leniently(value)
@@ -256,19 +271,6 @@ class EventDecoder:
 
     def _with_format(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
         return row if row[2] else (row[0], time_of(row[1], self.fields.times, self.fields.event_time), *row[2:])
-
-    def _parsed(self, decode: Callable[[bytes], Any], value: bytes) -> Any:
-        """Raises RecordError where it is not JSON, ValidationError where it is of another type."""
-        try:
-            return decode(value)
-        except RecursionError:
-            raise RecordError(DeadLetterCode.NOT_JSON, "the value is nested too deeply") from None
-        except UnicodeDecodeError:
-            raise RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8") from None
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError as error:
-            raise self._malformed(value, error) from None
 
     def _erasure(self, key: bytes | None) -> tuple[Any, ...]:
         return self._erased(id_in_key(key, self.fields.key_format, self.fields.customer_id))
@@ -280,11 +282,11 @@ class EventDecoder:
         """A record whose cells are of other types than usual, but may say the same. Raises RecordError."""
         fields, n_numbers = self.fields, len(self.fields.numbers)
         try:
-            event = self._parsed(self._decode_lenient, value)
+            event = parsed(self._decode_lenient, value)
         except msgspec.ValidationError as error:
             erased = self._erased_anyhow(value)
             if erased is None:
-                raise self._not_of_this_shape(value, error) from None
+                raise not_of_this_shape(value, error) from None
             return erased
         cells = [read(event) for read in self._lenient_readers]
         customer, erase = id_of(cells[0], fields.customer_id), flag_of(cells[2], _ERASE)
@@ -298,43 +300,13 @@ class EventDecoder:
     def _erased_anyhow(self, value: bytes) -> tuple[Any, ...] | None:
         """An erasure, for which the id is enough."""
         try:
-            event = self._parsed(self._decode_erasure, value)
+            event = parsed(self._decode_erasure, value)
             customer, erase = (read(event) for read in self._erasure_readers)
             if flag_of(erase, _ERASE) and (customer := id_of(customer, self.fields.customer_id)) is not None:
                 return self._erased(customer)
         except (msgspec.ValidationError, RecordError):
             pass
         return None
-
-    def _not_of_this_shape(self, value: bytes, error: msgspec.ValidationError) -> RecordError:
-        where = re.search(r"`\$\.?([^`]*)`$", str(error))
-        field = where[1] if where else ""
-        if "out of range" in str(error):
-            return RecordError(DeadLetterCode.NOT_FINITE, str(error), field)
-        if not field:
-            # What begins as JSON of another type may not go on so, as a row of a table does not.
-            try:
-                self._parsed(msgspec.json.decode, value)
-            except RecordError as other:
-                return other
-        return RecordError(DeadLetterCode.WRONG_TYPE if field else DeadLetterCode.NOT_AN_OBJECT, str(error), field)
-
-    @staticmethod
-    def _malformed(value: bytes, error: msgspec.DecodeError) -> RecordError:
-        if "UTF-8" in str(error) or "utf-8" in str(error):
-            return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
-        if "out of range" in str(error):
-            return RecordError(DeadLetterCode.NOT_FINITE, str(error))
-        constants: list[str] = []
-        try:
-            json.loads(value, parse_constant=constants.append)
-        except UnicodeDecodeError:
-            return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
-        except (ValueError, RecursionError):
-            return RecordError(DeadLetterCode.NOT_JSON, str(error))
-        if constants:
-            return RecordError(DeadLetterCode.NOT_FINITE, f"{constants[0]} is no JSON and no measurement")
-        return RecordError(DeadLetterCode.NOT_JSON, str(error))
 
     def _check_size(self, value: bytes | None) -> None:
         if value is not None and len(value) > self.max_bytes:

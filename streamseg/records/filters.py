@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from streamseg.errors import RecordError
 from streamseg.records.cells import text_of
-from streamseg.records.event_type import event_type
+from streamseg.records.envelopes import Envelope, typed
 
 Flags = npt.NDArray[np.bool_]
 
@@ -59,9 +59,9 @@ class Derived(NamedTuple):
 class ValueFilter:
     """A filter of records that could not be decoded as events: what is not meant need not be one."""
 
-    def __init__(self, wanted: Filter) -> None:
+    def __init__(self, wanted: Filter, envelope: Envelope) -> None:
         self._wanted = wanted
-        kind, self._readers = event_type(dict.fromkeys(wanted.fields, Any), lenient=True)
+        kind, self._readers = typed(dict.fromkeys(wanted.fields, Any), envelope, lenient=True)
         self._decode = msgspec.json.Decoder(kind).decode
 
     def drops(self, value: bytes | None) -> bool:
