@@ -101,6 +101,7 @@ class Metrics:
         self.segment_info = gauge("segment_info", "1; the name of each segment.", "segment", "name")
         self.segment_rule = gauge("segment_rule_info", "1; the rule that describes each segment.", "segment", "rule")
         self.segment_center = gauge("segment_center", "Centers in your units (up to 16 segments).", "segment", "feature")
+        self.segment_mean = gauge("segment_mean", "Customers' means in your units (up to 16).", "segment", "feature")
         self.segment_z = gauge("segment_z", "Centers in deviations from the mean (up to 16).", "segment", "feature")
         self.stage = histogram("stage_seconds", "Time of a batch by stage.", "stage")
         self.commit = histogram("commit_seconds", "Time of the commit of a batch.")
@@ -322,7 +323,7 @@ class Metrics:
                 self.transitions.remove(other, gone)
 
     def _profiled(self, event: Profiled) -> None:
-        for metric in (self.segment_rule, self.segment_center, self.segment_z):
+        for metric in (self.segment_rule, self.segment_center, self.segment_mean, self.segment_z):
             metric.clear()
         for one in event.profiles:
             if one.rule is not None:
@@ -331,6 +332,8 @@ class Metrics:
                 continue
             for feature, value in one.center.items():
                 self.segment_center.labels(one.segment_id, feature).set(nan if value is None else value)
+            for feature, value in one.mean.items():
+                self.segment_mean.labels(one.segment_id, feature).set(nan if value is None else value)
             for feature, z in one.z.items():
                 self.segment_z.labels(one.segment_id, feature).set(z)
 
