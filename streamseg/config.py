@@ -132,6 +132,7 @@ class Config(Section):
             max_warm_up_s=WARM_UP_SECONDS,
             refits=model.factory is None if model.refits == "auto" else model.refits,
             table=True,
+            unit_metric=model.scaling == "none",
             active_within=None if model.active_within in ("auto", "none") else parse_duration(model.active_within),
             stickiness=model.stickiness if model.factory is None else 0.0,
             watched=True,

@@ -256,6 +256,9 @@ class ModelConfig(Section):
     segments: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_SEGMENTS)] = Field(
         "auto", description='a number; "auto": as many as there are natural gaps for, and new ones when they appear'
     )
+    scaling: Literal["standard", "none"] = Field(
+        "standard", description="distances in standard deviations of each feature, or in the features' own units"
+    )
     warm_up: int = Field(1000, ge=1, description="complete customers before the first segments")
     active_within: Literal["auto", "none"] | Duration = Field(
         "auto", description="event time after which a silent customer keeps its tag, but no longer counts"

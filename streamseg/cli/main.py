@@ -11,6 +11,7 @@ from streamseg.cli.common import EXIT_CODES, out
 from streamseg.cli.demo import demo
 from streamseg.cli.fit import fit
 from streamseg.cli.inspect import explain, segments_app, verify
+from streamseg.cli.interop import export_model, import_model
 from streamseg.cli.kafka import doctor, produce, redrive, repartition
 from streamseg.cli.person import erase, export_customer
 from streamseg.cli.replay import replay
@@ -29,6 +30,8 @@ app = typer.Typer(
 
 for command in (demo, init, run, fit, explain, verify, schema, doctor, produce, repartition, redrive, replay, erase, backup):
     app.command()(command)
+app.command("import")(import_model)
+app.command("export")(export_model)
 app.command("export-customer")(export_customer)
 app.add_typer(segments_app, name="segments")
 app.add_typer(config_app, name="config")

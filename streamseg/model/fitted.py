@@ -39,6 +39,7 @@ class FittedModel(msgspec.Struct, frozen=True, kw_only=True):
     features: list[FittedFeature]
     segments: list[FittedSegment]
     inertia: float | None = None
+    scaling: Literal["standard", "none"] = "standard"
 
 
 def save_fitted(model: FittedModel) -> bytes:

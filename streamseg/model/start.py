@@ -106,6 +106,8 @@ def start_from_fitted(spec: ModelSpec, model: FittedModel) -> Start:
     missing = [feature.name for feature in spec.features if feature.weight > 0 and feature.name not in by_name]
     if missing:
         raise ValueError(f"the model was fitted without the feature {missing[0]!r}; it has {sorted(by_name)}")
+    if (model.scaling == "none") != spec.unit_metric:
+        raise ValueError(f"the model was fitted with scaling {model.scaling!r}: set model.scaling = {model.scaling!r}")
     beyond = sorted(by_name.keys() - {feature.name for feature in spec.features})
     if beyond:
         raise ValueError(
