@@ -49,8 +49,8 @@ from streamseg.records.events import EventDecoder, EventFields
 
 DEFAULT_FILE = Path("streamseg.toml")
 _ENV_PREFIX = "STREAMSEG_"
-_AUTO_RETAG_SHARE = 6.0
-_DAY_S = 86_400.0
+_AUTO_RETAG_SHARE, _DAY_S = 6.0, 86_400.0
+_GIVEN = ("flag", "environment")  # not in a file, which may be of another run
 
 
 class Config(Section):
@@ -95,7 +95,9 @@ class Config(Section):
         both = set(fields.numbers) & set(fields.columns)
         if both:
             raise ValueError(f"features: the field {min(both)!r} is a number for one and a text for another, or for `where`")
-        names = (*fields.numbers, *fields.columns, fields.customer_id, fields.event_time)
+        for name in {fields.customer_id, fields.event_time, "erase", "event_id"} & {*fields.columns}:
+            raise ValueError(f"where: {name!r} is in every event; other fields say what it is about")
+        names = {*fields.numbers, *fields.columns, fields.customer_id, fields.event_time}
         paths = {path for name in names for path in fields.envelope.paths(name)}
         for path in paths:
             inside = [other for other in paths if other.startswith(path + ".")]
@@ -226,9 +228,9 @@ def as_written(loaded: Loaded, written: str) -> Config:
     semantics, tree = json.loads(written), loaded.config.model_dump()
     for key, value in semantics.items():
         section, _, name = key.partition(".")
-        if section in ("input", "model", "output", "metrics") and loaded.origins.get(key) == "default":
+        if section in ("input", "model", "output", "metrics") and loaded.origins.get(key) not in _GIVEN:
             tree[section][name] = value
-    if loaded.origins.get("features") == "default":
+    if loaded.origins.get("features") not in _GIVEN:
         tree["features"] = [
             {"name": name}
             | {key: semantics[f"features.{name}.{key}"] for key in FeatureConfig.model_fields.keys() - {"name"}}

@@ -239,6 +239,7 @@ def event_fields(given: InputConfig, features: tuple[FeatureConfig, ...]) -> Eve
     """What is read of an event."""
     numbers = [one.field or one.name for one in features if one.one_hot is None and not one.counts_events]
     texts = [one.field or one.name for one in features if one.one_hot is not None]
+    asked = {*given.where, *(field for one in features for field in one.where)}
     return EventFields(
         given.customer_id,
         given.event_time,
@@ -248,7 +249,7 @@ def event_fields(given: InputConfig, features: tuple[FeatureConfig, ...]) -> Eve
         filter_of(given.where),
         tuple(one.derived() for one in features if one.where),
         given.key_format,
-        envelope_of(given.preset, given.customer_id, given.event_time),
+        envelope_of(given.preset, given.customer_id, given.event_time)._replace(literal=frozenset(asked)),
     )
 
 

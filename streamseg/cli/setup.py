@@ -44,7 +44,8 @@ def init(
         (directory / SCHEMA_FILE).write_text(render_schema(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write: {error}") from None
-    out.print(f"wrote {target} and {directory / SCHEMA_FILE}; next: streamseg run --input events.jsonl --output tags.jsonl")
+    events = "purchases.csv" if template == "rfm" else "events.jsonl"
+    out.print(f"wrote {target} and {directory / SCHEMA_FILE}; next: streamseg run --input {events} --output tags.jsonl")
 
 
 @config_app.command("show")

@@ -80,9 +80,11 @@ def _ranges(state: ModelState, spec: ModelSpec) -> list[dict[str, tuple[float, f
                 order = np.argsort(row[there], kind="stable")
                 values, reached = row[there][order], np.cumsum(rows.weights[there][order])
                 middle = values[np.searchsorted(reached, reached[-1] / 2.0)]
+                # The panel is in single precision: what is below a millionth of its range is rounding.
+                unit = max(abs(float(values[0])), abs(float(values[-1])), float(values[-1] - values[0])) * 1e-6
                 found = np.array([values[0], middle, values[-1]])
+                found = np.rint(found / unit) * unit if unit > 0.0 else found
                 low, median, high = feature.raw(found).tolist()
-                # The panel is in single precision.
                 out[i][feature.name] = float(f"{low:.6g}"), float(f"{median:.6g}"), float(f"{high:.6g}")
     return out
 

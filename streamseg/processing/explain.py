@@ -116,13 +116,14 @@ def _drivers(job: Job, x: Array, tags: Tags) -> tuple[Driver, ...]:
 
 
 def _features(job: Job, x: Array) -> list[FeatureValue]:
-    spec, metric = job.settings.model, job.state.metric
-    deviation = np.sqrt(metric.variance)
+    # As `segments` has it: of the customers as they are now.
+    spec, moments = job.settings.model, job.state.moments
+    deviation = np.sqrt(moments.variance())
     values = []
     for j, feature in enumerate(spec.features):
         value = float(x[j])
         raw = float(feature.raw(x[j : j + 1])[0])
-        z = (value - float(metric.origin[j])) / float(deviation[j]) if deviation[j] > 0 else float("nan")
+        z = (value - float(moments.mean[j])) / float(deviation[j]) if deviation[j] > 0 else float("nan")
         values.append(FeatureValue(name=feature.name, value=_known(raw), z=_known(z)))
     return values
 

@@ -29,6 +29,7 @@ class Envelope(NamedTuple):
     Attributes:
         prefixes: of all fields, in the order in which they are tried; first: paths of some fields that come before those.
         kinds: fields that say what a record is: their values that are events; others are dropped.
+        literal: fields that conditions ask for: the path as it is written comes before all others.
         deletes: whether a record may say that a row was deleted, which erases the customer if the row's key is theirs.
     """
 
@@ -36,10 +37,12 @@ class Envelope(NamedTuple):
     first: Mapping[str, tuple[str, ...]] = {}
     kinds: Mapping[str, tuple[str, ...]] = {}
     deletes: bool = False
+    literal: frozenset[str] = frozenset()
 
     def paths(self, field: str) -> tuple[str, ...]:
         """Of a field, the first of which that is there counts."""
-        return tuple(dict.fromkeys((*self.first.get(field, ()), *(prefix + field for prefix in self.prefixes))))
+        own = (field,) if field in self.literal else ()
+        return tuple(dict.fromkeys((*own, *self.first.get(field, ()), *(prefix + field for prefix in self.prefixes))))
 
 
 def envelope_of(preset: PresetName, customer_id: str, event_time: str) -> Envelope:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from streamseg.records.cells import text_of
 from streamseg.records.envelopes import Envelope, typed
 
 Flags = npt.NDArray[np.bool_]
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0+")
 
 
 class Condition(NamedTuple):
@@ -26,8 +28,15 @@ class Condition(NamedTuple):
         """IN texts (n,)."""
         if self.values is None:
             return np.array([text is not None for text in texts], dtype=np.bool_)
-        wanted = frozenset(self.values)
-        return np.array([text in wanted for text in texts], dtype=np.bool_)
+        wanted = frozenset(map(_canonical, self.values))
+        return np.array([text is not None and _canonical(text) in wanted for text in texts], dtype=np.bool_)
+
+
+def _canonical(text: str) -> str:
+    """A text as it is compared: a table's True is true, and its 3.0 is 3."""
+    if text in ("True", "False"):
+        return text.lower()
+    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
 
 
 class Filter(NamedTuple):

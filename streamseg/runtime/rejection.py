@@ -14,7 +14,7 @@ from streamseg.records.likely import likely_name, setting_of
 _RECORDS, _SHARE = 1_000, 0.99
 
 _TO_DO = {
-    "not_json": "a file of JSON lines has one JSON object on each line; name a file of comma-separated values .csv",
+    "not_json": "a line of JSON is one object; a row of a table has as many cells as its header",
     "not_utf8": "the input is not UTF-8: convert it, or set input.encoding for a CSV file",
     "not_an_object": "an event is a JSON object",
     "bad_time": "set input.time_format, such as %d/%m/%Y",
@@ -31,7 +31,7 @@ class RejectionWatch:
     def __init__(self, fields: EventFields, said: Observer, stop: Callable[[], None] | None = None) -> None:
         """`stop`: is called then, too."""
         self._fields, self._said, self._stop = fields, said, stop
-        self._records = 0
+        self._records = self._dropped = 0
         self._letters: Counter[tuple[str, str]] = Counter()
         self._names: dict[tuple[str, str], tuple[str, ...]] = {}
         self._reported = False
@@ -40,6 +40,7 @@ class RejectionWatch:
         if not isinstance(event, BatchCommitted):
             return
         self._records += sum(event.outcomes.values())
+        self._dropped += event.outcomes.get("dropped", 0)
         for kind, rejection in event.rejected.items():
             self._letters[kind] += rejection.n
             self._names.setdefault(kind, rejection.names)
@@ -54,6 +55,11 @@ class RejectionWatch:
 
     def check(self) -> None:
         """Raises RejectedInputError where no record at all could be used."""
+        if self._records and self._dropped and self._letters.total() + self._dropped == self._records:
+            raise RejectedInputError(
+                f"none of {self._records:,} records was used: {self._dropped:,} are dropped by input.where or input.preset",
+                hint="are the values written as in the records, upper and lower case, too?",
+            )
         if self._records and self._letters.total() == self._records:
             message = f"none of {self._records:,} records could be used: they are dead letters"
             raise RejectedInputError(message, hint=self._most())

@@ -28,6 +28,8 @@ from streamseg.transports.files import MAX_LINE_BYTES, RowSource
 _MAX_ROW_LINES = 100
 # An id that a table of floats made of an integer; with a sign or leading zeros it is a text.
 _FLOAT_ID = re.compile(r"(0|[1-9]\d*)\.0+")
+# What databases and statistics programs write where there is no value: nobody's id, and no number.
+_NOTHING = frozenset({"NULL", "null", "\\N", "N/A", "#N/A", "n/a", "<NA>", "None"})
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
@@ -57,7 +59,8 @@ class CsvSource(RowSource):
     def _has_header(self) -> bool:
         with self.path.open("rb") as file:
             sample = file.read(SAMPLE_BYTES)
-        return b"\n" in sample or b"\r" in sample or (bool(sample) and not self._follow)
+        # What numbers are like only a row shows.
+        return len(re.findall(rb"\r\n?|\n\0?", sample)) > 1 or (bool(sample) and not self._follow)
 
     def _values(self) -> Iterator[bytes | None]:
         while self._format is None:
@@ -93,13 +96,14 @@ class CsvSource(RowSource):
 
     def _cell(self, name: str, cell: str, style: CsvFormat) -> Any:
         text = cell.strip()
-        if not text:
+        is_id = name == self._columns.customer_id
+        if not text or (text in _NOTHING and (is_id or name in self._numbers)) or (is_id and text.lower() == "nan"):
             return None
         if name in self._numbers:
             return _number(text, style)
         if name == self._columns.event_time and text.lstrip("-").isdigit() and not self._columns.times_are_texts:
             return int(text)
-        if name == self._columns.customer_id and _FLOAT_ID.fullmatch(text):
+        if is_id and _FLOAT_ID.fullmatch(text):
             return msgspec.Raw(text.encode())
         return text
 

@@ -16,10 +16,11 @@ from streamseg.errors import ConfigError
 from streamseg.records.likely import likely_name, setting_of
 
 # Of a file, from its beginning, that is looked at.
-SAMPLE_BYTES, _SAMPLE_ROWS = 1_000_000, 1_000
+SAMPLE_BYTES = 1_000_000
 _DELIMITERS = (",", ";", "\t", "|")
 # Signs that stand between groups of digits; a space may be a no-break one.
 _GROUPS = {",": ",", ".": r"\.", " ": "[ \u00a0\u202f]", "'": "['\u2019]"}
+_SIGNS = {",": "comma", ".": "point"}
 _PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
@@ -80,8 +81,9 @@ def found_format(path: Path, wanted: CsvWanted, columns: Columns) -> CsvFormat:
         return CsvFormat(encoding=encoding)
     delimiter, header = _delimiter(lines[0], wanted, columns)
     _check_header(path, header, columns)
-    rows = [row for row in csv.reader(lines[1 : 1 + _SAMPLE_ROWS], delimiter=delimiter) if len(row) == len(header)]
-    cells = [(name, row[j].strip()) for j, name in enumerate(header) if name in columns.numbers for row in rows]
+    rows = [row for row in csv.reader(lines[1:], delimiter=delimiter) if len(row) == len(header)]
+    wanted_places = [(j, name) for j, name in enumerate(header) if name in columns.numbers]
+    cells = [(name, signed(row[j].strip())) for j, name in wanted_places for row in rows]
     decimal, thousands = _numbers(path, [(name, cell) for name, cell in cells if cell], delimiter, wanted)
     return CsvFormat(encoding, delimiter, decimal, thousands)
 
@@ -159,7 +161,9 @@ class _Way(NamedTuple):
 
 @lru_cache
 def _number_pattern(decimal: str, thousands: str) -> re.Pattern[str]:
-    groups = "" if thousands == "none" else rf"|\d{{1,3}}({_GROUPS[thousands]}\d{{3}})+"
+    sign = _GROUPS.get(thousands, "")
+    # By thousands, or, as in India, by hundreds above them.
+    groups = "" if thousands == "none" else rf"|[1-9]\d{{0,2}}({sign}\d{{3}})+|[1-9]\d?({sign}\d{{2}})+{sign}\d{{3}}"
     point = re.escape(decimal)
     return re.compile(rf"[+-]?((\d+{groups})({point}\d*)?|{point}\d+)([eE][+-]?\d+)?")
 
@@ -173,27 +177,47 @@ def _numbers(path: Path, cells: list[tuple[str, str]], delimiter: str, wanted: C
         raise ConfigError("input.decimal and input.thousands are the same sign", where=str(path), hint="set one of them")
     # What no way of writing numbers reads says nothing of them.
     odd = [one for one in cells if not _PLAIN.fullmatch(one[1]) and any(way.reads(one[1]) for way in ways)]
-    if not odd or len(ways) == 1:
+    if len(ways) == 1:
+        return ways[0]
+    if not odd:
+        # In a file with commas between columns a point is a decimal sign.
+        if delimiter != "," and _Way(".", "none") in ways and _Way(",", ".") in ways:
+            _check_groups(path, cells, ".")
         return next((way for way in ways if way == _Way(".", "none")), ways[0])
     read = {way: sum(way.reads(cell) for _, cell in cells) for way in ways}
     most = max(read.values())
     best = [way for way in ways if read[way] == most]
-    by_decimal = {way.decimal for way in best}
-    if len(by_decimal) > 1:
-        # Numbers like 20,433 alone: where columns are not by commas, theirs are decimal signs.
-        if delimiter != ",":
-            return next(way for way in best if way.decimal == ",")
-        name, cell = odd[0]
-        raise ConfigError(
-            f"the comma of {cell!r} in the column {name!r} may be a decimal sign, or one between thousands",
-            where=str(path),
-            hint='set input.thousands = "," or input.decimal = ","',
-        )
+    if len({way.decimal for way in best}) > 1:
+        _check_groups(path, odd, ",")
+        return next(way for way in best if way.decimal == ",")
     return best[0]
+
+
+def _check_groups(path: Path, cells: list[tuple[str, str]], sign: str) -> None:
+    """Raises ConfigError where all signs stand before three digits: they may be decimal ones, or between thousands."""
+    fractions = [one for one in cells if sign in one[1]]
+    grouped = _number_pattern("," if sign == "." else ".", sign)
+    if fractions and all(grouped.fullmatch(cell) for _, cell in fractions):
+        name, cell = fractions[0]
+        other = "," if sign == "." else "."
+        raise ConfigError(
+            f"the {_SIGNS[sign]} of {cell!r} in the column {name!r} may be a decimal sign, or one between thousands",
+            where=str(path),
+            hint=f'set input.decimal = "{sign}", or input.thousands = "{sign}" and input.decimal = "{other}"',
+        )
+
+
+def signed(cell: str) -> str:
+    """A number with its sign before it: (1.50), 1.50- and a minus sign of typographers are negative, too."""
+    cell = cell.replace("\u2212", "-")
+    if len(cell) > 2 and cell[0] == "(" and cell[-1] == ")":
+        return f"-{cell[1:-1]}"
+    return f"-{cell[:-1]}" if len(cell) > 1 and cell[-1] == "-" and cell[0].isdigit() else cell
 
 
 def number_in(cell: str, style: CsvFormat) -> int | float | None:
     """A number as the file writes them; None where it is not one."""
+    cell = signed(cell)
     if not _number_pattern(style.decimal, style.thousands).fullmatch(cell):
         return None
     if style.thousands != "none":

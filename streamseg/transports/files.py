@@ -73,9 +73,11 @@ class JsonLinesSource:
         self._chunk_bytes = min(chunk_bytes, max_line_bytes)
 
     def settle(self, known: str | None) -> str:
-        """Raises ConfigError."""
+        """Raises ConfigError where the file is surely none of JSON lines."""
         with self.path.open("rb") as file:
-            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            begin = file.read(_CHUNK_BYTES)
+            _check_lines(self.path, begin.removeprefix(codecs.BOM_UTF8))
+            if begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 raise ConfigError(
                     "the file of JSON lines is UTF-16, JSON is UTF-8",
                     where=str(self.path),
@@ -109,6 +111,20 @@ class JsonLinesSource:
 
     def remaining(self, position: int) -> str:
         return _size(max(0, self.path.stat().st_size - position))
+
+
+def _check_lines(path: Path, begin: bytes) -> None:
+    """Raises ConfigError where JSON is not one object a line. `begin`: of the file."""
+    first = begin.lstrip().split(b"\n", 1)[0].strip()
+    to_do = ""
+    if first.startswith(b"["):
+        to_do = f"jq -c '.[]' {path} > events.jsonl"
+    elif first == b"{":
+        to_do = f"jq -c . {path} > events.jsonl"
+    elif b"\r" in begin and b"\n" not in begin:
+        to_do = f"tr '\\r' '\\n' < {path} > events.jsonl"
+    if to_do:
+        raise ConfigError("the file has not one JSON object on each line", where=str(path), hint=f"convert it: {to_do}")
 
 
 def _take_lines(lines: list[bytes], values: list[bytes], most: int, position: int) -> int:

@@ -25,7 +25,7 @@ def open_source(path: Path, columns: Columns, wanted: CsvWanted = FIND_ALL, *, f
         case ".csv" | ".tsv":
             return CsvSource(path, columns, wanted, follow=follow)
         case ".parquet":
-            return ParquetSource(path)
+            return ParquetSource(path, columns)
         case ".jsonl" | ".ndjson" | ".json":
             return JsonLinesSource(path)
         case ending:

@@ -356,3 +356,96 @@ def test_cells_agree_with_pandas(tmp_path_factory: pytest.TempPathFactory, cell:
     decoded, rejected = events(path, config([{"name": "age"}, {"name": "name", "one_hot": ["x", "y"]}]))
     assert rejected == []
     assert decoded.texts["name"] == [read.strip() or None]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sign", "said"),
+    [
+        (["850", "1.234", "2.500"], ";", "the point of '1.234'"),
+        (["850", "1,234", "2,500"], "\t", "the comma of '1,234'"),
+        (["850", "1,234", "2,500"], ",", "the comma of '1,234'"),
+    ],
+)
+def test_a_sign_before_three_digits_is_asked_for_wherever_it_is(
+    tmp_path: Path, numbers: list[str], sign: str, said: str
+) -> None:
+    rows = "".join(f'c{i}{sign}2024-01-01{sign}{30 + i}{sign}"{one}"\n' for i, one in enumerate(numbers))
+    text = sign.join(["customer_id", "event_time", "age", "spend"]) + "\n" + rows
+    with pytest.raises(ConfigError, match=said) as refused:
+        table(tmp_path, text, config())
+    assert "input.thousands" in refused.value.hint
+    given = config(thousands="," if "," in numbers[1] else ".", decimal="." if "," in numbers[1] else ",")
+    assert table(tmp_path, text, given)[0].numbers["spend"].tolist() == [850.0, 1234.0, 2500.0]
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("(1.50)", -1.5), ("1.50-", -1.5), ("\u22121.5", -1.5), ("12,34,001.50", 1_234_001.5), ("NULL", None), ("\\N", None)],
+)
+def test_refunds_and_nothing_as_shops_write_them(tmp_path: Path, written: str, number: float | None) -> None:
+    text = f'customer_id,event_time,age,spend\n1,2024-01-01,1,"{written}"\n2,2024-01-01,1,2.25\n'
+    decoded, rejected = table(tmp_path, text, config())
+    assert rejected == []
+    assert decoded.numbers["spend"].tolist() == pytest.approx([np.nan if number is None else number, 2.25], nan_ok=True)
+
+
+@pytest.mark.parametrize("nobody", ["NULL", "\\N", "nan", "N/A", "", "<NA>"])
+def test_rows_of_nobody_are_no_customer(tmp_path: Path, nobody: str) -> None:
+    _, rejected = table(tmp_path, f"customer_id,event_time,age,spend\n{nobody},2024-01-01,1,2\n", config())
+    assert [one.error.code for one in rejected] == ["missing_customer_id"]
+
+
+def test_a_condition_means_a_table_s_true_and_whole_numbers(tmp_path: Path) -> None:
+    features = [{"name": "n", "aggregate": "count", "where": {"paid": True, "kind": 3}}]
+    text = "customer_id,event_time,paid,kind\n1,2024-01-01,True,3.0\n2,2024-01-01,False,3.0\n3,2024-01-01,true,3\n"
+    decoded, rejected = table(tmp_path, text, config(features))
+    assert rejected == []
+    assert np.isnan(decoded.numbers["n, of some events"]).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["customer_id", "event_time", "event_id", "erase"])
+def test_conditions_on_what_every_event_has_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is in every event"):
+        config(where={name: {"exists": True}})
+
+
+@pytest.mark.parametrize(
+    ("content", "to_do"),
+    [
+        (b'[{"customer_id":1},\n{"customer_id":2}]', "jq -c '.[]'"),
+        (b'{\n "customer_id": 1\n}\n', "jq -c ."),
+        (b'{"a":1}\r{"a":2}\r', "tr"),
+    ],
+)
+def test_json_that_is_not_in_lines_is_refused_with_how_to_convert_it(tmp_path: Path, content: bytes, to_do: str) -> None:
+    (tmp_path / "e.jsonl").write_bytes(content)
+    with pytest.raises(ConfigError, match="one JSON object on each line") as refused:
+        source_of(config(), tmp_path / "e.jsonl").settle(None)
+    assert to_do in refused.value.hint
+
+
+def test_parquet_columns_that_nobody_asks_for_are_not_read(tmp_path: Path) -> None:
+    columns = {
+        "customer_id": pa.array([9007199254740993], pa.decimal128(38, 0)),
+        "event_time": pa.array([1704103200000], pa.timestamp("ms")),
+        "age": pa.array([float("inf")]),
+        "spend": pa.array([1.0]),
+        "odd": pa.array([[1704103200123456789]], pa.list_(pa.timestamp("ns"))),
+        "late": pa.array([10**7], pa.date32()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "e.parquet")
+    _, rejected = events(tmp_path / "e.parquet", config())
+    assert [(one.error.code, one.error.field) for one in rejected] == [("not_finite", "age")]
+    decoded, _ = events(tmp_path / "e.parquet", config([{"name": "spend"}]))
+    assert decoded.ids == ["9007199254740993"]
+    twice = pa.Table.from_arrays([pa.array([1])] * 4, names=["customer_id", "event_time", "spend", "spend"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(ConfigError, match="'spend' twice"):
+        events(tmp_path / "twice.parquet", config([{"name": "spend"}]))
+
+
+def test_a_field_of_the_payload_does_not_hide_what_the_envelope_says(tmp_path: Path) -> None:
+    line = {"type": "track", "userId": "a", "timestamp": "2024-01-01T00:00:00Z", "properties": {"type": "online", "age": 3}}
+    given = config([{"name": "age"}], preset="segment", where={"type": "track"})
+    decoded, _ = table(tmp_path, json.dumps(line) + "\n", given, "e.jsonl")
+    assert decoded.ids == ["a"]

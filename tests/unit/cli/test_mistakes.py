@@ -326,3 +326,20 @@ def test_a_file_is_followed_until_the_job_is_stopped(here: Path) -> None:
 
 def n_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_readers_know_the_state_whatever_a_file_of_settings_says(here: Path) -> None:
+    ran("init", "--template", "rfm")
+    lines = [event(f"c{i % 50}", float(i), amount=float(i % 7)) for i in range(400)]
+    write_lines(here / "purchases.jsonl", lines)
+    ran("run", "-i", "purchases.jsonl", "-o", "tags.jsonl", "--segments", "3", "--set", "model.warm_up=30")
+    assert len(json.loads(ran("segments", "--json"))) == 3
+    assert "segment" in ran("explain", "c1")
+    ran("verify")
+
+
+def test_an_input_of_which_nothing_is_meant_says_so(here: Path) -> None:
+    result = streamseg(*RUN, *FEW, "--set", 'input.where={type="order"}')
+    assert result.exit_code == 7
+    assert "records was used" in result.stderr
+    assert "dropped by input.where" in result.stderr
