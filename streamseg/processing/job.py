@@ -49,7 +49,7 @@ from streamseg.processing.quarantine import process
 from streamseg.processing.replica import Replica
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.shifts import Shifts
-from streamseg.processing.steps import until_step
+from streamseg.processing.steps import cut, due_within, until_step
 from streamseg.processing.sweeps import next_sweep
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import (
@@ -60,11 +60,13 @@ from streamseg.processing.transport import (
     Log,
     Ownership,
     Polled,
+    Records,
     TopicIds,
-)
+)  # fmt: skip
 from streamseg.processing.window import DriftMeter
 from streamseg.records.events import Decoder, EventDecoder
-from streamseg.records.frames import Entry, cut, frames
+from streamseg.records.frames import Entry, frames
+from streamseg.records.frames import cut as cut_payload
 from streamseg.records.outputs import SegmentRecord
 
 # Erased customers leave the log by the next snapshot, which comes at the latest after so many batches.
@@ -107,6 +109,15 @@ class Job:
         """By partition, how many more accepted records its open step takes."""
         return {p: until_step(task.mark, self.settings) for p, task in self.tasks.items()}
 
+    def cut(self, records: Mapping[int, Records], most: Mapping[int, int]) -> tuple[dict[int, Records], dict[int, Records]]:
+        """Records up to `most` of each partition, none going beyond the end of its step, and the rest. IN both."""
+        ends = dict(most)
+        if self.settings.layout.fades and self.state.ready:
+            for p, each in records.items():
+                look = partial(self.decoder.decode, now_us=self.clock.now_us())
+                ends[p] = due_within(look, each.part(0, most[p]), self.tasks[p].mark, self.state, self.settings) or most[p]
+        return cut(records, ends)
+
     def plan_batch(self, polled: Polled, *, drained: bool) -> Planned:
         """What records of owned partitions publish, none going beyond a step. IN polled; `drained`: no more are waiting."""
         clock_us = self.clock.now_us()
@@ -114,8 +125,7 @@ class Job:
         for partition, records in sorted(polled.partitions.items()):
             make = partial(PartitionJob, self.tasks[partition], self.state, self.settings, clock_us)
             results[partition] = process(make, records, self.decoder)
-        step = self.settings.step_records
-        reached = any(r.delta.mark.accepted // step > self.tasks[p].mark.accepted // step for p, r in results.items())
+        reached = any(r.delta.mark.closed_at > self.tasks[p].mark.closed_at for p, r in results.items())
         return self._planned(polled.ownership, results, self.batch_record(results, clock_us, closes=drained or reached))
 
     def plan_between(self, ownership: Ownership, *, idle: bool) -> Planned | None:
@@ -128,7 +138,7 @@ class Job:
         unclosed = {part.partition for record in self.replica.open for part in record.manifest.partitions}
         for partition, task in sorted(self.tasks.items()):
             sweep, accepted = next_sweep(task.mark, self.state, self.settings, len(task.table)), task.mark.accepted
-            sweeps = sweep.active and (idle or (accepted % self.settings.step_records == 0 and sweep.at != accepted))
+            sweeps = sweep.active and (idle or (task.mark.closed_at == accepted and sweep.at != accepted))
             if sweeps or (idle and partition in unclosed):
                 results[partition] = PartitionJob(task, self.state, self.settings, clock_us).idle(sweeps=sweeps)
         if not results:
@@ -154,7 +164,7 @@ class Job:
         deltas = {}
         for partition, result in results.items():
             payload = pack(result.delta)
-            internal.append((Log.CUSTOMERS, partition, list(frames(cut(payload)))))
+            internal.append((Log.CUSTOMERS, partition, list(frames(cut_payload(payload)))))
             deltas[partition] = (result.delta, len(payload))
         internal.append((Log.MODEL, 0, encode_entry(record)))
         plan = CommitPlan(

@@ -164,6 +164,7 @@ class Mark(msgspec.Struct, frozen=True):
         clock_us, last_us: event-time watermark, and the last event's time as it came.
         tags, letters: records published so far; accepted: input records so far that are no dead letters.
         batches: since the last snapshot; erased: customers erased since then.
+        closed_at: records accepted when the last step was closed.
     """
 
     seq: int = 0
@@ -178,6 +179,7 @@ class Mark(msgspec.Struct, frozen=True):
     batches: int = 0
     erased: int = 0
     accepted: int = 0
+    closed_at: int = 0
 
 
 class CustomerDelta(msgspec.Struct, tag="delta"):

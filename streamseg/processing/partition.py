@@ -16,7 +16,6 @@ from streamseg.errors import RecordError
 from streamseg.features.aggregates import NO_TIME
 from streamseg.features.fold import Events, Fold, fold
 from streamseg.features.table import NO_SEGMENT, Retag, Rows, TableChange
-from streamseg.kernel.forgetting import NEVER, guarded_times
 from streamseg.kernel.types import Ints
 from streamseg.model.external import Unnamed
 from streamseg.model.state import ModelState
@@ -25,11 +24,13 @@ from streamseg.processing.erasures import found_erasures
 from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash
 from streamseg.processing.rows_to_learn import Change, TableShare, ToWarmUp, losses_of, share_of, to_warm_up
 from streamseg.processing.settings import JobSettings
+from streamseg.processing.steps import closed_at
 from streamseg.processing.sweeps import StoredCustomers, boundary_of, next_sweep
 from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
 from streamseg.processing.task import Task
 from streamseg.processing.transport import Records, Tagged
 from streamseg.processing.walk import Holding, store_tags, tell_reasons, walk
+from streamseg.processing.watermark import watermark
 from streamseg.records.events import Decoded, Decoder, Rejected
 from streamseg.records.outputs import DeadLetter
 
@@ -74,15 +75,6 @@ class PartitionResult:
     erasures_found: int = 0
 
 
-class _Watermark(NamedTuple):
-    """Largest event time believed, the last one as it came (microseconds), the rest as in `PartitionResult`."""
-
-    clock_us: int | None
-    last_us: int
-    first_s: float | None = None
-    held_back: int = 0
-
-
 class PartitionJob:
     """Processes one partition's share of one batch. Lives as long as the batch; reads the task, never changes it."""
 
@@ -123,7 +115,7 @@ class PartitionJob:
         folded = fold(self.task.table, events, self.boundary)
         self._tag_events(folded, decoded, _offsets(records)[decoded.at], records.traces)
         letters = [self._letter(records, reject) for reject in rejected]
-        seen = self._watermark(decoded.times[~decoded.erase])
+        seen = watermark(self.mark, decoded.times[~decoded.erase], self.settings.model.max_ahead)
         n_complete, n_erased = int(np.count_nonzero(folded.complete)), int(np.count_nonzero(decoded.erase))
         mark = self._mark(
             self.sweep, records.next_offset, seen.clock_us, seen.last_us, len(letters), n_erased, len(decoded.ids)
@@ -274,17 +266,6 @@ class PartitionJob:
             if change and segment != NO_SEGMENT:
                 self.moved[segment] += change
 
-    def _watermark(self, times: Ints) -> _Watermark:
-        mark = self.mark
-        if not len(times):
-            return _Watermark(mark.clock_us, mark.last_us)
-        clock = NEVER if mark.clock_us is None else mark.clock_us / 1e6
-        guarded, ahead = guarded_times(times / 1e6, clock, mark.last_us / 1e6, self.settings.model.max_ahead)
-        reached, held_back = round(float(guarded.max()) * 1e6), int(np.count_nonzero(ahead))
-        if mark.clock_us is None:
-            return _Watermark(reached, int(times[-1]), float(guarded[0]), held_back)
-        return _Watermark(max(mark.clock_us, reached), int(times[-1]), None, held_back)
-
     def _letter(self, records: Records, reject: Rejected) -> DeadLetter:
         error, at = reject.error, reject.at
         key, value = records.keys[at], records.values[at]
@@ -320,6 +301,7 @@ class PartitionJob:
             batches=mark.batches + 1,
             erased=mark.erased + erased,
             accepted=mark.accepted + accepted,
+            closed_at=closed_at(mark, mark.accepted + accepted, clock_us, self.state, self.settings),
         )
 
     def _manifest(

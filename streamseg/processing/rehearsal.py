@@ -19,7 +19,6 @@ from streamseg.processing.job import Job
 from streamseg.processing.observe import BatchCommitted
 from streamseg.processing.planned import Planned
 from streamseg.processing.settings import JobSettings
-from streamseg.processing.steps import cut
 from streamseg.processing.task import Task, TaskState
 from streamseg.processing.transport import CommitPlan, Log, Ownership, Polled, Records
 from streamseg.records.frames import entries
@@ -86,7 +85,7 @@ class Rehearsal:
             waiting = {p: each for p, each in self._waiting.items() if len(each.offsets)}
             if not waiting or (not ended and all(len(each.offsets) < most[p] for p, each in waiting.items())):
                 break
-            now, rest = cut(waiting, most)
+            now, rest = self.job.cut(waiting, most)
             self._commit(self.job.plan_batch(Polled(now, self._ownership), drained=ended and not rest))
             self._waiting |= {p: rest.get(p, each.part(len(each.offsets), len(each.offsets))) for p, each in waiting.items()}
         if ended:

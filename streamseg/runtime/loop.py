@@ -28,7 +28,6 @@ from streamseg.processing.observe import (
 from streamseg.processing.planned import Planned
 from streamseg.processing.restore import model_entries, restore_model, restore_tasks
 from streamseg.processing.settings import JobSettings
-from streamseg.processing.steps import cut
 from streamseg.processing.task import TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled, Records, Transport
 from streamseg.records.frames import entries
@@ -190,7 +189,7 @@ class Loop:
     def _process(self, rest: dict[int, Records], ownership: Ownership, *, drained: bool) -> None:
         """Commit records in batches that end at steps, each followed by pending decisions, snapshots and sweeps."""
         while rest:
-            now, rest = cut(rest, self.job.until_step())
+            now, rest = self.job.cut(rest, self.job.until_step())
             piece = Polled(now, ownership)
             with self._stages.stage("process", traces_of(piece)):
                 planned = self.job.plan_batch(piece, drained=drained and not rest)

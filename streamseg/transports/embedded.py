@@ -33,6 +33,7 @@ from streamseg.records.outputs import DeadLetter, dead_letter_line, tombstone_li
 from streamseg.transports import writer_lock
 from streamseg.transports.at_rest import OWNER_ONLY
 from streamseg.transports.files import LineStream, Source
+from streamseg.transports.pending import Pending
 from streamseg.transports.reader import INPUT, STREAM, EmbeddedReader, Reopenable
 from streamseg.transports.sinks import FileSink, StreamSink
 from streamseg.transports.sqlite import close_cleanly, log_name, open_for_writing, stored_records, translated
@@ -55,20 +56,6 @@ class Wiring(NamedTuple):
     dead_letters: Path | None = None
     mode: int = OWNER_ONLY
     follow: bool = False
-
-
-class _Pending(NamedTuple):
-    """Records polled from a file and not committed: offsets [first, next) are at positions [position, end) of it.
-
-    `checksum`: of them; `open_row`: the last one, if it is one of a table that lacks its line end.
-    """
-
-    first: int
-    next: int
-    position: int
-    end: int
-    checksum: int
-    open_row: bytes | None
 
 
 class EmbeddedTransport(EmbeddedReader):
@@ -100,7 +87,7 @@ class EmbeddedTransport(EmbeddedReader):
                 raise ConfigError(f"the state has {self.n_partitions} partitions, not {n_partitions}")
             self._generation = self._next_generation()
             self._polled = dict.fromkeys(range(self.n_partitions), 0)
-            self._pending: _Pending | None = None
+            self._pending: Pending | None = None
             self._growth = threading.Event()
             self._sinks: dict[str, FileSink] = {}
             # By output file, bytes that a crash had left behind the committed ones.
@@ -212,10 +199,9 @@ class EmbeddedTransport(EmbeddedReader):
         read = source.read(position, max_records)
         if not read.values:
             return Polled({}, self.ownership(), True)
-        records = Records.of_values(read.values, first)
-        self._pending = _Pending(first, records.next_offset, position, read.position, records.checksum, read.open_row)
-        self._polled[0] = records.next_offset
-        return Polled({0: records}, self.ownership(), False)
+        self._pending = Pending(first, read.values, position, read.position, read.open_row)
+        self._polled[0] = self._pending.next
+        return Polled({0: Records.of_values(read.values, first)}, self.ownership(), False)
 
     def position(self, source: Source) -> int:
         """How far a file was read by what is committed."""
@@ -254,8 +240,7 @@ class EmbeddedTransport(EmbeddedReader):
             return CommitResult(Outcome.UNKNOWN)
         for sink in self._sinks.values():
             sink.length = sink.written
-        if self._pending and plan.offsets.get(0, Committed(-1, "")).next_offset == self._pending.next:
-            self._pending = None
+        _, self._pending = self._split(plan)
         self._fault("after_commit")
         self._deliver()
         return CommitResult(Outcome.COMMITTED, first_offsets)
@@ -282,19 +267,31 @@ class EmbeddedTransport(EmbeddedReader):
         return first_offsets
 
     def _write_positions(self, plan: CommitPlan) -> None:
-        source, pending = self.wiring.source, self._pending
+        done, _ = self._split(plan)
+        source = self.wiring.source
         with translated(self.path):
             for sink in self._sinks.values():
                 key = self._key_of(sink.path)
                 self._db.execute("UPDATE files SET position = ? WHERE path = ?", (sink.written, key))
-            if pending is None or source is None or isinstance(source, LineStream):
+            if done is None or source is None or isinstance(source, LineStream):
                 return
-            if plan.offsets.get(0, Committed(-1, "")).next_offset == pending.next:
-                key = self._key_of(source.path)
-                row = (key, pending.end, source.settle(None) or None, pending.open_row)
-                self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", row)
-                place = (pending.first, pending.next, key, pending.position, pending.checksum)
-                self._db.execute("INSERT OR REPLACE INTO read_from VALUES (?, ?, ?, ?, ?)", place)
+            key = self._key_of(source.path)
+            row = (key, done.end, source.settle(None) or None, done.open_row)
+            self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", row)
+            checksum = Records.of_values(done.values, done.first).checksum
+            place = (done.first, done.next, key, done.position, checksum)
+            self._db.execute("INSERT OR REPLACE INTO read_from VALUES (?, ?, ?, ?, ?)", place)
+
+    def _split(self, plan: CommitPlan) -> tuple[Pending | None, Pending | None]:
+        """Of what was polled from a file, what a plan commits, and what is left."""
+        source, pending = self.wiring.source, self._pending
+        next_offset = plan.offsets.get(0, Committed(-1, "")).next_offset
+        if pending is None or source is None or isinstance(source, LineStream):
+            return None, pending
+        if not pending.first < next_offset <= pending.next:
+            return None, pending
+        done, rest = pending.split(source, next_offset)
+        return done, rest if rest.values else None
 
     def _publish_tags(self, partition: int, tags: Tagged) -> None:
         name = log_name(Topic.ASSIGNMENTS, partition)

@@ -54,6 +54,10 @@ class Source(Protocol):
 
     def read(self, position: int, max_records: int) -> SourceRecords: ...
 
+    def behind(self, position: int, n_records: int) -> int:
+        """The position behind so many records, which were read from another one."""
+        ...
+
     def remaining(self, position: int) -> str:
         """How much is left behind a position, for people."""
         ...
@@ -108,6 +112,9 @@ class JsonLinesSource:
                 _take_lines([line], values, max_records, position)
                 position += n_bytes
             return SourceRecords(values, position, False)
+
+    def behind(self, position: int, n_records: int) -> int:
+        return self.read(position, n_records).position
 
     def remaining(self, position: int) -> str:
         return _size(max(0, self.path.stat().st_size - position))
@@ -197,6 +204,9 @@ class RowSource:
         ended = len(values) < max_records
         self._end = self._at if ended else None
         return SourceRecords(values, self._at, ended, values[-1] if values and self.last_is_open else None)
+
+    def behind(self, position: int, n_records: int) -> int:
+        return position + n_records
 
     def remaining(self, position: int) -> str:
         return "none" if position == self._end else f"from row {position} on"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streamseg.model.codec import pack
@@ -40,7 +41,12 @@ FADING = [
 SETTINGS: dict[str, dict[str, Any]] = {
     "kept": {"model": {"warm_up": 300}},
     "fading": {"model": {"segments": 3, "warm_up": 300}, "features": FADING},
+    "slow": {
+        "model": {"segments": 3, "warm_up": 300},
+        "features": [{"name": "recency", "aggregate": "recency"}, {"name": "age"}],
+    },
 }
+_DAY_S = 86_400.0
 
 
 def without(names: tuple[str, ...], transport: EmbeddedTransport) -> list[str]:
@@ -51,8 +57,33 @@ def without(names: tuple[str, ...], transport: EmbeddedTransport) -> list[str]:
 
 def events_for(kind: str) -> list[Event]:
     stream = jumping(9_000, 5_000) if kind == "kept" else shoppers(9_000, customers=900)
+    if kind == "slow":
+        stream = slow(4_500)
     stream.insert(4_321, event("c7", 4_321.0, erase=True))
     return stream
+
+
+def slow(n: int) -> list[Event]:
+    """About 20 events a day, some out of order, of customers of whom each is silent for weeks now and then."""
+    rng = np.random.default_rng(7)
+    at = np.sort(rng.uniform(0, n / 20 * _DAY_S, n)) + rng.normal(0, 0.2 * _DAY_S, n)
+    customers = rng.integers(0, 400, n)
+    return [
+        event(f"c{c}", float(t), age=20.0 + 15 * (c % 3) + rng.normal()) for c, t in zip(customers.tolist(), at, strict=True)
+    ]
+
+
+def test_a_slow_stream_is_swept_as_event_time_goes_on() -> None:
+    """By steps of 500 records alone it would be once in 25 days."""
+    settings = settings_for(**SETTINGS["slow"])
+    store, _ = run_memory(slow(4_500), settings, batch_records=5_000)
+    assert any(tag["reason"] == "time" for tag in tags(store) if tag)
+    epochs = set()
+    for entry in entries(store.read(Log.MODEL, 0, 0), "model"):
+        record = decode_model_record(entry.payload)
+        if isinstance(record, BatchRecord):
+            epochs |= {part.sweep[2] for part in record.manifest.partitions if part.sweep is not None}
+    assert len(epochs) > 50
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
@@ -75,7 +106,7 @@ def test_dead_letters_and_crashes_in_between_change_no_tag(kind: str) -> None:
     settings, stream = settings_for(**SETTINGS[kind]), events_for(kind)
     clean, _ = run_memory(stream, settings, batch_records=5_000)
     mixed = [*stream]
-    for at in range(8_500, 0, -611):
+    for at in range(len(stream) - 500, 0, -611):
         mixed[at:at] = BAD
     points = ["before_commit", "after_commit"] * 4
     broken, crashes = run_through_crashes(mixed, settings, [crash_at(p, i + 2) for i, p in enumerate(points)], 900)

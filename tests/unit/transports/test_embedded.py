@@ -9,16 +9,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from streamseg.app import App, open_reader, restored
+from streamseg.app import App, open_reader, restored, source_of
 from streamseg.config import Config
 from streamseg.errors import ConfigError, CorruptedError, RetriableError, StreamsegError
 from streamseg.processing.observe import BatchCommitted, Waiting
+from streamseg.processing.verify import verified
 from streamseg.runtime.loop import Loop
 from streamseg.transports.csv_file import CsvSource
 from streamseg.transports.csv_format import Columns
@@ -299,3 +301,29 @@ def _filled_pipe(events: list[Any]) -> int:
     os.write(write, b"".join((value or b"") + b"\n" for _, value, _ in events))
     os.close(write)
     return read
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_what_is_polled_at_once_and_committed_in_pieces_is_there_once_after_crashes(tmp_path: Path, kind: str) -> None:
+    """In a slow stream event time ends a step in the middle of what a poll brought."""
+    hour_ms, began_ms = 3_600_000, 1_700_000_000_000
+    lines = [{"customer_id": f"c{i % 60}", "event_time": began_ms + i * hour_ms, "age": 20 + i % 3} for i in range(1_500)]
+    path = tmp_path / f"events.{kind}"
+    if kind == "csv":
+        path.write_text("customer_id,event_time,age\n" + "".join(",".join(map(str, one.values())) + "\n" for one in lines))
+    else:
+        path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    features = [{"name": "recency", "aggregate": "recency"}, {"name": "age"}]
+    tree = config_for(tmp_path, path.name).model_dump() | {"features": features}
+    tree["input"]["batch_records"] = 5_000
+    config = Config.model_validate(tree)
+    for call in range(12):
+        with suppress(Crash):
+            run(config, crash_at(("before_commit", "after_commit")[call % 2], 3 + call % 3))
+    run(config)
+    tags = [json.loads(line) for line in (tmp_path / "tags.jsonl").read_bytes().splitlines()]
+    assert [tag["source"]["offset"] for tag in tags if tag["source"]] == list(range(1_500))
+    with closing(EmbeddedReader(tmp_path / "state.db", lambda one: source_of(config, one))) as reader:
+        report = verified(reader, config.job_settings(), FixedClock())
+    assert report.records == 1_500
+    assert not report.lost
