@@ -131,7 +131,8 @@ def open_reader(config: Config) -> EmbeddedReader | KafkaReader:
         from streamseg.transports.kafka.reader import KafkaReader
 
         at_least_once = config.output.delivery == "at-least-once"
-        return KafkaReader(connection_of(config), names_of(config), at_least_once=at_least_once)
+        cloud_events = config.input.preset == "cloudevents"
+        return KafkaReader(connection_of(config), names_of(config), at_least_once=at_least_once, cloud_events=cloud_events)
     return EmbeddedReader(Path(config.embedded.path), lambda path: source_of(config, path))
 
 
@@ -173,6 +174,7 @@ def open_kafka(config: Config, worker: str, fault: Callable[[str], None] = lambd
         replication_factor=config.kafka.replication_factor,
         start=config.input.start_at,
         skip_lost=config.input.lost == "skip",
+        cloud_events=config.input.preset == "cloudevents",
         fault=fault,
     )
 

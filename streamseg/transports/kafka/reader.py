@@ -23,6 +23,7 @@ from streamseg.transports.kafka.client import (
     polling,
     translated,
 )
+from streamseg.transports.kafka.cloud_events import structured
 from streamseg.transports.kafka.topics import Names, ids_of, partitions_of, settings_of_topics
 
 # Header of the first record of each commit in an output partition: how many the partition had before.
@@ -44,10 +45,15 @@ _PORTION = 5_000
 class KafkaReader:
     """The reading side. Streams that are open at a time take turns on a few consumers, so memory does not grow with them."""
 
-    def __init__(self, connection: Connection, names: Names, *, at_least_once: bool = False) -> None:
-        """Raises ConfigError where a topic is missing or the broker cannot be used, RetriableError where it is not there."""
+    def __init__(
+        self, connection: Connection, names: Names, *, at_least_once: bool = False, cloud_events: bool = False
+    ) -> None:
+        """`cloud_events`: read those in binary mode as in structured mode.
+
+        Raises ConfigError where a topic is missing or the broker cannot be used, RetriableError where it is not there.
+        """
         self.connection, self.names = connection, names
-        self.at_least_once = at_least_once
+        self.at_least_once, self.cloud_events = at_least_once, cloud_events
         self._idle: list[KafkaConsumer] = []
         # Where each of them goes on without a seek, which would throw away what it fetched ahead.
         self._stands: dict[KafkaConsumer, tuple[TopicPartition, int]] = {}
@@ -198,7 +204,7 @@ class KafkaReader:
                 begin = stream.beginning_offsets([place])[place]
             if begin > first:
                 return None
-        return columns(list(self._records(place, first, next_offset)), next_offset)
+        return columns(list(self._records(place, first, next_offset)), next_offset, cloud_events=self.cloud_events)
 
     def published(self, topic: Topic, partition: int, first: int) -> Published | None:
         if self.at_least_once and topic is not Topic.CATALOG:
@@ -304,12 +310,13 @@ def _chained(first: bytes | None, rest: Iterator[tuple[bytes | None, int | None]
         yield value
 
 
-def columns(found: list[Any], next_offset: int) -> Records:
+def columns(found: list[Any], next_offset: int, *, cloud_events: bool = False) -> Records:
     """Consumer records as columns."""
+    values = [structured(one.value, one.headers) for one in found] if cloud_events else [one.value for one in found]
     return Records(
         [record.offset for record in found],
         [record.key for record in found],
-        [record.value for record in found],
+        values,
         [record.timestamp if record.timestamp is not None and record.timestamp >= 0 else None for record in found],
         next_offset,
         [_trace(record.headers) for record in found] if any(record.headers for record in found) else None,

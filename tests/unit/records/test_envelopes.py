@@ -12,6 +12,7 @@ import pytest
 from streamseg.config import Config
 from streamseg.processing.transport import Topic
 from streamseg.records.events import Decoded, EventDecoder, Rejected
+from streamseg.transports.kafka.cloud_events import structured
 from tests.harness import Event, published, run_memory, settings_for, verified
 
 NOW_US = 1_800_000_000_000_000
@@ -111,6 +112,23 @@ def test_cloud_events_in_structured_mode() -> None:
     assert decoded.event_ids == ["A234-1234-1234", "2"]
     assert decoded.times.tolist() == [1_522_949_460_000_000, 1_700_000_000_000_000]
     assert decoded.numbers["age"].tolist() == [30.0, 31.0]
+
+
+def test_cloud_events_in_binary_mode_are_read_as_in_structured_mode() -> None:
+    headers = [
+        ("ce_" + name, str(value).encode()) for name, value in CLOUD.items() if name not in ("data", "datacontenttype")
+    ]
+    headers.append(("content-type", b"application/json"))
+    body = json.dumps(CLOUD["data"]).encode()
+    decoder = EventDecoder(Config.model_validate({"input": {"preset": "cloudevents"}}).job_settings().fields)
+    values = [structured(body, headers), structured(body, None), structured(None, headers), structured(b"{broken", headers)]
+    assert values[1:3] == [body, None]
+    decoded, rejected = decoder.decode([None, None, b"k", None], values, [None] * 4, NOW_US)
+    assert decoded.ids == ["customer-123", "k"]
+    assert decoded.event_ids == ["A234-1234-1234", None]
+    assert decoded.times.tolist()[0] == 1_522_949_460_000_000
+    assert decoded.numbers["age"].tolist()[0] == 30.0
+    assert [(one.at, one.error.code) for one in rejected] == [(1, "missing_customer_id"), (3, "not_json")]
 
 
 def change(op: str, before: Any, after: Any, *, wrapped: bool) -> dict[str, Any]:
