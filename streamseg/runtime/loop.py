@@ -46,6 +46,7 @@ _BLOCKED_S = 1.0
 _LOOK_S = 0.001
 # Between two looks for the first centers that another worker proposes.
 _HOLD_S = 0.1
+_LONG_S = 0.5  # what is decided for longer, while nothing is read, is told
 
 
 class Stop(Protocol):
@@ -231,9 +232,13 @@ class Loop:
 
     def _decide(self, *, input_ended: bool) -> bool:
         """Commit all pending decisions. Returns False where a commit was aborted."""
+        began = time.monotonic()
         while (planned := self.job.plan_decision(self._ownership, input_ended=input_ended)) is not None:
+            if (seconds := time.monotonic() - began) >= _LONG_S:
+                self.observer.observe(Waiting("long_decision", f"looking for segments took {seconds:.1f} s", {}))
             if not self._commit(planned):
                 return False
+            began = time.monotonic()
         return True
 
     def _commit(self, planned: Planned, polled: Polled | None = None) -> bool:
