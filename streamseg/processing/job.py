@@ -330,7 +330,7 @@ class Job:
         return PlannedModelSnapshot(plan, snapshot.version, snapshot.next_offset)
 
     def model_snapshot_written(self, planned: PlannedModelSnapshot, result: CommitResult) -> None:
-        self.model_snapshots.append(KeptSnapshot(planned.version, result.first_offsets[0], planned.next_offset))
+        self.model_snapshots.append(KeptSnapshot(planned.version, planned.next_offset, result.first_offsets[0]))
 
     def plan_customer_snapshot(self, ownership: Ownership, partition: int) -> PlannedSnapshot:
         """A snapshot of one partition. Its records are made while they are written, so memory stays flat."""

@@ -57,11 +57,15 @@ class PlannedModelSnapshot:
 
 
 class KeptSnapshot(NamedTuple):
-    """A model snapshot: its version, its offset, and where the model log goes on behind it."""
+    """A model snapshot: its version, where the model log goes on behind it, and its offset.
+
+    Of several of one version the one that needs less of the log counts: others may stand behind it, of workers who read
+    the log elsewhere.
+    """
 
     version: int
-    offset: int
     next_offset: int
+    offset: int
 
 
 def snapshot_pieces(task: Task, mark: Mark, clock_us: int, version: int, written: list[int]) -> Iterator[bytes]:

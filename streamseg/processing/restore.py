@@ -102,9 +102,9 @@ def restore_model(reader: LogReader, job: Job, at_most: int | None = None) -> No
     newest = None
     for entry in entries(reader.read(Log.MODEL_SNAPSHOTS, 0, 0), "model snapshots"):
         snapshot = decode_model_snapshot(entry.payload)
-        job.model_snapshots.append(KeptSnapshot(snapshot.version, entry.first, snapshot.next_offset))
+        job.model_snapshots.append(KeptSnapshot(snapshot.version, snapshot.next_offset, entry.first))
         if at_most is None or snapshot.version <= at_most:
-            newest = snapshot if newest is None or snapshot.version >= newest.version else newest
+            newest = max(newest or snapshot, snapshot, key=lambda one: (one.version, one.next_offset))
     job.model_snapshots.sort()
     if newest is not None:
         job.replica.restore(newest)
@@ -115,6 +115,18 @@ def restore_model(reader: LogReader, job: Job, at_most: int | None = None) -> No
     genesis = job.replica.genesis
     if genesis is not None:
         check_same(TopicIds(genesis.input_id, genesis.topic_ids), reader.topic_ids(), job.settings.topic)
+
+
+def note_snapshots(job: Job, found: Iterable[Entry]) -> set[int]:
+    """Take note of model snapshots that other workers wrote. INOUT job. Returns the offsets of all that can be read."""
+    known, readable = {kept.offset for kept in job.model_snapshots}, set()
+    for entry in found:
+        readable.add(entry.first)
+        if entry.first not in known:
+            snapshot = decode_model_snapshot(entry.payload)
+            job.model_snapshots.append(KeptSnapshot(snapshot.version, snapshot.next_offset, entry.first))
+    job.model_snapshots.sort()
+    return readable
 
 
 def model_entries(reader: LogReader, start: int, wait_s: float = 0.0) -> Iterator[Entry]:

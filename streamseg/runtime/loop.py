@@ -26,7 +26,7 @@ from streamseg.processing.observe import (
     Waiting,
 )
 from streamseg.processing.planned import Planned
-from streamseg.processing.restore import model_entries, restore_model, restore_tasks
+from streamseg.processing.restore import model_entries, note_snapshots, restore_model, restore_tasks
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled, Records, Transport
@@ -358,8 +358,8 @@ class Loop:
         return result
 
     def _delete(self) -> None:
-        snapshots = entries(self.transport.read(Log.MODEL_SNAPSHOTS, 0, 0), "model snapshots")
-        for log, partition, offset in self.job.deletable(self.transport.committed(), {entry.first for entry in snapshots}):
+        found = entries(self.transport.read(Log.MODEL_SNAPSHOTS, 0, 0), "model snapshots")
+        for log, partition, offset in self.job.deletable(self.transport.committed(), note_snapshots(self.job, found)):
             self.transport.delete_below(log, partition, offset)
 
     def _restore(self) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from msgspec import structs
 
 from streamseg.errors import RetriableError
+from streamseg.processing.logs import decode_model_snapshot, encode_entry
 from streamseg.processing.observe import BatchCommitted, SnapshotTaken
+from streamseg.processing.restore import note_snapshots
 from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome
+from streamseg.records.frames import entries
 from streamseg.transports.embedded import EmbeddedTransport
-from tests.harness import Recorder, loop, produce, run_memory, settings_for, shoppers, verified
+from tests.harness import Recorder, loop, produce, restored, run_memory, settings_for, shoppers, verified
 
 # Batches of 100 write some 15,000 bytes to a partition's log.
 JOB = settings_for(20_000, model={"segments": 3, "warm_up": 30})
@@ -58,3 +62,31 @@ def test_a_snapshot_that_does_not_work_is_told_and_holds_nothing_up(fails: Calla
     assert {taken.partition for taken in again.of(SnapshotTaken)} == {0}
     assert again.of(BatchCommitted)[-1].snapshot_due < 1
     assert verified(store, JOB).unread == []
+
+
+def test_of_two_model_snapshots_of_one_version_the_one_that_needs_less_of_the_log_counts() -> None:
+    """Another worker wrote its own of the same version, that goes on where the log was truncated by then."""
+    store = EmbeddedTransport(":memory:")
+    run_memory(shoppers(6_000, 100), JOB, batch_records=100, transport=store)
+    found = list(entries(store.read(Log.MODEL_SNAPSHOTS, 0, 0), "model snapshots"))
+    snapshot = decode_model_snapshot(found[0].payload)
+    first = next(offset for offset, _ in store.read(Log.MODEL, 0, 0))
+    assert first == snapshot.next_offset > 2, "the log begins behind the oldest snapshot that is kept"
+    other = structs.replace(snapshot, next_offset=snapshot.next_offset - 2)
+    store.commit(CommitPlan(store.ownership(), {}, internal=[(Log.MODEL_SNAPSHOTS, 0, encode_entry(other))]))
+    assert restored(store, JOB).state.version >= snapshot.version
+    assert verified(store, JOB).records > 0
+    produce(store, shoppers(3_000, 100, seed=2))
+    loop(store, JOB, Recorder(), 100).run()
+    assert verified(store, JOB).records > 0
+
+
+def test_a_worker_deletes_no_snapshot_that_another_one_needs() -> None:
+    """It looks at what is there before it deletes: of its own snapshots alone it might keep the wrong one."""
+    store = EmbeddedTransport(":memory:")
+    run_memory(shoppers(6_000, 100), JOB, batch_records=100, transport=store)
+    job = restored(store, JOB)
+    job.model_snapshots.clear()
+    found = list(entries(store.read(Log.MODEL_SNAPSHOTS, 0, 0), "model snapshots"))
+    assert note_snapshots(job, found) == {entry.first for entry in found}
+    assert [kept.offset for kept in job.model_snapshots] == [entry.first for entry in found]
