@@ -25,8 +25,9 @@ from streamseg.processing.restore import model_entries
 from streamseg.transports.kafka.client import (
     Connection,
 )
-from tests.broker import new_name, threading_pause
-from tests.integration.kafka_jobs import ROOT, Job, until
+from tests.broker import new_name
+from tests.integration.kafka_jobs import ROOT, Job
+from tests.waiting import pause, until
 
 
 def worker_job(servers: str, directory: str, warm_up: int = 1_000) -> Job:
@@ -76,9 +77,9 @@ def latencies(servers: str, source: str, output: str, rate: float, seconds: floa
             client.produce(source, event(customer, int(time.time() * 1000), rng), b"c%d" % customer, customer % PARTITIONS)
             sent += 1
         client.poll(0)
-        threading_pause(0.002)
+        pause(0.002)
     client.flush()
-    threading_pause(2.0)
+    pause(2.0)
     stop.set()
     thread.join()
     reader.close()
@@ -103,7 +104,7 @@ def latency(servers: str) -> None:
     command = [sys.executable, "-m", "benchmarks.kafka", "--servers", servers, "--bare", source, output]
     bare = subprocess.Popen(command, cwd=ROOT)
     try:
-        threading_pause(3.0)
+        pause(3.0)
         b = latencies(servers, source, output, rate, 20)
     finally:
         bare.kill()
@@ -142,7 +143,7 @@ def restart(servers: str, n_customers: int = 1_000_000) -> None:
             )
             ours.start("w1")
             until(lambda: bool(ours.events("w1", "partitions_moved")), "w1 has partitions")
-            threading_pause(3.0)
+            pause(3.0)
             drain(reader)
             began = time.monotonic()
             ours.kill("w0", signal.SIGKILL)
