@@ -50,14 +50,6 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         return [columns_of(feature) for feature in self.features]
 
     @cached_property
-    def numeric_fields(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(f.field for f in self.features if not f.categories and not f.every_event))
-
-    @cached_property
-    def text_fields(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(f.field for f in self.features if f.categories))
-
-    @cached_property
     def fades(self) -> bool:
         """Whether customers change while they are silent."""
         return any(feature.fades for feature in self.features)

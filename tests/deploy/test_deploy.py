@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import tomllib
 from contextlib import closing
@@ -23,23 +21,13 @@ from streamseg.config import load
 from streamseg.config_sections import MetricsConfig
 from streamseg.telemetry.metrics import Metrics
 from streamseg.telemetry.serving import serving
+from tests.tools import tool
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboards" / "streamseg.json").read_text(encoding="utf-8"))
 DOCS = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
-
-
-def tool(name: str) -> str:
-    """A tool's path; without it the test is skipped with the reason, and under CI it fails."""
-    found = shutil.which(name)
-    if found is None:
-        reason = f"needs {name} (Debian: apt-get install prometheus, systemd)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 def run(*command: str, stdin: bytes | None = None, cwd: Path = ROOT) -> str:

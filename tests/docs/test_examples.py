@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
+from tests.tools import tool
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -69,14 +70,10 @@ def test_a_pipeline_of_scikit_learn(shop: Path) -> None:
 
 
 def test_kmeans_of_r(shop: Path) -> None:
-    if shutil.which("Rscript") is None:
-        reason = "needs Rscript (Debian: apt-get install r-base-core)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    run(shop, "Rscript", "--vanilla", str(EXAMPLES / "fit.R"))
+    rscript = tool("Rscript")
+    run(shop, rscript, "--vanilla", str(EXAMPLES / "fit.R"))
     through_a_stream(shop, "R")
-    run(shop, "Rscript", "--vanilla", str(EXAMPLES / "label.R"))
+    run(shop, rscript, "--vanilla", str(EXAMPLES / "label.R"))
     labelled = pd.read_csv(shop / "labelled.csv")
     # Of the stream's segments: those of R, and those that were found since.
     ids = set(pd.read_csv(shop / "segments.csv", index_col=0).index[2:].astype(int))

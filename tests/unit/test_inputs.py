@@ -161,9 +161,6 @@ def test_a_name_with_a_dot_is_found_before_it_is_nesting(tmp_path: Path) -> None
         assert set(decoded.numbers["traits.age"].tolist()) == {30.0}
 
 
-CELL = "customer_id"
-
-
 @pytest.mark.parametrize(
     ("cells", "customer", "age", "plan"),
     [

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
+import skops.io as skops_io
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
@@ -32,6 +34,7 @@ from streamseg.interop import (
 )
 from streamseg.interop.arrays import arrays_of
 from streamseg.model.fitted import FittedModel, load_fitted
+from tests.tools import tool
 from tests.unit.cli.test_commands import ran, streamseg
 
 COLUMNS = ["age", "income", "purchases"]
@@ -66,16 +69,15 @@ def pipeline(k: int = 5) -> Any:
 
 
 def test_a_pipeline_of_scikit_learn_comes_in_and_goes_out_with_the_same_labels(tmp_path: Path) -> None:
-    skops = pytest.importorskip("skops.io", reason="needs the extra `interop`")
     theirs = pipeline()
-    skops.dump(theirs, tmp_path / "theirs.skops")
+    skops_io.dump(theirs, tmp_path / "theirs.skops")
     model = read_sklearn(tmp_path / "theirs.skops")
     assert (nearest(model, FRAME) == theirs.predict(FRAME)).all()
     segmenter = Segmenter(features=tuple(COLUMNS), n_segments=5, start=model)
     assert (segmenter.predict_many(FRAME).to_numpy() == theirs.predict(FRAME)).all()
     assert [segment.size for segment in model.segments] == np.bincount(theirs[-1].labels_).tolist()
     assert write_sklearn(model, tmp_path / "ours.skops") == []
-    ours = skops.load(tmp_path / "ours.skops", trusted=[])
+    ours = skops_io.load(tmp_path / "ours.skops", trusted=[])
     assert (ours.predict(FRAME) == theirs.predict(FRAME)).all()
 
 
@@ -88,10 +90,9 @@ def test_kmeans_without_a_scaler_is_a_model_of_unit_scale() -> None:
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_onnx_gives_the_same_labels(tmp_path: Path, precision: Any) -> None:
-    runtime = pytest.importorskip("onnxruntime", reason="needs the extra `interop`, and onnxruntime")
     model = from_sklearn(pipeline())
     write_onnx(model, tmp_path / "m.onnx", precision=precision)
-    session = runtime.InferenceSession((tmp_path / "m.onnx").read_bytes(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession((tmp_path / "m.onnx").read_bytes(), providers=["CPUExecutionProvider"])
     labels = session.run(None, {"x": FRAME.to_numpy().astype(precision)})[0]
     differ = int((labels != nearest(model, FRAME)).sum())
     assert differ <= (0 if precision == "float64" else 20)
@@ -112,14 +113,8 @@ write.csv(data.frame(cluster = km$cluster), "labels.csv", row.names = FALSE)
 
 
 def r(directory: Path, script: str) -> None:
-    """Run a script of R; without R the test is skipped with the reason, and under CI it fails."""
-    if shutil.which("Rscript") is None:
-        reason = "needs Rscript (Debian: apt-get install r-base-core)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
     (directory / "script.R").write_text(script)
-    subprocess.run(["Rscript", "--vanilla", "script.R"], cwd=directory, check=True, timeout=120)
+    subprocess.run([tool("Rscript"), "--vanilla", "script.R"], cwd=directory, check=True, timeout=120)
 
 
 def test_real_r_gives_its_model_and_takes_ours(tmp_path: Path) -> None:
@@ -203,7 +198,6 @@ def test_what_is_no_model_of_ours_says_what_to_do(model: Any, said: str) -> None
 
 
 def test_a_pickle_is_loaded_only_on_demand(tmp_path: Path) -> None:
-    joblib = pytest.importorskip("joblib")
     joblib.dump(pipeline(), tmp_path / "p.pkl")
     with pytest.raises(ConfigError, match="none of skops") as error:
         read_sklearn(tmp_path / "p.pkl")
@@ -239,10 +233,9 @@ def write_events(path: Path, frame: pd.DataFrame) -> None:
 
 
 def test_from_a_pipeline_to_a_stream_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    skops = pytest.importorskip("skops.io", reason="needs the extra `interop`")
     monkeypatch.chdir(tmp_path)
     theirs = pipeline()
-    skops.dump(theirs, "theirs.skops")
+    skops_io.dump(theirs, "theirs.skops")
     write_events(tmp_path / "events.jsonl", FRAME[:3_000])
     assert "5 segments of age, income, purchases" in ran("import", "sklearn", "theirs.skops", "-o", "model.json")
     ran("run", "-i", "events.jsonl", "-o", "tags.jsonl", "--start", "model.json", "--set", "metrics.port=0")
@@ -250,7 +243,7 @@ def test_from_a_pipeline_to_a_stream_and_back(tmp_path: Path, monkeypatch: pytes
     first = [tag["segment_id"] for tag in tags[:500]]
     assert first == theirs.predict(FRAME[:500]).tolist(), "the stream keeps their ids"
     assert "wrote 5 segments" in ran("export", "--to", "sklearn", "-o", "ours.skops")
-    ours = skops.load("ours.skops", trusted=[])
+    ours = skops_io.load("ours.skops", trusted=[])
     ran("export", "--to", "json", "-o", "now.json")
     now = load_fitted((tmp_path / "now.json").read_bytes())
     assert (ours.predict(FRAME) == nearest(now, FRAME)).all()
@@ -279,10 +272,9 @@ def test_logarithms_and_weights_travel_where_they_can(tmp_path: Path, monkeypatc
 
 
 def test_a_model_without_scaling_runs_without_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    skops = pytest.importorskip("skops.io", reason="needs the extra `interop`")
     monkeypatch.chdir(tmp_path)
     alone = KMeans(3, random_state=0).fit(FRAME)
-    skops.dump(alone, "alone.skops")
+    skops_io.dump(alone, "alone.skops")
     write_events(tmp_path / "events.jsonl", FRAME[:1_000])
     assert "--set model.scaling=none" in ran("import", "sklearn", "alone.skops")
     refused = streamseg("run", "-i", "events.jsonl", "-o", "tags.jsonl", "--start", "model.json")
