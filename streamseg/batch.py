@@ -87,7 +87,9 @@ def fit_table(frame: pd.DataFrame, config: Config, n_segments: int, seed: int) -
     sizes = np.bincount(kmeans.labels_, minlength=n_segments)[order]
     means = frame.groupby(kmeans.labels_).mean().to_numpy()[order].tolist()
     rows = [dict(zip(frame.columns, map(float, row), strict=True)) for row in means]
-    names = names_of(Traits.of(list(frame.columns), z.T, centers.T, np.zeros(len(frame.columns), dtype=np.bool_)))
+    silent = {feature.name for feature in config.features if feature.aggregate == "recency"}
+    recency = np.array([name in silent for name in frame.columns], dtype=np.bool_)
+    names = names_of(Traits.of(list(frame.columns), z.T, centers.T, np.zeros_like(recency), recency))
     features = [
         FittedFeature(name=name, transform=transforms[name], count=float(len(x)), mean=float(m), variance=float(v))
         for name, m, v in zip(frame.columns, scaler.mean_, scaler.var_, strict=True)

@@ -21,6 +21,8 @@ _LEFT_OUT = 0.3
 _MOSTLY, _SHARE_SLACK = 0.5, 0.05
 _NUMBER = re.compile(r"\s*\(\d+\)$")
 _LEVELS = re.compile(r"(?:(?P<how>very|slightly) )?(?P<way>high|low|mostly|often|rarely) (?P<feature>.+)")
+# Of days since the last event: a high number is a customer who has not been there for long.
+_SILENCES = re.compile(r"(?:(?P<how>very|fairly) )?(?P<way>lapsed|recent)(?: by (?P<feature>.+))?")
 
 
 class Traits(NamedTuple):
@@ -30,16 +32,18 @@ class Traits(NamedTuple):
         features: names of the columns; a category of a one-hot field is `field=category`.
         z: (n_features, k) how many standard deviations each center lies above the mean of all customers.
         shares: (n_features, k) the share of members that have the category; NaN for features that are no categories.
+        recency: (n_features,) which are days since a customer's last event.
     """
 
     features: list[str]
     z: Array
     shares: Array
+    recency: Flags
 
     @classmethod
-    def of(cls, features: Sequence[str], z: Array, centers: Array, categories: Flags) -> Self:
+    def of(cls, features: Sequence[str], z: Array, centers: Array, categories: Flags, recency: Flags) -> Self:
         """IN all; `categories` (n_features,): which rows of the centers are shares of members."""
-        return cls(list(features), z, np.where(categories[:, None], centers, np.nan))
+        return cls(list(features), z, np.where(categories[:, None], centers, np.nan), recency)
 
     @property
     def spoken(self) -> list[str]:
@@ -90,14 +94,9 @@ def outdated(name: str, traits: Traits, i: int, others: Collection[str] = ()) ->
     It is false, omits the strongest feature, or has a number although no other segment has the bare name. A word is kept
     somewhat beyond the threshold at which it is assigned. A name of other words is never outdated.
     """
-    places = {feature.lower(): j for j, feature in enumerate(traits.spoken)}
     bare = _NUMBER.sub("", name)
-    found = [_LEVELS.fullmatch(part) for part in bare.lower().split(", ")]
-    if bare.lower() == "average":
-        words = []
-    elif all(word is not None and word["feature"] in places for word in found):
-        words = [(word, places[word["feature"]]) for word in found if word is not None]
-    else:
+    words = _parsed(bare.lower(), traits)
+    if words is None:
         return False
     strengths = traits.strengths(i)
     told = max((abs(float(traits.z[j, i])) for _, j in words), default=_SLIGHT - _LEFT_OUT)
@@ -108,14 +107,33 @@ def outdated(name: str, traits: Traits, i: int, others: Collection[str] = ()) ->
     return bare != name and _words_of(bare) not in map(_words_of, others)
 
 
+def _parsed(name: str, traits: Traits) -> list[tuple[re.Match[str], int]] | None:
+    """The words of a name in small letters, each with the place of its feature; None for a name of other words."""
+    if name == "average":
+        return []
+    places = {feature.lower(): j for j, feature in enumerate(traits.spoken)}
+    silent = np.flatnonzero(traits.recency).tolist()
+    words = []
+    for part in name.split(", "):
+        word = _LEVELS.fullmatch(part) or _SILENCES.fullmatch(part)
+        if word is None:
+            return None
+        place = silent[0] if word["feature"] is None and len(silent) == 1 else places.get(word["feature"])
+        if place is None:
+            return None
+        words.append((word, place))
+    return words
+
+
 def _fits(word: re.Match[str], z: float, share: float) -> bool:
     if word["way"] == "mostly":
         return share >= _MOSTLY - _SHARE_SLACK
     if word["way"] == "often" and share >= _MOSTLY + _SHARE_SLACK:
         return False
-    value = z if word["way"] in ("high", "often") else -z
-    least = {"very": _STRONG, "slightly": _QUIET}.get(word["how"], _SLIGHT) - _SLACK
-    most = _SLIGHT + _SLACK if word["how"] == "slightly" else np.inf
+    value = z if word["way"] in ("high", "often", "lapsed") else -z
+    slightly = word["how"] in ("slightly", "fairly")
+    least = (_STRONG if word["how"] == "very" else _QUIET if slightly else _SLIGHT) - _SLACK
+    most = _SLIGHT + _SLACK if slightly else np.inf
     return bool(least <= value <= most)
 
 
@@ -136,11 +154,19 @@ def name_beside(traits: Traits, i: int, taken: Sequence[str]) -> str:
 
 
 def _words(traits: Traits, i: int, depth: int, detailed: bool) -> list[str]:
-    strengths, spoken, least = traits.strengths(i), traits.spoken, _QUIET if detailed else _SLIGHT
+    strengths, least = traits.strengths(i), _QUIET if detailed else _SLIGHT
     strongest = [int(j) for j in np.argsort(-strengths, kind="stable")[:depth] if strengths[j] >= least]
-    return [f"{_level(float(traits.z[j, i]), float(traits.shares[j, i]), detailed)} {spoken[j]}" for j in strongest] or [
-        "average"
-    ]
+    return [_word(traits, i, j, detailed) for j in strongest] or ["average"]
+
+
+def _word(traits: Traits, i: int, j: int, detailed: bool) -> str:
+    """What feature `j` says of segment `i`, such as "very high spend" or "lapsed"."""
+    z, feature = float(traits.z[j, i]), traits.spoken[j]
+    if not traits.recency[j]:
+        return f"{_level(z, float(traits.shares[j, i]), detailed)} {feature}"
+    way = "lapsed" if z > 0 else "recent"
+    way = f"very {way}" if detailed and abs(z) >= _STRONG else f"fairly {way}" if detailed and abs(z) < _SLIGHT else way
+    return way if np.count_nonzero(traits.recency) == 1 else f"{way} by {feature}"
 
 
 def _words_of(name: str) -> frozenset[str]:

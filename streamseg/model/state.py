@@ -320,7 +320,8 @@ def z_of(spec: ModelSpec, centers: Array, metric: Metric) -> Array:
 def traits_of(spec: ModelSpec, centers: Array, metric: Metric) -> Traits:
     """What segments with these centers (n_weighted, k) are named by."""
     names = spec.names[: spec.n_weighted]
-    return Traits.of(names, z_of(spec, centers, metric), centers, spec.categories)
+    recency = np.array([feature.per_day != 0.0 for feature in spec.features[: spec.n_weighted]], dtype=np.bool_)
+    return Traits.of(names, z_of(spec, centers, metric), centers, spec.categories, recency)
 
 
 def traits_now(state: ModelState, spec: ModelSpec) -> Traits:

@@ -101,7 +101,8 @@ def _step(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> Non
     _look_at_panel(state, spec, state.panel)
     if spec.drift_horizon_s is not None and state.clock != NEVER:
         state.copies = with_copy(state.copies, state.panel, state.clock, spec.drift_horizon_s)
-    if state.rows - state.looked >= _NAME_ROWS:
+    # Early on, when customers change most, sooner: a short stream is to end with names that fit.
+    if state.rows - state.looked >= min(_NAME_ROWS, max(STEP, state.looked // 8)):
         _look_at_names(state, spec)
 
 

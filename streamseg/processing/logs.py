@@ -22,7 +22,7 @@ from streamseg.model.watch import LossWatch
 from streamseg.records.frames import cut, frames
 
 # Raised where records, or what is decided at a version, are no longer what they were: `verify` takes both again.
-FORMAT_VERSION = 11
+FORMAT_VERSION = 12
 
 T = TypeVar("T")
 

@@ -13,7 +13,33 @@ FEATURES = ["recency", "total_spend"]
 
 def plain(z: Array) -> Traits:
     """Traits of features that are no categories."""
-    return Traits.of(FEATURES, z, z, np.zeros(len(FEATURES), dtype=np.bool_))
+    none = np.zeros(len(FEATURES), dtype=np.bool_)
+    return Traits.of(FEATURES, z, z, none, none)
+
+
+def silent(z: Array) -> Traits:
+    """Traits of which the first is days since the last event."""
+    return Traits.of(FEATURES, z, z, np.zeros(2, dtype=np.bool_), np.array([True, False]))
+
+
+def test_customers_who_were_not_there_for_long_are_lapsed_and_others_recent() -> None:
+    z = np.array([[0.8, -0.8, 1.4, 0.3, -1.4], [0.1, 0.9, 0.1, -0.1, 0.0]])
+    names = names_of(silent(z))
+    assert names == ["Lapsed", "High total spend, recent", "Very lapsed", "Fairly lapsed", "Very recent"]
+    assert not any(outdated(name, silent(z), i, names) for i, name in enumerate(names))
+    assert outdated("Recent", silent(z), 0)
+    assert outdated("Very lapsed", silent(z), 0)
+    assert not outdated("Lapsed customers", silent(z), 1)
+    assert name_beside(silent(z), 2, ["Lapsed"]) == "Very lapsed"
+
+
+def test_of_several_recencies_the_name_says_which() -> None:
+    features, z = ["visit_days", "order_days"], np.array([[0.9, -0.6], [-0.8, 0.9]])
+    traits = Traits.of(features, z, z, np.zeros(2, dtype=np.bool_), np.ones(2, dtype=np.bool_))
+    names = names_of(traits)
+    assert names == ["Lapsed by visit days, recent by order days", "Lapsed by order days, recent by visit days"]
+    assert not any(outdated(name, traits, i, names) for i, name in enumerate(names))
+    assert outdated("Lapsed", traits, 0) is False
 
 
 @pytest.mark.parametrize(
@@ -71,7 +97,7 @@ def test_a_category_is_told_by_the_share_of_members_who_have_it() -> None:
     features = ["spend", "tier=gold", "tier=silver", "tier=none"]
     shares = np.array([[5.0, 4.0, 1.0], [0.9, 0.3, 0.0], [0.1, 0.4, 0.02], [0.0, 0.3, 0.98]])
     z = np.array([[1.5, 0.1, -1.0], [1.4, 0.6, -1.1], [-0.9, 0.3, -1.2], [-1.3, -0.9, 1.6]])
-    traits = Traits.of(features, z, shares, np.array([False, True, True, True]))
+    traits = Traits.of(features, z, shares, np.array([False, True, True, True]), np.zeros(4, dtype=np.bool_))
     # The other categories of a field say no more where one is that of most.
     assert names_of(traits) == ["High spend, mostly gold", "Rarely none, often gold", "Mostly none, low spend"]
     assert not any(outdated(name, traits, i) for i, name in enumerate(names_of(traits)))
@@ -82,7 +108,11 @@ def test_a_category_is_told_by_the_share_of_members_who_have_it() -> None:
 
 def test_a_category_that_two_fields_have_is_told_with_its_field() -> None:
     traits = Traits.of(
-        ["app=yes", "news_letter=yes"], np.array([[1.0], [0.0]]), np.array([[1.0], [0.2]]), np.ones(2, dtype=np.bool_)
+        ["app=yes", "news_letter=yes"],
+        np.array([[1.0], [0.0]]),
+        np.array([[1.0], [0.2]]),
+        np.ones(2, dtype=np.bool_),
+        np.zeros(2, dtype=np.bool_),
     )
     assert names_of(traits) == ["Mostly app yes"]
     assert not outdated("Mostly app yes", traits, 0)

@@ -30,7 +30,7 @@ def mixture(n: int, centers: Array, seed: int, shares: list[float] | None = None
 
 
 def plain(z: Array) -> Traits:
-    return Traits.of(["x"], z, z, np.zeros(1, dtype=np.bool_))
+    return Traits.of(["x"], z, z, np.zeros(1, dtype=np.bool_), np.zeros(1, dtype=np.bool_))
 
 
 CENTERS = np.array([[0.0, 0, 0], [8, 0, 0], [0, 8, 0], [8, 8, 8]])

@@ -370,5 +370,5 @@ def test_a_lapsed_big_spender_is_found_by_time() -> None:
     assert "time" in {tag["reason"] for tag in moves}
     assert moves[-1]["segment_id"] in lapsed
     (name,) = [segment.name for segment in state.segments if segment.id in lapsed]
-    assert "high recency" in name.lower()
+    assert "lapsed" in name.lower()
     assert not verified(store, job).lost
