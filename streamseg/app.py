@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,6 +43,7 @@ from streamseg.transports.sources import open_source
 
 if TYPE_CHECKING:
     from streamseg.transports.kafka.client import Connection
+    from streamseg.transports.kafka.opening import Opening
     from streamseg.transports.kafka.reader import KafkaReader
     from streamseg.transports.kafka.topics import Names
     from streamseg.transports.kafka.transport import KafkaTransport
@@ -81,7 +83,7 @@ class App:
             return EmbeddedTransport(
                 Path(config.embedded.path),
                 wiring=_wiring(config),
-                reopen=lambda path: source_of(config, path),
+                reopen=partial(source_of, config),
                 fault=fault,
             )
         return open_kafka(config, config.worker.id, fault)
@@ -131,18 +133,19 @@ def open_reader(config: Config) -> EmbeddedReader | KafkaReader:
         from streamseg.transports.kafka.reader import KafkaReader
 
         at_least_once = config.output.delivery == "at-least-once"
-        cloud_events = config.input.preset == "cloudevents"
-        return KafkaReader(connection_of(config), names_of(config), at_least_once=at_least_once, cloud_events=cloud_events)
-    return EmbeddedReader(Path(config.embedded.path), lambda path: source_of(config, path))
+        opening = _opening(config)
+        return KafkaReader(connection_of(config), names_of(config), at_least_once=at_least_once, opening=opening)
+    return EmbeddedReader(Path(config.embedded.path), partial(source_of, config))
 
 
 def examine(config: Config, clock: Clock) -> Iterator[Finding]:
     """Is everything there that the job needs?"""
     decoder, now_us = EventDecoder(config.job_settings().fields, config.input.max_record_bytes), clock.now_us()
+    deduplicated = config.input.deduplicate != "none"
     if config.input.transport == "kafka":
         from streamseg.transports.kafka.doctor import examine as examine_kafka
 
-        yield from examine_kafka(connection_of(config), names_of(config), decoder, now_us)
+        yield from examine_kafka(connection_of(config), names_of(config), decoder, now_us, deduplicated=deduplicated)
         return
     if config.input.path is None:
         yield Finding("input", False, "none is named: set input.path, or give brokers with --kafka SERVERS")
@@ -150,7 +153,8 @@ def examine(config: Config, clock: Clock) -> Iterator[Finding]:
     file = Path(config.input.path)
     source = None if config.input.path == STANDARD else lambda: source_of(config, file)
     output = None if config.output.path in (None, STANDARD) else Path(config.output.path)
-    yield from examine_files(source, output, Path(config.embedded.path), lambda: _resume(config, source), decoder, now_us)
+    state, resume = Path(config.embedded.path), lambda: _resume(config, source)
+    yield from examine_files(source, output, state, resume, decoder, now_us, deduplicated=deduplicated)
 
 
 def _resume(config: Config, source: Callable[[], Source] | None) -> None:
@@ -174,9 +178,16 @@ def open_kafka(config: Config, worker: str, fault: Callable[[str], None] = lambd
         replication_factor=config.kafka.replication_factor,
         start=config.input.start_at,
         skip_lost=config.input.lost == "skip",
-        cloud_events=config.input.preset == "cloudevents",
+        opening=_opening(config),
         fault=fault,
     )
+
+
+def _opening(config: Config) -> Opening:
+    from streamseg.transports.kafka.opening import Opening
+
+    paths = config.event_fields().paths
+    return Opening.of(paths, config.input.key_format, cloud_events=config.input.preset == "cloudevents")
 
 
 def connection_of(config: Config) -> Connection:
@@ -373,10 +384,10 @@ def dead_letters_path(tags: Path) -> Path:
     return tags.with_suffix(".dead-letters.jsonl")
 
 
-def source_of(config: Config, path: Path) -> Source:
-    """A file as the configuration reads it. Raises ConfigError."""
+def source_of(config: Config, path: Path, *, at: Path | None = None) -> Source:
+    """A file as the configuration reads it; `at`: where it is now. Raises ConfigError."""
     fields, given = config.event_fields(), config.input
     texts = given.time_format is not None
     columns = Columns(given.customer_id, given.event_time, fields.numbers, fields.columns, texts)
     wanted = CsvWanted(given.encoding, given.delimiter, given.decimal, given.thousands)
-    return open_source(path, columns, wanted, follow=given.follow)
+    return open_source(path, columns, wanted, follow=given.follow, lost=given.lost, at=at)

@@ -174,6 +174,7 @@ class Config(Section):
             retag_every_s=self.retag_every_s(),
             emit=self.output.emit,
             max_record_bytes=self.input.max_record_bytes,
+            deduplicate_us=self.input.deduplicate_us,
         )
 
     def event_fields(self) -> EventFields:

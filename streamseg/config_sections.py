@@ -79,7 +79,9 @@ class InputConfig(Section):
     path: str | None = Field(None, description="a .jsonl, .csv or .parquet file, or - for standard input")
     topic: str = Field("customer-events", description="Kafka: the topic; it is the input's name in `source`")
     start_at: Literal["earliest", "latest"] = Field("earliest", description="Kafka: where a new application begins")
-    lost: Literal["stop", "skip"] = Field("stop", description="Kafka: if unread records were deleted, stop or go on behind")
+    lost: Literal["stop", "skip"] = Field(
+        "stop", description="if unread records were deleted, or a followed file is gone: stop, or go on behind"
+    )
     customer_id: str = Field("customer_id", min_length=1, description="path of the customer's id in an event")
     event_time: str = Field("event_time", min_length=1, description="path of the event's time")
     where: WhereTable = Field(
@@ -103,6 +105,10 @@ class InputConfig(Section):
     decimal: Literal["auto", ".", ","] = Field("auto", description="decimal sign in numbers of a CSV file")
     thousands: Literal["auto", "none", ",", ".", " ", "'"] = Field(
         "auto", description="sign between groups of three digits in numbers of a CSV file"
+    )
+    deduplicate: Literal["none"] | Duration = Field(
+        "none",
+        description="event time for which `event_id`s are remembered; a repeated event is dropped and counted",
     )
     follow: bool = Field(False, description="wait for more at the end of a file, as `tail -F` does; flag `--follow`")
     stop_when_all_fail: bool = Field(
@@ -146,6 +152,10 @@ class InputConfig(Section):
             raise ValueError(f'a delimiter is one character, or "tab", not {sign!r}')
         return sign
 
+    @property
+    def deduplicate_us(self) -> int | None:
+        return None if self.deduplicate == "none" else round(parse_duration(self.deduplicate) * 1e6)
+
     def times(self) -> TimeRules:
         """How event times are read."""
         earliest = datetime.fromisoformat(self.earliest_time)
@@ -156,7 +166,7 @@ class InputConfig(Section):
 # What of `input` the meaning of a record depends on.
 READING = (
     "customer_id", "event_time", "where", "preset", "key_format", "time_unit", "time_format", "time_zone", "earliest_time",
-    "encoding", "delimiter", "decimal", "thousands", "topic", "max_record_bytes",
+    "encoding", "delimiter", "decimal", "thousands", "topic", "max_record_bytes", "deduplicate",
 )  # fmt: skip
 
 

@@ -37,20 +37,25 @@ def subject_of(config: Config, customer: str) -> Subject:
 
 
 class PersonalData(NamedTuple):
-    """All that is kept about a customer; `state` None where the state does not know them."""
+    """All that is kept about a customer; `state` None where the state does not know them.
+
+    `remembered_event_ids`: how many hashes of their events' ids there are (`input.deduplicate`).
+    """
 
     state: Explanation | None
     tags: list[Any]
     dead_letters: list[Any]
+    remembered_event_ids: int = 0
 
 
 def personal_data(config: Config, customer: str) -> PersonalData:
     """Raises StreamsegError."""
     subject = subject_of(config, customer)
     with closing(open_reader(config)) as reader:
-        found = explain(restored(config, reader), customer)
+        job = restored(config, reader)
+        found = explain(job, customer)
         tags, letters = (list(_published(reader, topic, subject)) for topic in (Topic.ASSIGNMENTS, Topic.DEAD_LETTERS))
-    return PersonalData(found, tags, letters)
+    return PersonalData(found, tags, letters, sum(task.seen.count(customer) for task in job.tasks.values()))
 
 
 def _published(reader: LogReader, topic: Topic, subject: Subject) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from streamseg.config import Config
+from streamseg.model.codec import pack
 from streamseg.model.records import Start
 from streamseg.model.spec import STEP
 from streamseg.processing.job import Job
@@ -217,7 +218,8 @@ def fingerprint(job: Job) -> tuple[Any, ...]:
     tables = []
     for partition, task in sorted(job.tasks.items()):
         columns = {spec.name: task.table.column(spec.name).tobytes() for spec in task.table.specs}
-        tables.append((partition, task.mark, list(task.table.ids), sorted(task.table.free), columns))
+        seen = [pack(ids) for ids in task.seen.chunks(1_000)]
+        tables.append((partition, task.mark, list(task.table.ids), sorted(task.table.free), columns, seen))
     return job.state.version, job.replica.digest, job.replica.positions, tables
 
 

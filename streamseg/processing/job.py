@@ -115,7 +115,7 @@ class Job:
         if self.settings.layout.fades and self.state.ready:
             for p, each in records.items():
                 look = partial(self.decoder.decode, now_us=self.clock.now_us())
-                ends[p] = due_within(look, each.part(0, most[p]), self.tasks[p].mark, self.state, self.settings) or most[p]
+                ends[p] = due_within(look, each.part(0, most[p]), self.tasks[p], self.state, self.settings) or most[p]
         return cut(records, ends)
 
     def plan_batch(self, polled: Polled, *, drained: bool) -> Planned:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from streamseg.errors import ConfigError
+from streamseg.features.aggregates import NO_TIME
+from streamseg.features.seen import SeenChange, SeenIds
 from streamseg.features.table import Rows, TableChange
 from streamseg.model.codec import pack, unpack
 from streamseg.model.records import Decision, Delta, Upserts
@@ -34,7 +36,7 @@ class PartitionManifest(msgspec.Struct):
         seq: of the commit, as in the partition's mark.
         first, next: input offsets [first, next); records: how many there were; checksum: of their keys and values.
         dead_letters, waiting, erased, warming_up, assigned: what became of them; with dropped, which `input.where` does not
-            mean, `records` together.
+            mean, and duplicates, which `input.deduplicate` recognized, `records` together.
         tags_first, tags: how many records the partition had published before, and in this batch.
         letters_first: dead letters that the partition had before.
         sweep: rows [first, end) that were re-tagged, at which epoch; None for no slice.
@@ -60,6 +62,7 @@ class PartitionManifest(msgspec.Struct):
     last_assigned_at: int
     newcomers: list[int] = []
     dropped: int = 0
+    duplicates: int = 0
 
 
 class Manifest(msgspec.Struct):
@@ -162,9 +165,10 @@ class Mark(msgspec.Struct, frozen=True):
     Attributes:
         seq: commits so far; next: next input offset; model_version: highest used; assigned_at: last given (microseconds).
         clock_us, last_us: event-time watermark, and the last event's time as it came.
-        tags, letters: records published so far; accepted: input records so far that are no dead letters.
+        tags, letters: records published so far; accepted: input records so far that are no dead letters, and no duplicates.
         batches: since the last snapshot; erased: customers erased since then.
         closed_at: records accepted when the last step was closed.
+        ids_since: event ids of earlier events are not remembered any more (microseconds).
     """
 
     seq: int = 0
@@ -180,6 +184,7 @@ class Mark(msgspec.Struct, frozen=True):
     erased: int = 0
     accepted: int = 0
     closed_at: int = 0
+    ids_since: int = NO_TIME
 
 
 class CustomerDelta(msgspec.Struct, tag="delta"):
@@ -188,6 +193,7 @@ class CustomerDelta(msgspec.Struct, tag="delta"):
     mark: Mark
     first: int
     change: TableChange
+    seen: SeenChange | None = None
 
 
 class SnapshotHead(msgspec.Struct, tag="head"):
@@ -201,7 +207,10 @@ class SnapshotHead(msgspec.Struct, tag="head"):
 
 
 class SnapshotRows(msgspec.Struct, tag="rows"):
-    rows: Rows
+    """A piece of a snapshot: customers, or event ids that are remembered."""
+
+    rows: Rows | None = None
+    seen: SeenIds | None = None
 
 
 CustomerEntry = CustomerDelta | SnapshotHead | SnapshotRows

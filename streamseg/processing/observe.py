@@ -126,7 +126,8 @@ class BatchCommitted:
     """One commit with events.
 
     Attributes:
-        outcomes: events by what became of them: assigned, waiting, warming_up, erased, dead_letter, dropped.
+        outcomes: events by what became of them: assigned, waiting, warming_up, erased, dead_letter, dropped,
+            duplicate.
         dead_letters: by code; assignments: by (segment, change, reason); transitions: by (from, to), -1 for none before.
         segments: as of after the batch.
         clock_us: the batch's clock reading; watermark_us: event time that the batch has reached.

@@ -20,6 +20,7 @@ from streamseg.kernel.types import Ints
 from streamseg.model.external import Unnamed
 from streamseg.model.state import ModelState
 from streamseg.model.tagging import Quality, Tags, kept_segment_of, quality_of, tag
+from streamseg.processing.duplicates import ids_since, without_duplicates
 from streamseg.processing.erasures import found_erasures
 from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sweep, customer_hash
 from streamseg.processing.rows_to_learn import Change, TableShare, ToWarmUp, losses_of, share_of, to_warm_up
@@ -111,6 +112,8 @@ class PartitionJob:
     def process(self, records: Records, decoder: Decoder, unusable: Sequence[Quarantined] = ()) -> PartitionResult:
         """A batch's records. IN all; `unusable` ones are dead letters already."""
         decoded, rejected = self._decode(records, decoder, unusable)
+        n, n_decoded = len(records.offsets), len(decoded.ids)
+        decoded, seen_ids = without_duplicates(self.task.seen, decoded, self.settings)
         events = Events(decoded.ids, decoded.times, decoded.erase, decoded.numbers, decoded.texts)
         folded = fold(self.task.table, events, self.boundary)
         self._tag_events(folded, decoded, _offsets(records)[decoded.at], records.traces)
@@ -123,11 +126,13 @@ class PartitionJob:
         change = folded.change()
         checksum = records.checksum
         newcomers = _sample(change.touched.new_ids)
-        n, dropped = len(records.offsets), len(records.offsets) - len(decoded.ids) - len(letters)
-        manifest = self._manifest(mark, n, checksum, len(letters), None, n_complete, n_erased, newcomers, dropped)
+        dropped, duplicates = n - n_decoded - len(letters), n_decoded - len(decoded.ids)
+        manifest = self._manifest(
+            mark, n, checksum, len(letters), None, n_complete, n_erased, newcomers, dropped, duplicates
+        )
         if self.state.ready:
             self.changes.append(self.stored.of_events(folded))
-        result = self._result(letters, CustomerDelta(mark, self.mark.next, change), manifest, folded)
+        result = self._result(letters, CustomerDelta(mark, self.mark.next, change, seen_ids), manifest, folded)
         return replace(
             result,
             warm_up=to_warm_up(folded, decoded) if n_complete and self._still_counts_customers() else None,
@@ -288,6 +293,7 @@ class PartitionJob:
         self, sweep: Sweep, next_offset: int, clock_us: int | None, last_us: int, letters: int, erased: int, accepted: int
     ) -> Mark:
         mark = self.mark
+        closed = closed_at(mark, mark.accepted + accepted, clock_us, self.state, self.settings)
         return Mark(
             seq=mark.seq + 1,
             next=next_offset,
@@ -301,7 +307,8 @@ class PartitionJob:
             batches=mark.batches + 1,
             erased=mark.erased + erased,
             accepted=mark.accepted + accepted,
-            closed_at=closed_at(mark, mark.accepted + accepted, clock_us, self.state, self.settings),
+            closed_at=closed,
+            ids_since=mark.ids_since if closed == mark.closed_at else ids_since(mark, clock_us, self.settings),
         )
 
     def _manifest(
@@ -315,6 +322,7 @@ class PartitionJob:
         erased: int,
         newcomers: list[int],
         dropped: int = 0,
+        duplicates: int = 0,
     ) -> PartitionManifest:
         ready = self.state.ready
         return PartitionManifest(
@@ -325,7 +333,7 @@ class PartitionJob:
             records=n_records,
             checksum=checksum,
             dead_letters=letters,
-            waiting=n_records - letters - erased - complete - dropped,
+            waiting=n_records - letters - erased - complete - dropped - duplicates,
             erased=erased,
             warming_up=0 if ready else complete,
             assigned=complete if ready else 0,
@@ -336,6 +344,7 @@ class PartitionJob:
             last_assigned_at=mark.assigned_at,
             newcomers=newcomers,
             dropped=dropped,
+            duplicates=duplicates,
         )
 
     def _result(

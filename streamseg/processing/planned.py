@@ -22,6 +22,8 @@ from streamseg.records.outputs import DeadLetter
 
 # What an id takes in a snapshot, roughly.
 _ID_BYTES = 32
+# What a remembered event id takes, and some more.
+_SEEN_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,13 @@ def snapshot_pieces(task: Task, mark: Mark, clock_us: int, version: int, written
     yield from _fitting(SnapshotHead(mark, clock_us, version, len(table), table.n_customers), written)
     for rows in table.chunks(max(1, MAX_FRAME_BYTES * 3 // 4 // width)):
         yield from _fitting(SnapshotRows(rows), written)
+    for ids in task.seen.chunks(MAX_FRAME_BYTES // _SEEN_BYTES):
+        yield from _fitting(SnapshotRows(seen=ids), written)
 
 
 def _fitting(value: SnapshotHead | SnapshotRows, written: list[int]) -> Iterator[bytes]:
     piece = pack(value)
-    if len(piece) > MAX_FRAME_BYTES and isinstance(value, SnapshotRows):
+    if len(piece) > MAX_FRAME_BYTES and isinstance(value, SnapshotRows) and value.rows is not None:
         for half in value.rows.halves():
             yield from _fitting(SnapshotRows(half), written)
         return
@@ -106,6 +110,7 @@ def batch_committed(
             erased=part.erased,
             dead_letter=part.dead_letters,
             dropped=part.dropped,
+            duplicate=part.duplicates,
         )
         codes.update(letter.code for letter in result.dead_letters)
         assignments.update(result.assignments)

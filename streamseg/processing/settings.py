@@ -23,6 +23,7 @@ class JobSettings:
         snapshot_bytes: a snapshot is due when the deltas behind the last one are larger than it, and than this.
         snapshot_versions: or when the model has gone so far since the last one, whose version the model log must reach.
         step_records: accepted records of a partition in a step of the model.
+        deduplicate_us: event time for which ids of events are remembered, so that one that is sent twice counts once.
     """
 
     application: str
@@ -38,3 +39,4 @@ class JobSettings:
     snapshot_bytes: int = 16_000_000
     snapshot_versions: int = 10_000
     step_records: int = STEP
+    deduplicate_us: int | None = None

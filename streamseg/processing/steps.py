@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 
 from streamseg.kernel.forgetting import NEVER
 from streamseg.model.state import ModelState
+from streamseg.processing.duplicates import without_duplicates
 from streamseg.processing.logs import Mark
 from streamseg.processing.settings import JobSettings
+from streamseg.processing.task import Task
 from streamseg.processing.transport import Records
 from streamseg.processing.watermark import watermark
 from streamseg.records.events import Decoded
@@ -44,7 +46,7 @@ def _is_due(mark: Mark, accepted: int, clock_us: int | None, state: ModelState, 
 
 
 def due_within(
-    decode: Callable[..., tuple[Decoded, object]], records: Records, mark: Mark, state: ModelState, settings: JobSettings
+    decode: Callable[..., tuple[Decoded, object]], records: Records, task: Task, state: ModelState, settings: JobSettings
 ) -> int | None:
     """How many of the records end the open step by event time; None where they do not. IN all but decode.
 
@@ -52,8 +54,10 @@ def due_within(
     """
     try:
         decoded, _ = decode(records.keys, records.values, records.timestamps_ms)
+        decoded, _ = without_duplicates(task.seen, decoded, settings)
     except Exception:  # noqa: BLE001 - a defect, which is met, and told, where the records are processed
         return None
+    mark = task.mark
 
     def due(n: int) -> bool:
         times = decoded.times[:n][~decoded.erase[:n]]

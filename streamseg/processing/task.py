@@ -13,6 +13,7 @@ from enum import Enum
 
 from streamseg.errors import CorruptedError, TruncatedError
 from streamseg.features.layout import Layout
+from streamseg.features.seen import Seen, SeenChange
 from streamseg.features.table import CustomerTable
 from streamseg.processing.logs import CustomerDelta, CustomerEntry, KeptCustomers, Mark, OffsetMetadata, SnapshotHead
 
@@ -46,6 +47,7 @@ class Task:
     Attributes:
         delta_bytes: of the customer log since the last snapshot; snapshot_bytes: of that snapshot.
         snapshots: the kept snapshots of the customer log, oldest first; announced: those that committed metadata names.
+        seen: event ids of late, where the input is deduplicated.
     """
 
     def __init__(self, partition: int, layout: Layout) -> None:
@@ -53,6 +55,7 @@ class Task:
         self.layout = layout
         self.state = TaskState.CREATED
         self.table = CustomerTable(layout)
+        self.seen = Seen()
         self.mark = Mark()
         self.delta_bytes = 0
         self.snapshot_bytes = 0
@@ -87,16 +90,20 @@ class Task:
             if entry.mark.seq != self.mark.seq + 1:
                 raise self._corrupted(f"commit {self.mark.seq + 1} is missing, {entry.mark.seq} follows")
             self.table.apply(entry.change)
+            self.seen.apply(entry.seen, entry.mark.ids_since)
             self.delta_bytes += size
             self.mark = entry.mark
         elif isinstance(entry, SnapshotHead):
             self.keep_snapshot(offset, entry.mark, entry.model_version)
-            self.table = CustomerTable(self.layout)
+            self.table, self.seen = CustomerTable(self.layout), Seen()
             self.delta_bytes, self.snapshot_bytes = 0, size
             self._expected = entry.n_customers
             self._n_rows = entry.n_rows
         else:
-            self.table.put(entry.rows)
+            if entry.rows is not None:
+                self.table.put(entry.rows)
+            if entry.seen is not None:
+                self.seen.apply(SeenChange(entry.seen, entry.seen.times[:0]), self.mark.ids_since)
             self.snapshot_bytes += size
 
     def snapshot_complete(self) -> None:

@@ -58,6 +58,11 @@ class EventFields(NamedTuple):
         return Filter((*kinds, *self.where.conditions))
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Of all fields."""
+        return (self.customer_id, self.event_time, *self.numbers, *self.columns)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """All fields that are read as texts, also those that only conditions ask for."""
         asked = (*self.meant.fields, *(field for one in self.derived for field in one.filter.fields))
@@ -150,7 +155,7 @@ class EventDecoder:
         rejected += [Rejected(at[i], error) for i, error in bad.items()]
         decoded = self._decoded(columns, at, times, numbers)
         if bad:
-            decoded = _without(decoded, bad)
+            decoded = without(decoded, bad)
         return self._meant(decoded, sorted(rejected, key=operator.attrgetter("at")), values)
 
     def _meant(
@@ -162,7 +167,7 @@ class EventDecoder:
             rejected = [one for one in rejected if not self._filter.drops(values[one.at])]
             meant = fields.meant.matches(decoded.texts, len(decoded.ids)) | decoded.erase
             if not meant.all():
-                decoded = _without(decoded, set(np.flatnonzero(~meant).tolist()))
+                decoded = without(decoded, set(np.flatnonzero(~meant).tolist()))
         for one in fields.derived:
             n = len(decoded.ids)
             which = one.filter.matches(decoded.texts, n)
@@ -344,7 +349,8 @@ def _is_id(value: object) -> bool:
     return value is not None and value != ""
 
 
-def _without(decoded: Decoded, bad: Container[int]) -> Decoded:
+def without(decoded: Decoded, bad: Container[int]) -> Decoded:
+    """Events but for those at some places. IN all."""
     kept = np.array([i for i in range(len(decoded.ids)) if i not in bad], dtype=np.int64)
     pick = kept.tolist()
     return Decoded(

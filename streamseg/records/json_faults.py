@@ -14,6 +14,11 @@ from streamseg.errors import DeadLetterCode, RecordError
 _FRAME_BYTES = 5
 
 
+# What a row of a table that has another number of cells than its header, or an open quote, is left as.
+_NO_ROW = " (it is no JSON; of a table: its row has not as many cells as the header, or a quote is not closed)"
+_BEGIN_JSON = (b"{", b"[", b"")
+
+
 def parsed(decode: Callable[[bytes], Any], value: bytes) -> Any:
     """Raises RecordError where it is not JSON, ValidationError where it is of another shape."""
     try:
@@ -58,7 +63,7 @@ def _malformed(value: bytes, error: Exception) -> RecordError:
     except UnicodeDecodeError:
         return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
     except (ValueError, RecursionError):
-        return RecordError(DeadLetterCode.NOT_JSON, str(error))
+        return RecordError(DeadLetterCode.NOT_JSON, f"{error}{_NO_ROW if value[:1] not in _BEGIN_JSON else ''}")
     if constants:
         return RecordError(DeadLetterCode.NOT_FINITE, f"{constants[0]} is no JSON and no measurement")
     return RecordError(DeadLetterCode.NOT_JSON, str(error))

@@ -17,33 +17,35 @@ def id_in_key(key: bytes | None, format: KeyFormat, field: str) -> str | int:
     """Of a record without a value. `field`: path of the customer's id in events. Raises RecordError."""
     if not key or format == "none":
         raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, "a null value without a key names nobody to erase")
-    found: object
-    if format == "long":
-        if len(key) != _LONG_BYTES:
-            message = f"the key has {len(key)} bytes, a long has {_LONG_BYTES} (input.key_format)"
-            raise RecordError(DeadLetterCode.WRONG_TYPE, message)
-        found = int.from_bytes(key, "big", signed=True)
-    elif format == "json":
-        found = _in_json(key, field)
-    else:
-        try:
-            found = key.decode()
-        except UnicodeDecodeError:
-            raise RecordError(DeadLetterCode.NOT_UTF8, "the key is not UTF-8 (input.key_format)") from None
+    found = key_value(key, format)
+    if isinstance(found, dict):
+        found = _in_object(found, field)
     customer = id_of(found, field)
     if customer is None or customer == "":
         raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, "the key of a null value names nobody to erase")
     return customer
 
 
-def _in_json(key: bytes, field: str) -> object:
-    """A text or number, or of an object the field that is called as in events, or the only one. Raises RecordError."""
+def key_value(key: bytes, format: KeyFormat) -> object:
+    """A key as its format has it: a text, a number, or of JSON any value. Raises RecordError."""
+    if format == "long":
+        if len(key) != _LONG_BYTES:
+            message = f"the key has {len(key)} bytes, a long has {_LONG_BYTES} (input.key_format)"
+            raise RecordError(DeadLetterCode.WRONG_TYPE, message)
+        return int.from_bytes(key, "big", signed=True)
+    if format == "json":
+        try:
+            return msgspec.json.decode(key)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise RecordError(DeadLetterCode.NOT_JSON, "the key is not JSON (input.key_format)") from None
     try:
-        found = msgspec.json.decode(key)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise RecordError(DeadLetterCode.NOT_JSON, "the key is not JSON (input.key_format)") from None
-    if not isinstance(found, dict):
-        return found
+        return key.decode()
+    except UnicodeDecodeError:
+        raise RecordError(DeadLetterCode.NOT_UTF8, "the key is not UTF-8 (input.key_format)") from None
+
+
+def _in_object(found: dict[str, object], field: str) -> object:
+    """The field that is called as in events, or the only one. Raises RecordError."""
     name = field.rpartition(".")[2]
     if name in found:
         return found[name]

@@ -45,7 +45,7 @@ from streamseg.telemetry.lag import LagClock
 _quiet: Any = disable_created_metrics
 _quiet()
 
-OUTCOMES = ("assigned", "waiting", "warming_up", "erased", "dead_letter", "dropped")
+OUTCOMES = ("assigned", "waiting", "warming_up", "erased", "dead_letter", "dropped", "duplicate")
 CHANGES = ("new", "moved", "unchanged")
 REASONS = ("event", "model_update", "time")
 STAGES = ("poll", "process", "commit", "catch_up")

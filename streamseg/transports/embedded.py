@@ -35,8 +35,17 @@ from streamseg.transports.at_rest import OWNER_ONLY
 from streamseg.transports.files import LineStream, Source
 from streamseg.transports.pending import Pending
 from streamseg.transports.reader import INPUT, STREAM, EmbeddedReader, Reopenable
+from streamseg.transports.rotation import RotatedFile
 from streamseg.transports.sinks import FileSink, StreamSink
-from streamseg.transports.sqlite import close_cleanly, log_name, open_for_writing, stored_records, translated
+from streamseg.transports.sqlite import (
+    close_cleanly,
+    delete_below,
+    log_name,
+    note_rotation,
+    open_for_writing,
+    stored_records,
+    translated,
+)
 
 # How long the end of a file that is followed is left alone.
 _LOOK_AGAIN_S = 0.2
@@ -198,6 +207,11 @@ class EmbeddedTransport(EmbeddedReader):
         position = self._pending.end if self._pending else self.position(source)
         read = source.read(position, max_records)
         if not read.values:
+            if isinstance(source, RotatedFile) and source.was_rotated and self._pending is None:
+                # It was read to its end: the one that is there now comes next.
+                with translated(self.path):
+                    note_rotation(self._db, self._key_of(source.path), source.name_of_old)
+                source.begin_new()
             return Polled({}, self.ownership(), True)
         self._pending = Pending(first, read.values, position, read.position, read.open_row)
         self._polled[0] = self._pending.next
@@ -374,15 +388,7 @@ class EmbeddedTransport(EmbeddedReader):
         if log is Log.SPOOL and not isinstance(self.wiring.source, LineStream):
             return
         with translated(self.path):
-            row = self._db.execute("SELECT first_offset, next_offset FROM logs WHERE name = ?", (name,)).fetchone()
-            if row is None or offset <= row[0]:
-                return
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute(f'DELETE FROM "{name}" WHERE offset < ?', (offset,))
-            self._db.execute("UPDATE logs SET first_offset = ? WHERE name = ?", (min(offset, row[1]), name))
-            self._db.execute("COMMIT")
-            # What was deleted (perhaps an erased customer) must not live on in the write-ahead log.
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            delete_below(self._db, name, offset)
 
     def close(self) -> None:
         for sink in getattr(self, "_sinks", {}).values():

@@ -70,8 +70,12 @@ _CHUNK_BYTES = 64_000
 class JsonLinesSource:
     """A JSON text on each line. Positions are bytes; blank lines are no records."""
 
-    def __init__(self, path: Path, max_line_bytes: int = MAX_LINE_BYTES, chunk_bytes: int = _CHUNK_BYTES) -> None:
+    def __init__(
+        self, path: Path, max_line_bytes: int = MAX_LINE_BYTES, chunk_bytes: int = _CHUNK_BYTES, *, ended: bool = False
+    ) -> None:
+        """`ended`: nothing more is written, so a last line without a line end is a record, too."""
         self.path = path
+        self._ended = ended
         self._max_line_bytes = max_line_bytes
         # No line of a chunk is too large for a record.
         self._chunk_bytes = min(chunk_bytes, max_line_bytes)
@@ -106,7 +110,7 @@ class JsonLinesSource:
                     continue
                 file.seek(position)
                 line, n_bytes, whole = _bounded_line(file, self._max_line_bytes)
-                if not line or (not whole and not _is_json(line)):
+                if not line or (not whole and not self._ended and not _is_json(line)):
                     # A last line that is still being written is left for the next run.
                     return SourceRecords(values, position, True)
                 _take_lines([line], values, max_records, position)

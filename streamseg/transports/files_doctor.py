@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from streamseg.records.events import EventDecoder
+from streamseg.records.events import Decoder
 from streamseg.transports.files import Source
 from streamseg.transports.finding import Finding, each, sampled, tried
 
-_SAMPLE = 100
+_SAMPLE = 1_000
 
 
 def examine_files(
@@ -18,8 +18,10 @@ def examine_files(
     output: Path | None,
     state: Path,
     resume: Callable[[], None],
-    decoder: EventDecoder,
+    decoder: Decoder,
     now_us: int,
+    *,
+    deduplicated: bool,
 ) -> Iterator[Finding]:
     """Findings from the input to the state.
 
@@ -29,13 +31,13 @@ def examine_files(
     if source is None:
         yield Finding("input", None, "comes from a stream, of which nothing can be seen beforehand")
     else:
-        yield from each("input", lambda: _events(source(), decoder, now_us))
+        yield from each("input", lambda: _events(source(), decoder, now_us, deduplicated=deduplicated))
     if output is not None:
         yield _writable("output", output)
     yield tried("state", lambda: _resumed(state, resume)) if state.exists() else _writable("state", state)
 
 
-def _events(source: Source, decoder: EventDecoder, now_us: int) -> Iterator[Finding]:
+def _events(source: Source, decoder: Decoder, now_us: int, *, deduplicated: bool) -> Iterator[Finding]:
     source.settle(None)
     if source.in_words():
         yield Finding("format", True, source.in_words())
@@ -44,7 +46,7 @@ def _events(source: Source, decoder: EventDecoder, now_us: int) -> Iterator[Find
         yield Finding("events", None, "the input is empty")
         return
     none = [None] * len(values)
-    yield sampled(decoder, none, values, none, now_us)
+    yield from sampled(decoder, none, values, none, now_us, deduplicated=deduplicated)
 
 
 def _resumed(state: Path, resume: Callable[[], None]) -> str:

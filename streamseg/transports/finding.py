@@ -8,7 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from streamseg.errors import StreamsegError
-from streamseg.records.events import Decoded, EventDecoder
+from streamseg.records.events import Decoded, Decoder
+
+# Share of repeated events from which on it is worth saying.
+_REPEATED = 0.01
 
 
 class Finding(NamedTuple):
@@ -41,20 +44,33 @@ def in_short(error: StreamsegError) -> str:
 
 
 def sampled(
-    decoder: EventDecoder,
+    decoder: Decoder,
     keys: Sequence[bytes | None],
     values: Sequence[bytes | None],
     timestamps_ms: Sequence[int | None],
     now_us: int,
-) -> Finding:
-    """Whether records are events."""
+    *,
+    deduplicated: bool,
+) -> Iterator[Finding]:
+    """Whether records are events, and whether some were sent twice."""
     decoded, rejected = decoder.decode(keys, values, timestamps_ms, now_us)
-    if not rejected:
-        return _told_of(decoded)
-    first = rejected[0].error
-    # One poison pill is the producer's matter; if all are, the settings are wrong.
-    ok = None if decoded.ids else False
-    return Finding("events", ok, f"{len(rejected)} of {len(values)} would be dead letters: {first.code}: {first}")
+    if rejected:
+        first = rejected[0].error
+        # One poison pill is the producer's matter; if all are, the settings are wrong.
+        ok = None if decoded.ids else False
+        yield Finding("events", ok, f"{len(rejected)} of {len(values)} would be dead letters: {first.code}: {first}")
+    else:
+        yield _told_of(decoded)
+    repeated = _repeated(decoded)
+    if repeated >= _REPEATED * max(1, len(decoded.ids)) and not deduplicated:
+        text = f"{repeated} of {len(decoded.ids)} events have an event_id that their customer had before: set "
+        yield Finding("event ids", None, text + 'input.deduplicate = "24h", or each counts twice')
+
+
+def _repeated(decoded: Decoded) -> int:
+    pairs = zip(decoded.ids, decoded.event_ids or (), strict=False)
+    given = [(customer, event) for customer, event in pairs if event is not None]
+    return len(given) - len(set(given))
 
 
 def _told_of(decoded: Decoded) -> Finding:

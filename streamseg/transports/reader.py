@@ -11,6 +11,7 @@ from streamseg.errors import ConfigError, TruncatedError
 from streamseg.processing.transport import NO_TOPIC_IDS, Committed, Log, Published, Records, Topic, TopicIds
 from streamseg.transports import writer_lock
 from streamseg.transports.files import Source, lines_from
+from streamseg.transports.rotation import RotatedFile, found_again, named
 from streamseg.transports.sqlite import log_name, open_for_reading, stored_records, translated
 
 INPUT = "input"
@@ -21,7 +22,9 @@ STREAM = "-"
 class Reopenable(Protocol):
     """Opens a source again by its path, for `verify`."""
 
-    def __call__(self, path: Path) -> Source: ...
+    def __call__(self, path: Path, *, at: Path | None = None) -> Source:
+        """`at`: where the file is now, if it was rotated since."""
+        ...
 
 
 class EmbeddedReader:
@@ -45,13 +48,13 @@ class EmbeddedReader:
 
     def check(self, source: Source) -> None:
         """Raises ConfigError where the records of a file that were read last are not there any more."""
-        self._settle(source)
         key = self._key_of(source.path)
+        source.settle(self._known(key))
         self._check_open_row(source, key)
         query = "SELECT first_offset, next_offset, position, checksum FROM read_from WHERE path = ? ORDER BY 1 DESC LIMIT 1"
         with translated(self.path):
             row = self._db.execute(query, (key,)).fetchone()
-        if row is None:
+        if row is None or (isinstance(source, RotatedFile) and source.is_gone):
             return
         first, end, position, checksum = row
         if Records.of_values(source.read(position, end - first).values, first).checksum != checksum:
@@ -61,11 +64,11 @@ class EmbeddedReader:
                 hint="append to a file that was read; give new events a file of their own, or another --state",
             )
 
-    def _settle(self, source: Source) -> str:
-        """Let a source keep to what was found of its file when it was first read. Returns it. Raises ConfigError."""
+    def _known(self, key: str) -> str | None:
+        """What was found of a file when it was read."""
         with translated(self.path):
-            row = self._db.execute("SELECT format FROM files WHERE path = ?", (self._key_of(source.path),)).fetchone()
-        return source.settle(row[0] if row else None)
+            row = self._db.execute("SELECT format FROM files WHERE path = ?", (key,)).fetchone()
+        return row[0] if row else None
 
     def _check_open_row(self, source: Source, key: str) -> None:
         """Raises ConfigError where a last row that had no line end has grown since it was taken for a whole one."""
@@ -125,7 +128,7 @@ class EmbeddedReader:
         with translated(self.path):
             row = self._db.execute("SELECT * FROM read_from WHERE first_offset = ?", (first,)).fetchone()
         if row is not None:
-            return self._from_file(self._path_of(row[2]), row[3], first, next_offset)
+            return self._from_file(row[2], row[3], first, next_offset)
         name = log_name(INPUT, partition)
         with translated(self.path):
             log = self._db.execute("SELECT first_offset FROM logs WHERE name = ?", (name,)).fetchone()
@@ -133,11 +136,13 @@ class EmbeddedReader:
                 return None
             return stored_records(self._db, name, first, next_offset - first, next_offset)
 
-    def _from_file(self, path: Path, position: int, first: int, next_offset: int) -> Records | None:
-        if self._reopen is None or not path.is_file():
+    def _from_file(self, key: str, position: int, first: int, next_offset: int) -> Records | None:
+        path, known = named(self._path_of(key)), self._known(key)
+        there = found_again(path, known)
+        if self._reopen is None or there is None:
             return None
-        source = self._reopen(path)
-        self._settle(source)
+        source = self._reopen(path, at=there)
+        source.settle(known)
         values = source.read(position, next_offset - first).values
         return Records.of_values(values, first)._replace(next_offset=next_offset)
 

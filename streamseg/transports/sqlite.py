@@ -14,7 +14,7 @@ from streamseg.transports.at_rest import opened
 Connection = sqlite3.Connection
 
 _APPLICATION_ID = 0x73736567
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -101,6 +101,28 @@ def open_for_writing(path: str, n_partitions: int) -> Connection:
     db.execute("UPDATE meta SET value = 1 WHERE key = 'open'")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return db
+
+
+def delete_below(db: Connection, name: str, offset: int) -> None:
+    """Delete the records of a log that stand before an offset."""
+    row = db.execute("SELECT first_offset, next_offset FROM logs WHERE name = ?", (name,)).fetchone()
+    if row is None or offset <= row[0]:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    db.execute(f'DELETE FROM "{name}" WHERE offset < ?', (offset,))
+    db.execute("UPDATE logs SET first_offset = ? WHERE name = ?", (min(offset, row[1]), name))
+    db.execute("COMMIT")
+    # What was deleted (perhaps an erased customer) must not live on in the write-ahead log.
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def note_rotation(db: Connection, key: str, name_of_old: str) -> None:
+    """The file that the state calls `key` has another name now: what was read of it is found by how it begins."""
+    old = key + name_of_old
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("UPDATE OR REPLACE files SET path = ? WHERE path = ?", (old, key))
+    db.execute("UPDATE read_from SET path = ? WHERE path = ?", (old, key))
+    db.execute("COMMIT")
 
 
 def close_cleanly(db: Connection) -> None:

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from streamseg.model.records import Postponed, Start
 from streamseg.processing.logs import DecisionRecord, decode_model_record
 from streamseg.processing.restore import restore
+from streamseg.processing.task import Task
 from streamseg.processing.transport import Log, Topic
 from streamseg.processing.verify import verified
 from streamseg.records.frames import entries
+from tests.events import doubled, with_ids
 from tests.groups import Group
 from tests.harness import BAD, Event, FixedClock, event, fingerprint, published, settings_for, shoppers
 from tests.hostile import HostileBroker, HostileTransport, never
@@ -106,6 +108,31 @@ def test_a_group_under_faults_loses_and_doubles_nothing(
     group.run(seed, RATES, n_workers, steps=80)
     FIRED.update(group.broker.fired)
     prove(group)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3))
+@settings(max_examples=15)
+def test_events_that_are_sent_twice_count_once_whatever_happens_to_the_workers(seed: int, n_workers: int) -> None:
+    """Customers are those of the clean stream, over restarts and rebalances."""
+    features = [{"name": "age"}, {"name": "income", "aggregate": "sum"}, {"name": "visits", "aggregate": "count"}]
+    model = {"segments": 3, "warm_up": 20}
+    job = settings_for(4_000, 20, model=model, features=features, input={"deduplicate": "7d"})
+    clean, n_partitions = with_ids(shoppers(400, 40, seed)), 3
+    group = Group(doubled(clean, 0.2, within=90), job, n_partitions, 10)
+    group.run(seed, RATES, n_workers, steps=60)
+    reader = HostileTransport.reader(group.broker)
+    assert verified(reader, job, FixedClock()).unread == []
+    one, other = restore(reader, job, FixedClock(), range(n_partitions)), Group(clean, job, n_partitions, 10)
+    other.run(seed, {}, 1, steps=0)
+    same = restore(HostileTransport.reader(other.broker), job, FixedClock(), range(n_partitions))
+    assert {p: customers_of(task) for p, task in one.tasks.items()} == {p: customers_of(t) for p, t in same.tasks.items()}
+    published_for = [len(published(reader, Topic.ASSIGNMENTS, p)) for p in range(n_partitions)]
+    assert sum(published_for) < len(doubled(clean, 0.2, within=90))
+
+
+def customers_of(task: Task) -> dict[str, tuple[float, ...]]:
+    names = [spec.name for spec in task.table.specs if "." in spec.name]
+    return {name: tuple(float(task.table.column(n)[row]) for n in names) for name, row in task.table.index.items()}
 
 
 def test_partitions_without_events_do_not_keep_the_model_log() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from streamseg.errors import RetriableError, StreamsegError
-from streamseg.records.events import EventDecoder
+from streamseg.records.events import Decoder
 from streamseg.transports.finding import Finding, each, in_short, sampled, tried
 from streamseg.transports.kafka.client import (
     TRANSACTION_TIMEOUT_MS,
@@ -26,12 +27,12 @@ from streamseg.transports.kafka.reader import records_of
 from streamseg.transports.kafka.topics import Names, check, ids_of, partitions_of
 from streamseg.transports.kafka.transactions import transactional_id
 
-_SAMPLE = 20
+_SAMPLE = 1_000
 _COORDINATOR_S, _LOOK_S = 10.0, 0.2
 _SKEW_S = 60.0
 
 
-def examine(connection: Connection, names: Names, decoder: EventDecoder, now_us: int) -> Iterator[Finding]:
+def examine(connection: Connection, names: Names, decoder: Decoder, now_us: int, *, deduplicated: bool) -> Iterator[Finding]:
     """Findings from the broker to the events. What depends on something that failed is not asked."""
     try:
         client = admin(connection)
@@ -45,7 +46,8 @@ def examine(connection: Connection, names: Names, decoder: EventDecoder, now_us:
         yield from each("group", lambda: _group(client, names))
         yield tried("transactions", lambda: _begin(connection, names))
         yield from each("open transactions", lambda: _hanging(client, names))
-        yield from each("events", lambda: _events(connection, client, names, decoder, now_us))
+        events = partial(_events, connection, client, names, decoder, now_us, deduplicated=deduplicated)
+        yield from each("events", events)
     finally:
         client.close()
 
@@ -164,7 +166,13 @@ def _hanging(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
 
 
 def _events(
-    connection: Connection, client: KafkaAdminClient, names: Names, decoder: EventDecoder, now_us: int
+    connection: Connection,
+    client: KafkaAdminClient,
+    names: Names,
+    decoder: Decoder,
+    now_us: int,
+    *,
+    deduplicated: bool,
 ) -> Iterator[Finding]:
     """A sample of the last records of all partitions."""
     count = partitions_of(client, [names.input]).get(names.input, 0)
@@ -182,7 +190,8 @@ def _events(
         yield Finding("events", None, "the input is empty: send some, for example with `streamseg produce FILE`")
         return
     keys, values = [record.key for record in records], [record.value for record in records]
-    yield sampled(decoder, keys, values, [record.timestamp for record in records], now_us)
+    timestamps = [record.timestamp for record in records]
+    yield from sampled(decoder, keys, values, timestamps, now_us, deduplicated=deduplicated)
     skew = max(record.timestamp for record in records) / 1000 - now_us / 1e6
     text = f"the last record is {skew:.0f} s ahead of this machine: set its clock" if skew > _SKEW_S else "agrees"
     yield Finding("clock", skew <= _SKEW_S, text)

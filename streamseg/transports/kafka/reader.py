@@ -23,7 +23,7 @@ from streamseg.transports.kafka.client import (
     polling,
     translated,
 )
-from streamseg.transports.kafka.cloud_events import structured
+from streamseg.transports.kafka.opening import NOTHING, Opening
 from streamseg.transports.kafka.topics import Names, ids_of, partitions_of, settings_of_topics
 
 # Header of the first record of each commit in an output partition: how many the partition had before.
@@ -46,14 +46,14 @@ class KafkaReader:
     """The reading side. Streams that are open at a time take turns on a few consumers, so memory does not grow with them."""
 
     def __init__(
-        self, connection: Connection, names: Names, *, at_least_once: bool = False, cloud_events: bool = False
+        self, connection: Connection, names: Names, *, at_least_once: bool = False, opening: Opening = NOTHING
     ) -> None:
-        """`cloud_events`: read those in binary mode as in structured mode.
+        """`opening`: what of a record is read as the event.
 
         Raises ConfigError where a topic is missing or the broker cannot be used, RetriableError where it is not there.
         """
         self.connection, self.names = connection, names
-        self.at_least_once, self.cloud_events = at_least_once, cloud_events
+        self.at_least_once, self.opening = at_least_once, opening
         self._idle: list[KafkaConsumer] = []
         # Where each of them goes on without a seek, which would throw away what it fetched ahead.
         self._stands: dict[KafkaConsumer, tuple[TopicPartition, int]] = {}
@@ -204,7 +204,7 @@ class KafkaReader:
                 begin = stream.beginning_offsets([place])[place]
             if begin > first:
                 return None
-        return columns(list(self._records(place, first, next_offset)), next_offset, cloud_events=self.cloud_events)
+        return columns(list(self._records(place, first, next_offset)), next_offset, self.opening)
 
     def published(self, topic: Topic, partition: int, first: int) -> Published | None:
         if self.at_least_once and topic is not Topic.CATALOG:
@@ -310,9 +310,12 @@ def _chained(first: bytes | None, rest: Iterator[tuple[bytes | None, int | None]
         yield value
 
 
-def columns(found: list[Any], next_offset: int, *, cloud_events: bool = False) -> Records:
+def columns(found: list[Any], next_offset: int, opening: Opening = NOTHING) -> Records:
     """Consumer records as columns."""
-    values = [structured(one.value, one.headers) for one in found] if cloud_events else [one.value for one in found]
+    if opening.needed:
+        values = [opening.opened(one.value, one.key, one.headers) for one in found]
+    else:
+        values = [one.value for one in found]
     return Records(
         [record.offset for record in found],
         [record.key for record in found],

@@ -33,6 +33,7 @@ from streamseg.transports.kafka.client import (
     translated,
 )
 from streamseg.transports.kafka.membership import Member
+from streamseg.transports.kafka.opening import NOTHING, Opening
 from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, TRACE_HEADER, KafkaReader, columns
 from streamseg.transports.kafka.topics import Names, ids_of, prepare
 from streamseg.transports.kafka.transactions import Transactions, arrived, transactional_id
@@ -60,7 +61,7 @@ class KafkaTransport(KafkaReader):
         replication_factor: int = -1,
         start: str = "earliest",
         skip_lost: bool = False,
-        cloud_events: bool = False,
+        opening: Opening = NOTHING,
         fault: Callable[[str], None] = lambda point: None,
     ) -> None:
         """`worker` is the stable id: a restart under the same one takes its place at once.
@@ -70,7 +71,7 @@ class KafkaTransport(KafkaReader):
         """
         with discarded(admin(connection)) as client:
             prepare(client, names, create=create_topics, replication_factor=replication_factor)
-        super().__init__(connection, names, at_least_once=at_least_once, cloud_events=cloud_events)
+        super().__init__(connection, names, at_least_once=at_least_once, opening=opening)
         self.worker, self._start, self._fault = worker, start, fault
         self._transactional_id = transactional_id(names.application, worker)
         self._transactions = Transactions(connection, self._transactional_id, lambda point: self._fault(point))
@@ -105,9 +106,7 @@ class KafkaTransport(KafkaReader):
                 hint="start a new application (another name) from the input's beginning; no state was lost",
             )
         self._check_topics(read=bool(polled))
-        partitions = {
-            p: columns(records, records[-1].offset + 1, cloud_events=self.cloud_events) for p, records in polled.items()
-        }
+        partitions = {p: columns(records, records[-1].offset + 1, self.opening) for p, records in polled.items()}
         return Polled(partitions, self.member.ownership, moving=self.member.is_joining())
 
     def _check_topics(self, *, read: bool) -> None:

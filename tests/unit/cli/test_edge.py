@@ -61,7 +61,7 @@ def test_the_doctor_looks_at_input_state_and_port_of_a_job_on_files(here: Path) 
     assert [(one["what"], one["ok"]) for one in found] == [
         ("events", True), ("output", True), ("state", True), ("metrics", None),
     ]  # fmt: skip
-    assert found[0]["text"] == "a sample of 100 can be read"
+    assert found[0]["text"] == "a sample of 401 can be read"
     result = streamseg("doctor", "--set", "input.path=nowhere.jsonl", "--set", "embedded.path=nodir/shop.db")
     assert result.exit_code == 2
     assert "no   input: there is no input file 'nowhere.jsonl'" in result.output

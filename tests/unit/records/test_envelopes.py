@@ -12,7 +12,8 @@ import pytest
 from streamseg.config import Config
 from streamseg.processing.transport import Topic
 from streamseg.records.events import Decoded, EventDecoder, Rejected
-from streamseg.transports.kafka.cloud_events import structured
+from streamseg.records.keys import KeyFormat
+from streamseg.transports.kafka.opening import Opening, structured
 from tests.harness import Event, published, run_memory, settings_for, verified
 
 NOW_US = 1_800_000_000_000_000
@@ -141,6 +142,38 @@ def change(op: str, before: Any, after: Any, *, wrapped: bool) -> dict[str, Any]
         "ts_ms": 1559033904961,
     }  # fmt: skip
     return {"schema": {"type": "struct", "fields": []}, "payload": body} if wrapped else body
+
+
+@pytest.mark.parametrize(
+    ("paths", "key_format", "key", "headers", "value", "expected"),
+    [
+        (["key"], "string", b"c7", None, b'{"age": 1}', {"key": "c7", "age": 1}),
+        (["key"], "long", (7).to_bytes(8, "big"), None, b"{}", {"key": 7}),
+        (["key.id", "age"], "json", b'{"id": 8, "x": 1}', None, b'{"age": 1}', {"key": {"id": 8, "x": 1}, "age": 1}),
+        (["key.id"], "json", b"no json", None, b'{"age": 1}', {"key": None, "age": 1}),
+        (["key"], "string", b"c7", None, b'{"key": "own"}', {"key": "own"}),
+        (["headers.s"], "string", None, [("s", b"web"), ("t", b"x")], b' {"a": 1}', {"headers": {"s": "web"}, "a": 1}),
+        (["headers.s"], "string", None, None, b'{"a": 1}', {"headers": {}, "a": 1}),
+        (["age"], "string", b"c7", [("s", b"web")], b'{"a": 1}', {"a": 1}),
+    ],
+)
+def test_fields_may_be_in_the_key_and_in_headers(
+    paths: list[str], key_format: KeyFormat, key: bytes | None, headers: Any, value: bytes, expected: dict[str, Any]
+) -> None:
+    opening = Opening.of(paths, key_format, cloud_events=False)
+    assert json.loads(opening.opened(value, key, headers) or b"") == expected
+    assert opening.opened(None, key, headers) is None
+    assert opening.opened(b"[1]", key, headers) == b"[1]"
+
+
+def test_a_customer_in_the_key_is_tagged_and_erased() -> None:
+    given = {"customer_id": "key.id", "key_format": "json", "where": {"headers.source": "shop"}}
+    fields = Config.model_validate({"input": given, "features": [{"name": "age"}]}).job_settings().fields
+    opening = Opening.of(fields.paths, fields.key_format, cloud_events=False)
+    key, shop, web = b'{"id": 8}', [("source", b"shop")], [("source", b"web")]
+    values = [opening.opened(value, key, headers) for value, headers in [(b'{"age": 3}', shop), (b"{}", web), (None, None)]]
+    decoded, rejected = EventDecoder(fields).decode([key] * 3, values, [NOW_US // 1_000] * 3, NOW_US)
+    assert (decoded.ids, decoded.erase.tolist(), rejected) == (["8", "8"], [False, True], [])
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +324,7 @@ def test_what_is_polled_at_once_and_committed_in_pieces_is_there_once_after_cras
     run(config)
     tags = [json.loads(line) for line in (tmp_path / "tags.jsonl").read_bytes().splitlines()]
     assert [tag["source"]["offset"] for tag in tags if tag["source"]] == list(range(1_500))
-    with closing(EmbeddedReader(tmp_path / "state.db", lambda one: source_of(config, one))) as reader:
+    with closing(EmbeddedReader(tmp_path / "state.db", partial(source_of, config))) as reader:
         report = verified(reader, config.job_settings(), FixedClock())
     assert report.records == 1_500
     assert not report.lost
