@@ -16,6 +16,7 @@ import numpy as np
 from streamseg import worker_id
 from streamseg.config import Config
 from streamseg.config_sections import WorkerConfig
+from streamseg.connections import connection_of, names_of, opening_of, schemas_of
 from streamseg.errors import ConfigError, RetriableError
 from streamseg.model.fitted import FittedModel, load_fitted
 from streamseg.model.records import Start
@@ -30,22 +31,19 @@ from streamseg.processing.restore import restore, restore_model, retried
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import LogReader, Outcome, Records
 from streamseg.records.events import EventDecoder
-from streamseg.runtime.loop import Loop, Stop
-from streamseg.runtime.stages import Tracer
+from streamseg.runtime.loop import Loop
+from streamseg.runtime.stages import Stop, Tracer
 from streamseg.transports.csv_format import Columns, CsvWanted
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source
 from streamseg.transports.files_doctor import examine_files
-from streamseg.transports.finding import Finding
+from streamseg.transports.finding import Finding, Sample
 from streamseg.transports.reader import EmbeddedReader
 from streamseg.transports.sinks import standard_output
 from streamseg.transports.sources import open_source
 
 if TYPE_CHECKING:
-    from streamseg.transports.kafka.client import Connection
-    from streamseg.transports.kafka.opening import Opening
     from streamseg.transports.kafka.reader import KafkaReader
-    from streamseg.transports.kafka.topics import Names
     from streamseg.transports.kafka.transport import KafkaTransport
 
 STANDARD = "-"
@@ -102,6 +100,7 @@ class App:
             max_attempts=_ATTEMPTS[config.input.transport],
             tracer=self._tracer,
             drift_every_s=parse_duration(config.metrics.drift_every),
+            schemas=schemas_of(config),
         )
 
     @property
@@ -133,19 +132,19 @@ def open_reader(config: Config) -> EmbeddedReader | KafkaReader:
         from streamseg.transports.kafka.reader import KafkaReader
 
         at_least_once = config.output.delivery == "at-least-once"
-        opening = _opening(config)
+        opening = opening_of(config)
         return KafkaReader(connection_of(config), names_of(config), at_least_once=at_least_once, opening=opening)
     return EmbeddedReader(Path(config.embedded.path), partial(source_of, config))
 
 
 def examine(config: Config, clock: Clock) -> Iterator[Finding]:
     """Is everything there that the job needs?"""
-    decoder, now_us = EventDecoder(config.job_settings().fields, config.input.max_record_bytes), clock.now_us()
-    deduplicated = config.input.deduplicate != "none"
+    decoder = EventDecoder(config.job_settings().fields, config.input.max_record_bytes)
+    sample = Sample(decoder, clock.now_us(), config.input.deduplicate != "none", schemas_of(config))
     if config.input.transport == "kafka":
         from streamseg.transports.kafka.doctor import examine as examine_kafka
 
-        yield from examine_kafka(connection_of(config), names_of(config), decoder, now_us, deduplicated=deduplicated)
+        yield from examine_kafka(connection_of(config), names_of(config), sample, opening_of(config))
         return
     if config.input.path is None:
         yield Finding("input", False, "none is named: set input.path, or give brokers with --kafka SERVERS")
@@ -154,7 +153,7 @@ def examine(config: Config, clock: Clock) -> Iterator[Finding]:
     source = None if config.input.path == STANDARD else lambda: source_of(config, file)
     output = None if config.output.path in (None, STANDARD) else Path(config.output.path)
     state, resume = Path(config.embedded.path), lambda: _resume(config, source)
-    yield from examine_files(source, output, state, resume, decoder, now_us, deduplicated=deduplicated)
+    yield from examine_files(source, output, state, resume, sample)
 
 
 def _resume(config: Config, source: Callable[[], Source] | None) -> None:
@@ -178,46 +177,9 @@ def open_kafka(config: Config, worker: str, fault: Callable[[str], None] = lambd
         replication_factor=config.kafka.replication_factor,
         start=config.input.start_at,
         skip_lost=config.input.lost == "skip",
-        opening=_opening(config),
+        opening=opening_of(config),
         fault=fault,
     )
-
-
-def _opening(config: Config) -> Opening:
-    from streamseg.transports.kafka.opening import Opening
-
-    paths = config.event_fields().paths
-    return Opening.of(paths, config.input.key_format, cloud_events=config.input.preset == "cloudevents")
-
-
-def connection_of(config: Config) -> Connection:
-    """How to reach the broker."""
-    from streamseg.transports.kafka.client import Connection
-
-    kafka = config.kafka
-    return Connection(
-        kafka.bootstrap_servers,
-        kafka.security_protocol,
-        kafka.sasl_mechanism,
-        kafka.username,
-        None if kafka.password is None else kafka.password.get_secret_value(),
-        kafka.password_file,
-        kafka.token_file,
-        kafka.ca_file,
-        kafka.certificate_file,
-        kafka.key_file,
-        kafka.key_password_file,
-        None if kafka.proxy_url is None else kafka.proxy_url.get_secret_value(),
-        kafka.session_timeout_ms,
-    )
-
-
-def names_of(config: Config) -> Names:
-    """All topics of the application."""
-    from streamseg.transports.kafka.topics import Names
-
-    output = config.output
-    return Names(config.application, config.input.topic, output.topic, output.catalog_topic, output.dead_letter_topic)
 
 
 def restored(config: Config, reader: LogReader) -> Job:

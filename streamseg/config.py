@@ -19,17 +19,17 @@ from msgspec.structs import replace
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
+from streamseg.config_base import Section
+from streamseg.config_connections import KafkaConfig
 from streamseg.config_sections import (
     READING,
     REMOVED,
     EmbeddedConfig,
     FeatureConfig,
     InputConfig,
-    KafkaConfig,
     MetricsConfig,
     ModelConfig,
     OutputConfig,
-    Section,
     TracingConfig,
     WorkerConfig,
     event_fields,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import codecs
 from datetime import UTC, datetime
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from streamseg.config_base import Duration, Section
+from streamseg.config_connections import RegistryConfig
 from streamseg.features.aggregates import AggregateName, Feature
 from streamseg.model.spec import MAX_SEGMENTS, parse_duration
 from streamseg.records.cells import text_of
@@ -18,30 +20,7 @@ from streamseg.records.events import EventFields
 from streamseg.records.filters import Condition, Derived, Filter
 from streamseg.records.keys import KeyFormat
 from streamseg.records.times import TimeRules, TimeUnit
-
-
-def _duration(text: str) -> str:
-    """Raises ValueError."""
-    parse_duration(text)
-    return text
-
-
-Duration = Annotated[str, AfterValidator(_duration)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _true_is_no_number(cls, given: Any) -> Any:
-        """Raises ValueError."""
-        for name, value in given.items() if isinstance(given, dict) else ():
-            field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and bool not in (field.annotation, *get_args(field.annotation)):
-                raise ValueError(f"{name} is no matter of true or false")
-        return given
-
+from streamseg.records.wire import FormatName
 
 Scalar = str | int | float | bool
 Where = dict[str, Scalar | list[Scalar] | dict[Literal["exists"], bool]]
@@ -91,8 +70,14 @@ class InputConfig(Section):
         "none",
         description="where the fields are in events of Segment, CloudEvents or Debezium: segment, cloudevents, debezium",
     )
+    format: FormatName = Field(
+        "auto",
+        description="of Kafka's values: auto (JSON, or what the schema says that a value names), json, avro, protobuf",
+    )
+    registry: RegistryConfig | None = Field(None, description="the schema registry: its URL, or a table")
     key_format: KeyFormat = Field(
-        "string", description="of keys of records without a value, which erase their customer: string, json, long or none"
+        "string",
+        description="of keys of records without a value, that erase their customer: string, json, long, avro or none",
     )
     time_unit: TimeUnit = Field("auto", description='of times that are numbers since 1970; "auto": by their size')
     time_format: str | None = Field(
@@ -116,6 +101,11 @@ class InputConfig(Section):
     )
     batch_records: int = Field(5000, ge=1, le=100_000, description="records in a micro-batch, at most")
     max_record_bytes: int = Field(1_000_000, ge=100, description="larger records are dead letters")
+
+    @field_validator("registry", mode="before")
+    @classmethod
+    def _from_a_url(cls, given: Any) -> Any:
+        return {"url": given} if isinstance(given, str) else given
 
     @field_validator("time_zone")
     @classmethod
@@ -165,8 +155,8 @@ class InputConfig(Section):
 
 # What of `input` the meaning of a record depends on.
 READING = (
-    "customer_id", "event_time", "where", "preset", "key_format", "time_unit", "time_format", "time_zone", "earliest_time",
-    "encoding", "delimiter", "decimal", "thousands", "topic", "max_record_bytes", "deduplicate",
+    "customer_id", "event_time", "where", "preset", "format", "key_format", "time_unit", "time_format", "time_zone",
+    "earliest_time", "encoding", "delimiter", "decimal", "thousands", "topic", "max_record_bytes", "deduplicate",
 )  # fmt: skip
 
 
@@ -260,6 +250,7 @@ def event_fields(given: InputConfig, features: tuple[FeatureConfig, ...]) -> Eve
         tuple(one.derived() for one in features if one.where),
         given.key_format,
         envelope_of(given.preset, given.customer_id, given.event_time)._replace(literal=frozenset(asked)),
+        given.format,
     )
 
 
@@ -348,34 +339,3 @@ class MetricsConfig(Section):
 
 class TracingConfig(Section):
     enabled: bool = Field(False, description="spans of each batch, through OpenTelemetry and its OTEL_* variables")
-
-
-class KafkaConfig(Section):
-    bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, several with commas")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="how")
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
-        "PLAIN", description="for SASL_*"
-    )
-    username: str | None = Field(None, description="for PLAIN and SCRAM")
-    password: SecretStr | None = Field(None, description="better: password_file, or STREAMSEG_KAFKA__PASSWORD")
-    password_file: str | None = Field(None, description="a file that holds the password")
-    token_file: str | None = Field(None, description="OAUTHBEARER: a file with the token, read at each connection")
-    ca_file: str | None = Field(None, description="SSL: certificates to trust, PEM; default: the system's")
-    certificate_file: str | None = Field(None, description="SSL: this client's certificate, PEM")
-    key_file: str | None = Field(None, description="SSL: its key, PEM")
-    key_password_file: str | None = Field(None, description="SSL: a file that holds the key's password")
-    proxy_url: SecretStr | None = Field(None, description="socks5:// or http:// proxy to reach the broker through")
-    create_topics: bool = Field(True, description="create our topics where they are missing; the input never")
-    replication_factor: int = Field(-1, ge=-1, description="of topics that are created; -1: the broker's default")
-    session_timeout_ms: int = Field(6_000, ge=1_000, le=300_000, description="silence after which others take over")
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if not self.security_protocol.startswith("SASL"):
-            return self
-        if self.sasl_mechanism == "OAUTHBEARER":
-            if self.token_file is None:
-                raise ValueError("OAUTHBEARER needs token_file")
-        elif self.username is None or (self.password is None and self.password_file is None):
-            raise ValueError(f"{self.sasl_mechanism} needs username, and password_file or password")
-        return self

@@ -13,6 +13,8 @@ class DeadLetterCode(StrEnum):
 
     NOT_JSON = "not_json"
     NOT_UTF8 = "not_utf8"
+    UNKNOWN_SCHEMA = "unknown_schema"
+    NOT_OF_SCHEMA = "not_of_schema"
     NOT_AN_OBJECT = "not_an_object"
     MISSING_CUSTOMER_ID = "missing_customer_id"
     WRONG_TYPE = "wrong_type"

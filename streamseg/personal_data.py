@@ -10,8 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from streamseg.app import connection_of, names_of, open_reader, restored
+from streamseg.app import open_reader, restored
 from streamseg.config import Config
+from streamseg.connections import connection_of, names_of
 from streamseg.errors import ConfigError
 from streamseg.processing.clock import SystemClock
 from streamseg.processing.explain import Explanation, explain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec, TextIO, TypeVar
@@ -44,6 +44,10 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="key=value for any 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
+# Keys of credentials, which a list of processes would show.
+_SECRETS = ("kafka.password", "input.registry.password", "input.registry.token")
+
+
 def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Loaded:
     """Flags by their dotted key with __ for the dot; --set for the others."""
     given = {key.replace("__", "."): value for key, value in flags.items()}
@@ -54,16 +58,23 @@ def configuration(file: Path | None, sets: list[str] | None, **flags: Any) -> Lo
     return loaded
 
 
+def _flat(given: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys of tables within tables, dotted."""
+    for key, value in given.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def _refuse_secrets(given: dict[str, Any]) -> None:
     """Raises ConfigError where a flag holds a credential, be it in a TOML table."""
-    section = given.get("kafka")
-    inside = {f"kafka.{key}": value for key, value in section.items()} if isinstance(section, dict) else {}
-    for key, value in (given | inside).items():
-        if key == "kafka.password" or (key == "kafka.proxy_url" and "@" in str(value)):
+    for key, value in _flat(given):
+        if key in _SECRETS or (key in ("kafka.proxy_url", "input.registry", "input.registry.url") and "@" in str(value)):
             raise ConfigError(
                 "a password does not go on a command line, where every user of this machine can read it",
                 where=f"--set {key}",
-                hint=f"use the variable STREAMSEG_{key.upper().replace('.', '__')}, or a file (kafka.password_file)",
+                hint=f"use the variable STREAMSEG_{key.upper().replace('.', '__')}, or of Kafka a password_file",
             )
 
 

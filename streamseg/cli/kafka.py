@@ -13,9 +13,10 @@ import typer
 from rich.markup import escape
 
 from streamseg import worker_id
-from streamseg.app import connection_of, examine, names_of, source_of
+from streamseg.app import examine, source_of
 from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, configuration, on_kafka, out, process_edge
 from streamseg.cli.run import stop_on_signals
+from streamseg.connections import connection_of, names_of
 from streamseg.errors import ConfigError, DeadLetterCode, RetriableError
 from streamseg.processing.clock import SystemClock
 from streamseg.records.events import EventDecoder

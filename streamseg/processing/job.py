@@ -7,14 +7,12 @@ customers' deltas through `committed`, by the function that restores them. An ab
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
 import msgspec
-import numpy as np
 
 from streamseg.errors import ConfigError
-from streamseg.features.aggregates import NO_TIME
 from streamseg.model.codec import pack
 from streamseg.model.decisions import decided, due
 from streamseg.model.drift import Drift
@@ -47,6 +45,7 @@ from streamseg.processing.planned import (
 )
 from streamseg.processing.quarantine import process
 from streamseg.processing.replica import Replica
+from streamseg.processing.schemas import InputSchemas
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.shifts import Shifts
 from streamseg.processing.steps import cut, due_within, until_step
@@ -68,6 +67,7 @@ from streamseg.records.events import Decoder, EventDecoder
 from streamseg.records.frames import Entry, frames
 from streamseg.records.frames import cut as cut_payload
 from streamseg.records.outputs import SegmentRecord
+from streamseg.records.wire import KnownSchema
 
 # Erased customers leave the log by the next snapshot, which comes at the latest after so many batches.
 _ERASURE_BATCHES = 20
@@ -82,7 +82,8 @@ class Job:
         self.n_partitions = n_partitions
         self.replica = Replica(settings.model, settings.config)
         self.tasks: dict[int, Task] = {}
-        self.decoder: Decoder = EventDecoder(settings.fields, settings.max_record_bytes)
+        self.schemas = InputSchemas(settings.fields, self.replica)
+        self.decoder: Decoder = EventDecoder(settings.fields, settings.max_record_bytes, self.schemas.book)
         self.model_snapshots: list[KeptSnapshot] = []
         self._shifts = Shifts()
         self._drift = DriftMeter(settings)
@@ -126,7 +127,9 @@ class Job:
             make = partial(PartitionJob, self.tasks[partition], self.state, self.settings, clock_us)
             results[partition] = process(make, records, self.decoder)
         reached = any(r.delta.mark.closed_at > self.tasks[p].mark.closed_at for p, r in results.items())
-        return self._planned(polled.ownership, results, self.batch_record(results, clock_us, closes=drained or reached))
+        schemas = self.schemas.new_in(polled.partitions.values())
+        record = self.batch_record(results, clock_us, closes=drained or reached, schemas=schemas)
+        return self._planned(polled.ownership, results, record)
 
     def plan_between(self, ownership: Ownership, *, idle: bool) -> Planned | None:
         """A slice of each sweep at a step; where the input is `idle`, the next slice at once, and the end of an open step.
@@ -145,7 +148,14 @@ class Job:
             return None
         return self._planned(ownership, results, self.batch_record(results, clock_us, closes=True))
 
-    def batch_record(self, results: Mapping[int, PartitionResult], clock_us: int, *, closes: bool) -> BatchRecord:
+    def batch_record(
+        self,
+        results: Mapping[int, PartitionResult],
+        clock_us: int,
+        *,
+        closes: bool,
+        schemas: Iterable[KnownSchema] = (),
+    ) -> BatchRecord:
         """Manifest and model delta of a batch, which closes the open step or does not."""
         manifest = Manifest(
             FORMAT_VERSION,
@@ -157,7 +167,7 @@ class Job:
             self.replica.input_id,
         )
         delta = learned(self.state, self.settings.model, self.replica.digest, results, closes=closes)
-        return BatchRecord(manifest, delta)
+        return BatchRecord(manifest, delta, list(schemas))
 
     def _planned(self, ownership: Ownership, results: Mapping[int, PartitionResult], record: BatchRecord) -> Planned:
         internal = []
@@ -281,16 +291,6 @@ class Job:
     def n_customers(self) -> int:
         """Customers in the state of this worker."""
         return sum(task.table.n_customers for task in self.tasks.values())
-
-    def unknown_features(self) -> tuple[int, list[str]]:
-        """How many customers there are, and the weighted features that none of them has."""
-        names = self.settings.model.names[: self.settings.model.n_weighted]
-        customers, known = 0, np.zeros(len(names), dtype=np.bool_)
-        for task in self.tasks.values():
-            rows = np.array(list(task.table.index.values()), dtype=np.int64)
-            customers += len(rows)
-            known |= (~np.isnan(task.table.vectors(rows, NO_TIME)[: len(names)])).any(axis=1)
-        return customers, [name for name, there in zip(names, known.tolist(), strict=True) if not there]
 
     def drift(self) -> Drift | None:
         """This worker's customers of late against the reference; None where there are too few of either."""

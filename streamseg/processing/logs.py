@@ -22,6 +22,7 @@ from streamseg.model.records import Decision, Delta, Upserts
 from streamseg.model.state import ModelState
 from streamseg.model.watch import LossWatch
 from streamseg.records.frames import cut, frames
+from streamseg.records.wire import KnownSchema
 
 # Raised where records, or what is decided at a version, are no longer what they were: `verify` takes both again.
 FORMAT_VERSION = 12
@@ -101,8 +102,11 @@ class Genesis(msgspec.Struct, tag="genesis"):
 
 
 class BatchRecord(msgspec.Struct, tag="batch"):
+    """`schemas`: those that the batch's values name and that did not stand in the log, from which it is derived again."""
+
     manifest: Manifest
     delta: Delta | Upserts
+    schemas: list[KnownSchema] = []
 
 
 class DecisionRecord(msgspec.Struct, tag="decision"):
@@ -120,7 +124,7 @@ class ModelSnapshot(msgspec.Struct):
 
     Attributes:
         positions: by partition, where its last manifest ended; homes: partitions of sampled customers, by hash.
-        watch: of the loss; open: batches of the step that is not closed yet.
+        watch: of the loss; open: batches of the step that is not closed yet; schemas: of the input's values.
     """
 
     format_version: int
@@ -132,6 +136,7 @@ class ModelSnapshot(msgspec.Struct):
     homes: dict[int, int]
     watch: LossWatch
     open: list[BatchRecord] = []
+    schemas: list[KnownSchema] = []
 
 
 class Sweep(msgspec.Struct, frozen=True):

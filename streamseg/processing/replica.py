@@ -25,6 +25,7 @@ from streamseg.processing.logs import (
     config_digest,
 )
 from streamseg.processing.rows_to_learn import joined_blocks
+from streamseg.records.wire import KnownSchema
 
 # Sampled customers whose partition is remembered, by smallest hash.
 _HOMES = 4096
@@ -48,6 +49,8 @@ class Replica:
         self.watch = LossWatch()
         # Batches of the open step: the model is that of the last one that was closed.
         self.open: list[BatchRecord] = []
+        # Schemas that the log holds, by id.
+        self.schemas: dict[bytes, KnownSchema] = {}
         self._digests: dict[int, bytes] = {}
         self._remember()
 
@@ -88,6 +91,7 @@ class Replica:
                 self.watch.answer(record.decision.base_version)
         else:
             self._check_batch(record)
+            self.schemas |= {schema.id: schema for schema in record.schemas if schema.kind != "missing"}
             self.open.append(record)
             if record.delta.closes:
                 self._close_step()
@@ -170,6 +174,7 @@ class Replica:
             dict(self.homes),
             unpack(pack(self.watch), LossWatch),
             list(unclosed),
+            list(self.schemas.values()),
         )
 
     def copy_of_state(self) -> ModelState:
@@ -190,5 +195,6 @@ class Replica:
         self.homes = dict(snapshot.homes)
         self.watch = snapshot.watch
         self.open = list(snapshot.open)
+        self.schemas = {schema.id: schema for schema in snapshot.schemas}
         self._digests = {}
         self._remember()

@@ -182,12 +182,13 @@ class Verifier:
         job = self.at(manifest.model_version) if within else self.job
         if job is None:
             raise self._unknown_version(manifest.model_version)
+        job.schemas.learn([*self.job.replica.schemas.values(), *record.schemas])
         for part in within:
             result = self.lanes[part.partition].rederive(job, part, manifest.clock_us)
             if result is not None:
                 results[part.partition] = result
         if len(results) == len(manifest.partitions):
-            again = pack(job.batch_record(results, manifest.clock_us, closes=record.delta.closes))
+            again = pack(job.batch_record(results, manifest.clock_us, closes=record.delta.closes, schemas=record.schemas))
             if again != entry.payload:
                 raise DifferenceError(
                     "the model delta is not what its batch gives",

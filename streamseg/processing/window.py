@@ -57,3 +57,14 @@ def _latest(task: Task, n_weighted: int, most: int) -> tuple[Array, Ints]:
     x = task.table.vectors(rows, NO_TIME)
     known = ~np.isnan(x[:n_weighted]).any(axis=0)
     return x[:, known], task.table.column("segment")[rows[known]].astype(np.int64)
+
+
+def unknown_features(tasks: Iterable[Task], settings: JobSettings) -> tuple[int, list[str]]:
+    """How many customers there are, and the weighted features that none of them has. IN all."""
+    names = settings.model.names[: settings.model.n_weighted]
+    customers, known = 0, np.zeros(len(names), dtype=np.bool_)
+    for task in tasks:
+        rows = np.array(list(task.table.index.values()), dtype=np.int64)
+        customers += len(rows)
+        known |= (~np.isnan(task.table.vectors(rows, NO_TIME)[: len(names)])).any(axis=1)
+    return customers, [name for name, there in zip(names, known.tolist(), strict=True) if not there]

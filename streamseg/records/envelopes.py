@@ -14,6 +14,7 @@ import msgspec
 from streamseg.errors import RecordError
 from streamseg.records.cells import id_of
 from streamseg.records.event_type import Reader, event_type
+from streamseg.records.wire import PLAIN, Format
 
 PresetName = Literal["none", "segment", "cloudevents", "debezium"]
 DEFAULT_ID, DEFAULT_TIME = "customer_id", "event_time"
@@ -118,9 +119,10 @@ def _first_of(readers: list[Reader]) -> Reader:
 class Deletions:
     """Deleted rows in a stream of changes: who is erased by them, if anybody."""
 
-    def __init__(self, envelope: Envelope, customer_id: str) -> None:
+    def __init__(self, envelope: Envelope, customer_id: str, format: Format = PLAIN) -> None:
         kind, (self._op,) = typed({"op": Any}, envelope, lenient=True)
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
+        self._decode: Callable[[bytes], Any] = format.decoder(kind)
+        self._anything = format.decoder(Any)
         self._name = customer_id.rpartition(".")[2]
 
     def erased(self, key: bytes | None, value: bytes | None) -> str | int | None:
@@ -144,7 +146,7 @@ class Deletions:
 
     def _in_key(self, key: bytes | None) -> str | int | None:
         try:
-            found = msgspec.json.decode(key or b"null")
+            found = self._anything(key or b"null")
             if isinstance(found, dict) and isinstance(found.get("payload"), dict):
                 found = found["payload"]
             return id_of(found.get(self._name), self._name) if isinstance(found, dict) else None

@@ -24,6 +24,7 @@ from streamseg.records.filters import Condition, Derived, Filter, ValueFilter
 from streamseg.records.json_faults import not_of_this_shape, parsed
 from streamseg.records.keys import KeyFormat, id_in_key
 from streamseg.records.times import TimeRules, microseconds, plausible, time_error, time_of
+from streamseg.records.wire import Format, FormatName, SchemaBook
 
 MAX_ID_CHARACTERS = 4_096
 
@@ -38,6 +39,7 @@ class EventFields(NamedTuple):
     Attributes:
         where: of the input; others are dropped. derived: columns of features that are about some events only.
         key_format: of the keys of records without a value, which erase the customer.
+        format: of values; what names a schema is read through it.
         envelope: where in a record the fields may be.
     """
 
@@ -50,6 +52,7 @@ class EventFields(NamedTuple):
     derived: tuple[Derived, ...] = ()
     key_format: KeyFormat = "string"
     envelope: Envelope = Envelope()
+    format: FormatName = "auto"
 
     @property
     def meant(self) -> Filter:
@@ -61,6 +64,14 @@ class EventFields(NamedTuple):
     def paths(self) -> tuple[str, ...]:
         """Of all fields."""
         return (self.customer_id, self.event_time, *self.numbers, *self.columns)
+
+    @property
+    def outermost(self) -> frozenset[str]:
+        """Names of the outermost fields that are read, wherever the envelope has them."""
+        names = (*self.paths, _ERASE, _EVENT_ID, *self.meant.fields)
+        found = [path for name in names for path in self.envelope.paths(name)]
+        # A key names the customer by the innermost name.
+        return frozenset({path.split(".")[0] for path in found} | {self.customer_id.rpartition(".")[2]})
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -104,10 +115,14 @@ class Decoder(Protocol):
 
 
 class EventDecoder:
-    """Decodes JSON events with the configured fields."""
+    """Decodes events with the configured fields."""
 
-    def __init__(self, fields: EventFields, max_bytes: int = 1_000_000) -> None:
+    def __init__(self, fields: EventFields, max_bytes: int = 1_000_000, book: SchemaBook | None = None) -> None:
+        """`book`: the schemas that are known, where values name theirs."""
         self.fields = fields
+        self.book = SchemaBook(fields.outermost) if book is None else book
+        format = Format(fields.format, self.book)
+        self._anything = format.decoder(Any)
         self.max_bytes = max_bytes
         self._columns = [fields.customer_id, fields.event_time, _ERASE, _EVENT_ID, *fields.numbers, *fields.columns]
         kinds: dict[str, Any] = {
@@ -119,15 +134,15 @@ class EventDecoder:
         kinds |= dict.fromkeys(fields.numbers, float | None)
         kinds |= dict.fromkeys(fields.columns, str | int | bool | None)
         strict, self._readers = typed(kinds, fields.envelope)
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(strict).decode
+        self._decode: Callable[[bytes], Any] = format.decoder(strict)
         lenient, self._lenient_readers = typed(dict.fromkeys(kinds, Any), fields.envelope, lenient=True)
-        self._decode_lenient: Callable[[bytes], Any] = msgspec.json.Decoder(lenient).decode
+        self._decode_lenient: Callable[[bytes], Any] = format.decoder(lenient)
         # What is enough to erase a customer, whatever else is wrong with a record; and to tell whose it is.
         ids = dict.fromkeys((fields.customer_id, _ERASE), Any)
         erasure, self._erasure_readers = typed(ids, fields.envelope, lenient=True)
-        self._decode_erasure: Callable[[bytes], Any] = msgspec.json.Decoder(erasure).decode
-        self._filter = ValueFilter(fields.meant, fields.envelope) if fields.meant.conditions else None
-        self._deletions = Deletions(fields.envelope, fields.customer_id) if fields.envelope.deletes else None
+        self._decode_erasure: Callable[[bytes], Any] = format.decoder(erasure)
+        self._filter = ValueFilter(fields.meant, fields.envelope, format) if fields.meant.conditions else None
+        self._deletions = Deletions(fields.envelope, fields.customer_id, format) if fields.envelope.deletes else None
 
     def decode(
         self,
@@ -226,7 +241,7 @@ class EventDecoder:
                 events = list(map(self._decode, portion))
                 for column, read in zip(columns, self._readers, strict=True):
                     column.extend(map(read, events))
-        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError, RecordError):
             return None
         if self.fields.times.format is not None:
             try:
@@ -278,7 +293,7 @@ class EventDecoder:
         return row if row[2] else (row[0], time_of(row[1], self.fields.times, self.fields.event_time), *row[2:])
 
     def _erasure(self, key: bytes | None) -> tuple[Any, ...]:
-        return self._erased(id_in_key(key, self.fields.key_format, self.fields.customer_id))
+        return self._erased(id_in_key(key, self.fields.key_format, self.fields.customer_id, self.book))
 
     def _erased(self, customer_id: str | int) -> tuple[Any, ...]:
         return (customer_id, None, True, *([None] * (len(self._columns) - 3)))
@@ -291,7 +306,7 @@ class EventDecoder:
         except msgspec.ValidationError as error:
             erased = self._erased_anyhow(value)
             if erased is None:
-                raise not_of_this_shape(value, error) from None
+                raise not_of_this_shape(self._anything, value, error) from None
             return erased
         cells = [read(event) for read in self._lenient_readers]
         customer, erase = id_of(cells[0], fields.customer_id), flag_of(cells[2], _ERASE)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from streamseg.errors import RecordError
 from streamseg.records.cells import text_of
 from streamseg.records.envelopes import Envelope, typed
+from streamseg.records.wire import PLAIN, Format
 
 Flags = npt.NDArray[np.bool_]
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0+")
@@ -68,13 +69,13 @@ class Derived(NamedTuple):
 class ValueFilter:
     """A filter of records that could not be decoded as events: what is not meant need not be one."""
 
-    def __init__(self, wanted: Filter, envelope: Envelope) -> None:
+    def __init__(self, wanted: Filter, envelope: Envelope, format: Format = PLAIN) -> None:
         self._wanted = wanted
         kind, self._readers = typed(dict.fromkeys(wanted.fields, Any), envelope, lenient=True)
-        self._decode = msgspec.json.Decoder(kind).decode
+        self._decode = format.decoder(kind)
 
     def drops(self, value: bytes | None) -> bool:
-        """Whether a record is JSON that is surely not meant."""
+        """Whether a record is an event that is surely not meant."""
         if value is None:
             return False
         try:

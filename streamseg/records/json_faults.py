@@ -11,9 +11,6 @@ import msgspec
 
 from streamseg.errors import DeadLetterCode, RecordError
 
-_FRAME_BYTES = 5
-
-
 # What a row of a table that has another number of cells than its header, or an open quote, is left as.
 _NO_ROW = " (it is no JSON; of a table: its row has not as many cells as the header, or a quote is not closed)"
 _BEGIN_JSON = (b"{", b"[", b"")
@@ -31,7 +28,8 @@ def parsed(decode: Callable[[bytes], Any], value: bytes) -> Any:
         raise _malformed(value, error) from None
 
 
-def not_of_this_shape(value: bytes, error: msgspec.ValidationError) -> RecordError:
+def not_of_this_shape(decode: Callable[[bytes], Any], value: bytes, error: msgspec.ValidationError) -> RecordError:
+    """`decode`: a value to whatever it holds."""
     where = re.search(r"`\$\.?([^`]*)`$", str(error))
     field = where[1] if where else ""
     if "out of range" in str(error):
@@ -39,20 +37,13 @@ def not_of_this_shape(value: bytes, error: msgspec.ValidationError) -> RecordErr
     if not field:
         # What begins as JSON of another type may not go on so, as a row of a table does not.
         try:
-            parsed(msgspec.json.decode, value)
+            parsed(decode, value)
         except RecordError as other:
             return other
     return RecordError(DeadLetterCode.WRONG_TYPE if field else DeadLetterCode.NOT_AN_OBJECT, str(error), field)
 
 
 def _malformed(value: bytes, error: Exception) -> RecordError:
-    if len(value) >= _FRAME_BYTES and value[0] == 0:
-        # Confluent's framing: a zero, the schema's id in four bytes, then Avro, Protobuf or JSON.
-        schema = int.from_bytes(value[1:_FRAME_BYTES], "big")
-        message = (
-            f"it begins as a record of a schema registry does (byte 0, schema id {schema}), and only plain JSON is read"
-        )
-        return RecordError(DeadLetterCode.NOT_JSON, message)
     if "UTF-8" in str(error) or "utf-8" in str(error):
         return RecordError(DeadLetterCode.NOT_UTF8, "the value is not UTF-8")
     if "out of range" in str(error):

@@ -8,22 +8,31 @@ import msgspec
 
 from streamseg.errors import DeadLetterCode, RecordError
 from streamseg.records.cells import id_of
+from streamseg.records.wire import SchemaBook, framed
 
-KeyFormat = Literal["string", "json", "long", "none"]
+KeyFormat = Literal["string", "json", "long", "avro", "none"]
 _LONG_BYTES = 8
 
 
-def id_in_key(key: bytes | None, format: KeyFormat, field: str) -> str | int:
-    """Of a record without a value. `field`: path of the customer's id in events. Raises RecordError."""
+def id_in_key(key: bytes | None, format: KeyFormat, field: str, book: SchemaBook) -> str | int:
+    """Of a record without a value. `field`: path of the customer's id in events; `book`: schemas. Raises RecordError."""
     if not key or format == "none":
         raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, "a null value without a key names nobody to erase")
-    found = key_value(key, format)
+    found = book_value(key, book) if format == "avro" else key_value(key, format)
     if isinstance(found, dict):
         found = _in_object(found, field)
     customer = id_of(found, field)
     if customer is None or customer == "":
         raise RecordError(DeadLetterCode.MISSING_CUSTOMER_ID, "the key of a null value names nobody to erase")
     return customer
+
+
+def book_value(key: bytes, book: SchemaBook) -> object:
+    """What a key that names its schema holds. Raises RecordError."""
+    frame = framed(key)
+    if frame is None:
+        raise RecordError(DeadLetterCode.UNKNOWN_SCHEMA, "the key names no schema (input.key_format)")
+    return book.read(key, frame)
 
 
 def key_value(key: bytes, format: KeyFormat) -> object:

@@ -7,7 +7,6 @@ abort is thereby the same as a crash, and an unknown outcome is decided by what 
 from __future__ import annotations
 
 import time
-from typing import Protocol
 
 from streamseg.errors import RetriableError, TruncatedError
 from streamseg.kernel import starts
@@ -31,7 +30,8 @@ from streamseg.processing.settings import JobSettings
 from streamseg.processing.task import TaskState
 from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled, Records, Transport
 from streamseg.records.frames import entries
-from streamseg.runtime.stages import NoTracer, Stages, Tracer, collector_paused
+from streamseg.records.wire import NO_REGISTRY, SchemaSource
+from streamseg.runtime.stages import NoTracer, Stages, Stop, Tracer, collector_paused
 from streamseg.runtime.told import DRIFT_EVERY_S, DriftReports, completed, missing_model, polling, traces_of
 
 _POLL_TIMEOUT_S = 0.5
@@ -47,14 +47,6 @@ _LOOK_S = 0.001
 # Between two looks for the first centers that another worker proposes.
 _HOLD_S = 0.1
 _LONG_S = 0.5  # what is decided for longer, while nothing is read, is told
-
-
-class Stop(Protocol):
-    """Says when to stop; `wait` returns early if it does."""
-
-    def is_set(self) -> bool: ...
-
-    def wait(self, timeout: float | None = None) -> bool: ...
 
 
 class Loop:
@@ -73,8 +65,9 @@ class Loop:
         max_attempts: int = 5,
         tracer: Tracer | None = None,
         drift_every_s: float = DRIFT_EVERY_S,
+        schemas: SchemaSource = NO_REGISTRY,
     ) -> None:
-        """`max_attempts`: failures in a row after which the error is raised."""
+        """`max_attempts`: failures in a row after which the error is raised; `schemas`: of values that name one."""
         self.transport, self.settings, self.clock = transport, settings, clock
         self.observer, self.stop = observer, stop
         self._batch_records = batch_records
@@ -82,7 +75,7 @@ class Loop:
         self.max_attempts = max_attempts
         self._failures, self._restored = 0, False
         self._stages = Stages(tracer or NoTracer())
-        self._drift = DriftReports(drift_every_s)
+        self._drift, self._schemas = DriftReports(drift_every_s), schemas
         # By partition, how much was due when a snapshot did not work.
         self._postponed: dict[int, float] = {}
         self._ownership = transport.ownership()
@@ -189,6 +182,7 @@ class Loop:
 
     def _process(self, rest: dict[int, Records], ownership: Ownership, *, drained: bool) -> None:
         """Commit records in batches that end at steps, each followed by pending decisions, snapshots and sweeps."""
+        self.job.schemas.fetch(rest.values(), self._schemas)
         while rest:
             now, rest = self.job.cut(rest, self.job.until_step())
             piece = Polled(now, ownership)

@@ -16,6 +16,8 @@ _RECORDS, _SHARE = 1_000, 0.99
 _TO_DO = {
     "not_json": "a line of JSON is one object; a row of a table has as many cells as its header",
     "not_utf8": "the input is not UTF-8: convert it, or set input.encoding for a CSV file",
+    "unknown_schema": "set input.registry to the URL of the schema registry; `streamseg doctor` names the schemas",
+    "not_of_schema": "were the records written with the schema that they name, in input.format?",
     "not_an_object": "an event is a JSON object",
     "bad_time": "set input.time_format, such as %d/%m/%Y",
     "implausible_time": "set input.time_unit, or input.earliest_time for events of long ago",

@@ -9,6 +9,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 
+class Stop(Protocol):
+    """Says when to stop; `wait` returns early if it does."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
 class Tracer(Protocol):
     """Makes spans."""
 

@@ -24,6 +24,7 @@ from streamseg.processing.observe import (
     Waiting,
 )
 from streamseg.processing.transport import Polled
+from streamseg.processing.window import unknown_features
 
 # Between two looks at drift: one takes milliseconds.
 DRIFT_EVERY_S = 5.0
@@ -73,7 +74,7 @@ def completed(event: Observation, polled: Polled, committed_us: int, stages: Map
 def missing_model(job: Job) -> Waiting:
     """Why there is none though the input has ended."""
     complete, needed = len(job.state.warm_up.rows), job.settings.model.least_segments
-    customers, unknown = job.unknown_features()
+    customers, unknown = unknown_features(job.tasks.values(), job.settings)
     message = (
         f"the input ended before there was a model: {complete:,} of {customers:,} customers have all features, and at "
         f"least {needed} that differ are needed for {needed} segments"

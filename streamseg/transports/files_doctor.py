@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from streamseg.records.events import Decoder
 from streamseg.transports.files import Source
-from streamseg.transports.finding import Finding, each, sampled, tried
+from streamseg.transports.finding import Finding, Sample, each, tried
 
 _SAMPLE = 1_000
 
@@ -18,10 +17,7 @@ def examine_files(
     output: Path | None,
     state: Path,
     resume: Callable[[], None],
-    decoder: Decoder,
-    now_us: int,
-    *,
-    deduplicated: bool,
+    sample: Sample,
 ) -> Iterator[Finding]:
     """Findings from the input to the state.
 
@@ -31,13 +27,13 @@ def examine_files(
     if source is None:
         yield Finding("input", None, "comes from a stream, of which nothing can be seen beforehand")
     else:
-        yield from each("input", lambda: _events(source(), decoder, now_us, deduplicated=deduplicated))
+        yield from each("input", lambda: _events(source(), sample))
     if output is not None:
         yield _writable("output", output)
     yield tried("state", lambda: _resumed(state, resume)) if state.exists() else _writable("state", state)
 
 
-def _events(source: Source, decoder: Decoder, now_us: int, *, deduplicated: bool) -> Iterator[Finding]:
+def _events(source: Source, sample: Sample) -> Iterator[Finding]:
     source.settle(None)
     if source.in_words():
         yield Finding("format", True, source.in_words())
@@ -46,7 +42,7 @@ def _events(source: Source, decoder: Decoder, now_us: int, *, deduplicated: bool
         yield Finding("events", None, "the input is empty")
         return
     none = [None] * len(values)
-    yield from sampled(decoder, none, values, none, now_us, deduplicated=deduplicated)
+    yield from sample.findings(none, values, none)
 
 
 def _resumed(state: Path, resume: Callable[[], None]) -> str:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from streamseg.errors import StreamsegError
-from streamseg.records.events import Decoded, Decoder
+from streamseg.records.events import Decoded, EventDecoder
+from streamseg.records.wire import NO_REGISTRY, SchemaSource
 
 # Share of repeated events from which on it is worth saying.
 _REPEATED = 0.01
@@ -43,28 +44,49 @@ def in_short(error: StreamsegError) -> str:
     return f"{error.message}: {error.hint}" if error.hint else error.message
 
 
-def sampled(
-    decoder: Decoder,
-    keys: Sequence[bytes | None],
-    values: Sequence[bytes | None],
-    timestamps_ms: Sequence[int | None],
-    now_us: int,
-    *,
-    deduplicated: bool,
-) -> Iterator[Finding]:
-    """Whether records are events, and whether some were sent twice."""
-    decoded, rejected = decoder.decode(keys, values, timestamps_ms, now_us)
-    if rejected:
-        first = rejected[0].error
-        # One poison pill is the producer's matter; if all are, the settings are wrong.
-        ok = None if decoded.ids else False
-        yield Finding("events", ok, f"{len(rejected)} of {len(values)} would be dead letters: {first.code}: {first}")
-    else:
-        yield _told_of(decoded)
-    repeated = _repeated(decoded)
-    if repeated >= _REPEATED * max(1, len(decoded.ids)) and not deduplicated:
-        text = f"{repeated} of {len(decoded.ids)} events have an event_id that their customer had before: set "
-        yield Finding("event ids", None, text + 'input.deduplicate = "24h", or each counts twice')
+_KINDS = {"avro": "Avro", "protobuf": "Protobuf", "json": "JSON Schema"}
+
+
+class Sample(NamedTuple):
+    """What records are looked at with.
+
+    Attributes:
+        now_us: the clock; deduplicated: whether the job drops repeated events.
+        schemas: of values that name one.
+    """
+
+    decoder: EventDecoder
+    now_us: int
+    deduplicated: bool = False
+    schemas: SchemaSource = NO_REGISTRY
+
+    def findings(
+        self, keys: Sequence[bytes | None], values: Sequence[bytes | None], timestamps_ms: Sequence[int | None]
+    ) -> Iterator[Finding]:
+        """Which schemas records name, whether they are events, and whether some were sent twice."""
+        yield from self._schemas([*values, *(keys if self.decoder.fields.key_format == "avro" else ())])
+        decoded, rejected = self.decoder.decode(keys, values, timestamps_ms, self.now_us)
+        if rejected:
+            first = rejected[0].error
+            # One poison pill is the producer's matter; if all are, the settings are wrong.
+            ok = None if decoded.ids else False
+            yield Finding("events", ok, f"{len(rejected)} of {len(values)} would be dead letters: {first.code}: {first}")
+        else:
+            yield _told_of(decoded)
+        repeated = _repeated(decoded)
+        if repeated >= _REPEATED * max(1, len(decoded.ids)) and not self.deduplicated:
+            text = f"{repeated} of {len(decoded.ids)} events have an event_id that their customer had before: set "
+            yield Finding("event ids", None, text + 'input.deduplicate = "24h", or each counts twice')
+
+    def _schemas(self, values: Sequence[bytes | None]) -> Iterator[Finding]:
+        book = self.decoder.book
+        ids = book.named(values)
+        for schema in self.schemas.fetch(ids) if ids else ():
+            book.learn([schema])
+            if schema.kind == "missing":
+                yield Finding("schemas", False, f"records name {schema.name}: {schema.body.decode()}")
+            else:
+                yield Finding("schemas", True, f"records name {schema.name}, which is {_KINDS[schema.kind]}")
 
 
 def _repeated(decoded: Decoded) -> int:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from streamseg.app import connection_of
 from streamseg.config import Config
+from streamseg.connections import connection_of
 from streamseg.errors import StreamsegError, TruncatedError
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from streamseg.app import connection_of
 from streamseg.config import Config
+from streamseg.connections import connection_of
 from streamseg.records.events import EventDecoder
+from streamseg.transports.finding import Sample
 from streamseg.transports.kafka.doctor import examine
 from tests.broker import Broker, needed
 from tests.integration.kafka_jobs import Job, OutsideReader, check, stream
@@ -183,8 +184,8 @@ def test_missing_rights_are_said_at_the_start(secured: tuple[Broker, Path], tmp_
     assert "permit" in text or "no topic" in text
 
 
-def decoder(job: Job) -> EventDecoder:
-    return EventDecoder(Config.model_validate(job.config).job_settings().fields)
+def sample(job: Job) -> Sample:
+    return Sample(EventDecoder(Config.model_validate(job.config).job_settings().fields), 0)
 
 
 def test_a_dead_letter_topic_that_cannot_be_written_stops_the_job(secured: tuple[Broker, Path], tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_a_dead_letter_topic_that_cannot_be_written_stops_the_job(secured: tuple
         until(lambda: sum(job.committed().values()) >= 90, "good events are committed")
         broker.deny_writing("nobody", job.names.dead_letters)
         connection = connection_of(Config.model_validate(job.config))
-        found = list(examine(connection, job.names, decoder(job), 0, deduplicated=False))
+        found = list(examine(connection, job.names, sample(job)))
         lacking = [finding.text for finding in found if finding.what == "rights"]
         assert lacking == [f"this user lacks WRITE on topic {job.names.dead_letters}: grant it"]
         before = job.committed()

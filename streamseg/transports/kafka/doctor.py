@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any
 
 from streamseg.errors import RetriableError, StreamsegError
-from streamseg.records.events import Decoder
-from streamseg.transports.finding import Finding, each, in_short, sampled, tried
+from streamseg.transports.finding import Finding, Sample, each, in_short, tried
 from streamseg.transports.kafka.client import (
     TRANSACTION_TIMEOUT_MS,
     Connection,
@@ -23,6 +22,7 @@ from streamseg.transports.kafka.client import (
     translated,
 )
 from streamseg.transports.kafka.group import group_of
+from streamseg.transports.kafka.opening import NOTHING, Opening
 from streamseg.transports.kafka.reader import records_of
 from streamseg.transports.kafka.topics import Names, check, ids_of, partitions_of
 from streamseg.transports.kafka.transactions import transactional_id
@@ -32,7 +32,7 @@ _COORDINATOR_S, _LOOK_S = 10.0, 0.2
 _SKEW_S = 60.0
 
 
-def examine(connection: Connection, names: Names, decoder: Decoder, now_us: int, *, deduplicated: bool) -> Iterator[Finding]:
+def examine(connection: Connection, names: Names, sample: Sample, opening: Opening = NOTHING) -> Iterator[Finding]:
     """Findings from the broker to the events. What depends on something that failed is not asked."""
     try:
         client = admin(connection)
@@ -46,7 +46,7 @@ def examine(connection: Connection, names: Names, decoder: Decoder, now_us: int,
         yield from each("group", lambda: _group(client, names))
         yield tried("transactions", lambda: _begin(connection, names))
         yield from each("open transactions", lambda: _hanging(client, names))
-        events = partial(_events, connection, client, names, decoder, now_us, deduplicated=deduplicated)
+        events = partial(_events, connection, client, names, sample, opening)
         yield from each("events", events)
     finally:
         client.close()
@@ -166,13 +166,7 @@ def _hanging(client: KafkaAdminClient, names: Names) -> Iterator[Finding]:
 
 
 def _events(
-    connection: Connection,
-    client: KafkaAdminClient,
-    names: Names,
-    decoder: Decoder,
-    now_us: int,
-    *,
-    deduplicated: bool,
+    connection: Connection, client: KafkaAdminClient, names: Names, sample: Sample, opening: Opening
 ) -> Iterator[Finding]:
     """A sample of the last records of all partitions."""
     count = partitions_of(client, [names.input]).get(names.input, 0)
@@ -189,9 +183,9 @@ def _events(
     if not records:
         yield Finding("events", None, "the input is empty: send some, for example with `streamseg produce FILE`")
         return
-    keys, values = [record.key for record in records], [record.value for record in records]
+    keys, values = [record.key for record in records], opening.of_all(records)
     timestamps = [record.timestamp for record in records]
-    yield from sampled(decoder, keys, values, timestamps, now_us, deduplicated=deduplicated)
-    skew = max(record.timestamp for record in records) / 1000 - now_us / 1e6
+    yield from sample.findings(keys, values, timestamps)
+    skew = max(record.timestamp for record in records) / 1000 - sample.now_us / 1e6
     text = f"the last record is {skew:.0f} s ahead of this machine: set its clock" if skew > _SKEW_S else "agrees"
     yield Finding("clock", skew <= _SKEW_S, text)

@@ -8,8 +8,8 @@ https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/kafka-protoco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,10 +17,9 @@ from streamseg.errors import RecordError
 from streamseg.records.keys import KeyFormat, key_value
 
 Headers = Iterable[tuple[str, bytes]] | None
-# A value, a key and headers to the value that is decoded.
-Opener = Callable[[bytes | None, bytes | None, Headers], bytes | None]
 
 _PREFIX, _VERSION = "ce_", "ce_specversion"
+_SCHEMA = "__value_schema_id"
 
 
 class Opening(NamedTuple):
@@ -30,11 +29,13 @@ class Opening(NamedTuple):
         cloud_events: attributes of CloudEvents in binary mode.
         key: the key, read as `key_format` says, as the field `key`.
         headers: names of headers, which become fields of `headers`.
+        schemas: a schema's GUID, which newer serializers of Confluent's write into a header, goes before the value.
     """
 
     cloud_events: bool = False
     key: bool = False
     headers: tuple[str, ...] = ()
+    schemas: bool = True
     key_format: KeyFormat = "string"
 
     @classmethod
@@ -43,12 +44,14 @@ class Opening(NamedTuple):
         paths = list(paths)
         headers = dict.fromkeys(path.removeprefix("headers.") for path in paths if path.startswith("headers."))
         key = any(path == "key" or path.startswith("key.") for path in paths)
-        return cls(cloud_events, key, tuple(headers), key_format)
+        return cls(cloud_events, key, tuple(headers), key_format=key_format)
 
     def opened(self, value: bytes | None, key: bytes | None, headers: Headers) -> bytes | None:
         """The value with what was asked for; as it is where there is nothing to add, or where it is no JSON object."""
         if self.cloud_events:
             value = structured(value, headers)
+        if self.schemas and value is not None:
+            value = next((text for name, text in headers or () if name == _SCHEMA), b"") + value
         if value is None or not (self.key or self.headers) or not value.lstrip().startswith(b"{"):
             return value
         added: dict[str, object] = {}
@@ -63,13 +66,15 @@ class Opening(NamedTuple):
 
     def _key(self, key: bytes | None) -> object:
         try:
-            return key_value(key, self.key_format) if key is not None else None
+            return key_value(key, self.key_format) if key is not None and self.key_format != "avro" else None
         except RecordError:
             return None
 
-    @property
-    def needed(self) -> bool:
-        return self.cloud_events or self.key or bool(self.headers)
+    def of_all(self, records: Sequence[Any]) -> list[bytes | None]:
+        """The values of a consumer's records."""
+        if self.key or any(record.headers for record in records):
+            return [self.opened(record.value, record.key, record.headers) for record in records]
+        return [record.value for record in records]
 
 
 NOTHING = Opening()

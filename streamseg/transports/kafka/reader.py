@@ -312,14 +312,10 @@ def _chained(first: bytes | None, rest: Iterator[tuple[bytes | None, int | None]
 
 def columns(found: list[Any], next_offset: int, opening: Opening = NOTHING) -> Records:
     """Consumer records as columns."""
-    if opening.needed:
-        values = [opening.opened(one.value, one.key, one.headers) for one in found]
-    else:
-        values = [one.value for one in found]
     return Records(
         [record.offset for record in found],
         [record.key for record in found],
-        values,
+        opening.of_all(found),
         [record.timestamp if record.timestamp is not None and record.timestamp >= 0 else None for record in found],
         next_offset,
         [_trace(record.headers) for record in found] if any(record.headers for record in found) else None,

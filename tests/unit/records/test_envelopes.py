@@ -223,5 +223,5 @@ def test_a_table_of_customers_is_followed_and_deleted_rows_are_erased() -> None:
 def test_a_record_of_a_schema_registry_is_named() -> None:
     decoder = EventDecoder(Config().job_settings().fields)
     _, (rejected,) = decoder.decode([None], [b"\x00\x00\x00\x00\x07\x06abc"], [None], NOW_US)
-    assert rejected.error.code == "not_json"
+    assert rejected.error.code == "unknown_schema"
     assert "schema id 7" in rejected.error.message

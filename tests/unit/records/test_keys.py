@@ -12,6 +12,7 @@ from streamseg.errors import RecordError
 from streamseg.processing.observe import BatchCommitted
 from streamseg.processing.transport import Topic
 from streamseg.records.keys import KeyFormat, id_in_key
+from streamseg.records.wire import SchemaBook
 from streamseg.telemetry.logs import JsonLog
 from streamseg.telemetry.metrics import Metrics
 from tests.harness import event, published, run_memory, settings_for, verified
@@ -32,7 +33,7 @@ from tests.harness import event, published, run_memory, settings_for, verified
     ],
 )
 def test_keys_name_customers_as_their_producers_write_them(key: bytes, kind: KeyFormat, customer: str | int) -> None:
-    assert id_in_key(key, kind, "user.customer_id") == customer
+    assert id_in_key(key, kind, "user.customer_id", SchemaBook()) == customer
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_keys_name_customers_as_their_producers_write_them(key: bytes, kind: Key
 )
 def test_keys_that_name_nobody_are_dead_letters(key: bytes | None, kind: KeyFormat, code: str) -> None:
     with pytest.raises(RecordError) as error:
-        id_in_key(key, kind, "customer_id")
+        id_in_key(key, kind, "customer_id", SchemaBook())
     assert error.value.code == code
 
 

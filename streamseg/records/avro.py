@@ -1,0 +1,69 @@
+"""Avro: payloads to objects. The only place that imports fastavro."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date, datetime, time
+from decimal import Decimal
+from io import BytesIO
+from typing import Any
+from uuid import UUID
+
+import fastavro
+
+from streamseg.errors import DeadLetterCode, RecordError
+
+_AS_IT_IS = frozenset({"null", "boolean", "int", "long", "float", "double", "string", "enum"})
+
+
+def reader_of(body: bytes, name: str, wanted: frozenset[str]) -> Callable[[bytes], Any]:
+    """Reads payloads of a schema. `body`: of KnownSchema; `wanted`: the outermost fields that are read."""
+    named: dict[str, Any] = {}
+    schemas = [fastavro.parse_schema(one, named_schemas=named) for one in json.loads(body)]
+    schema, read = schemas[-1], fastavro.schemaless_reader
+    plain = _is_plain(schema, wanted)
+
+    def reader(payload: bytes) -> Any:
+        try:
+            found = read(BytesIO(payload), schema, None)
+        except Exception as error:  # noqa: BLE001 - of any kind, on bytes of any kind
+            message = f"it is no Avro of {name}: {type(error).__name__} {error}".rstrip()
+            raise RecordError(DeadLetterCode.NOT_OF_SCHEMA, message) from None
+        if plain:
+            return found
+        if isinstance(found, dict):
+            return {key: _as_json(value) for key, value in found.items() if key in wanted}
+        return _as_json(found)
+
+    return reader
+
+
+def _is_plain(schema: Any, wanted: frozenset[str]) -> bool:
+    """Whether all that is wanted of a schema is read as JSON has it."""
+    if not isinstance(schema, dict) or schema.get("type") != "record":
+        return _is_plain_type(schema)
+    return all(_is_plain_type(field["type"]) for field in schema["fields"] if field["name"] in wanted)
+
+
+def _is_plain_type(kind: Any) -> bool:
+    if isinstance(kind, list):
+        return all(map(_is_plain_type, kind))
+    if isinstance(kind, dict):
+        return "logicalType" not in kind and _is_plain_type(kind.get("type"))
+    return kind in _AS_IT_IS
+
+
+def _as_json(value: Any) -> Any:
+    """A value as JSON and Parquet are read: texts for times, dates, bytes and UUIDs, numbers for decimals."""
+    if isinstance(value, dict):
+        return {name: _as_json(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_as_json(each) for each in value]
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return int(value) if value.as_tuple().exponent == 0 else float(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return str(value) if isinstance(value, UUID) else value

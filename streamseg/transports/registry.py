@@ -1,0 +1,239 @@
+"""A schema registry, by Confluent's API: the only place that asks one, and that runs protoc.
+
+https://docs.confluent.io/platform/current/schema-registry/develop/api.html
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from streamseg.errors import ConfigError, RetriableError
+from streamseg.records.wire import KnownSchema, spoken
+
+_ID_BYTES = 4
+_TRIES, _PAUSE_S = 3, 0.2
+_MOST_REFERENCES = 1_000
+_PROTOC_S = 60.0
+
+
+class RegistryAccess(NamedTuple):
+    """How to reach a registry. Files are PEM."""
+
+    url: str
+    username: str | None = None
+    password: str | None = None
+    token: str | None = None
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    timeout_s: float = 10.0
+
+
+class Registry:
+    """Fetches schemas with all that they refer to."""
+
+    def __init__(self, access: RegistryAccess) -> None:
+        """Raises ConfigError where what it takes is not installed, or a certificate cannot be read."""
+        try:
+            import urllib3
+        except ImportError:
+            raise ConfigError(
+                "a schema registry needs more packages", where="input.registry", hint='pip install "streamseg[registry]"'
+            ) from None
+        self._url = access.url.rstrip("/")
+        self._headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
+        if access.token:
+            self._headers["Authorization"] = f"Bearer {access.token}"
+        elif access.username is not None:
+            self._headers |= urllib3.make_headers(basic_auth=f"{access.username}:{access.password or ''}")
+        for file in filter(None, (access.ca_file, access.certificate_file, access.key_file)):
+            if not Path(file).is_file():
+                raise ConfigError(f"there is no file {file!r}", where="input.registry")
+        self._http = urllib3.PoolManager(
+            ca_certs=access.ca_file,
+            cert_file=access.certificate_file,
+            key_file=access.key_file,
+            timeout=access.timeout_s,
+            retries=False,
+        )
+        self._errors = (urllib3.exceptions.HTTPError, OSError)
+
+    def fetch(self, ids: Sequence[bytes]) -> list[KnownSchema]:
+        return [self._schema(one) for one in ids]
+
+    def _schema(self, schema_id: bytes) -> KnownSchema:
+        if len(schema_id) == _ID_BYTES:
+            found = self.get(f"/schemas/ids/{int.from_bytes(schema_id, 'big')}")
+        else:
+            found = self.get(f"/schemas/guids/{spoken(schema_id).removeprefix('schema ')}")
+        if found is None:
+            return KnownSchema(schema_id, "missing", f"{self._url} has none".encode())
+        subject = self._subject_of(schema_id)
+        kind, text = str(found.get("schemaType") or "AVRO").upper(), str(found["schema"])
+        try:
+            references = self._references(found)
+            if kind == "AVRO":
+                ordered = [json.loads(one) for one in [*references.values(), text]]
+                return KnownSchema(schema_id, "avro", json.dumps(ordered, separators=(",", ":")).encode(), subject)
+            if kind == "PROTOBUF":
+                return KnownSchema(schema_id, "protobuf", descriptors_of(text, references), subject)
+        except ValueError as error:
+            return KnownSchema(schema_id, "missing", f"{self._url} has one that cannot be read: {error}".encode())
+        if kind == "JSON":
+            return KnownSchema(schema_id, "json", b"", subject)
+        return KnownSchema(schema_id, "missing", f"{self._url} has one of the type {kind}, which is not read".encode())
+
+    def _references(self, schema: Mapping[str, Any]) -> dict[str, str]:
+        """By name, each after those that it refers to itself. Raises ValueError."""
+        found: dict[str, str] = {}
+
+        def visit(one: Mapping[str, Any]) -> None:
+            for reference in one.get("references") or ():
+                name = str(reference["name"])
+                if name in found or len(found) > _MOST_REFERENCES:
+                    continue
+                subject, version = quote(str(reference["subject"]), safe=""), int(reference["version"])
+                there = self.get(f"/subjects/{subject}/versions/{version}")
+                if there is None:
+                    raise ValueError(f"it refers to version {version} of {reference['subject']!r}, which is not there")
+                visit(there)
+                found[name] = str(there["schema"])
+
+        visit(schema)
+        return found
+
+    def _subject_of(self, schema_id: bytes) -> str:
+        """The first subject that has a schema, with the version, for people; "" where the registry does not say."""
+        if len(schema_id) != _ID_BYTES:
+            return ""
+        found = self.get(f"/schemas/ids/{int.from_bytes(schema_id, 'big')}/versions")
+        pairs = [pair for pair in found if isinstance(pair, dict)] if isinstance(found, list) else []
+        return min((f"{pair['subject']} version {pair['version']}" for pair in pairs), default="")
+
+    def get(self, path: str) -> Any:
+        """An answer's JSON; None where there is no such thing. Raises RetriableError, ConfigError."""
+        for attempt in range(_TRIES):
+            try:
+                answer = self._http.request("GET", self._url + path, headers=self._headers)
+            except self._errors as error:
+                if attempt + 1 < _TRIES:
+                    time.sleep(_PAUSE_S * 2**attempt)
+                    continue
+                raise RetriableError(
+                    f"the schema registry cannot be reached: {type(error).__name__}",
+                    where=self._url,
+                    hint="the job waits, and nothing is lost; see to the registry, or to input.registry",
+                ) from None
+            if answer.status < 500 and answer.status != 429:
+                return self._read(path, answer.status, answer.data)
+        raise RetriableError(f"the schema registry answers {answer.status}", where=self._url + path)
+
+    def _read(self, path: str, status: int, data: bytes) -> Any:
+        if status == 404:
+            return None
+        if status in (401, 403):
+            raise ConfigError(
+                f"the schema registry refuses us ({status})",
+                where=self._url,
+                hint="input.registry.username and password, or token: better as STREAMSEG_INPUT__REGISTRY__PASSWORD",
+            )
+        try:
+            found = json.loads(data)
+        except ValueError:
+            found = None
+        if status != 200 or found is None:
+            raise ConfigError(
+                f"what answers there is no schema registry (status {status})",
+                where=self._url + path,
+                hint="the URL of Confluent's API: of Apicurio it ends in /apis/ccompat/v7",
+            )
+        return found
+
+
+def descriptors_of(text: str, references: Mapping[str, str]) -> bytes:
+    """A FileDescriptorSet of a schema and all that it imports. Raises ValueError.
+
+    Java's producers register .proto text, confluent-kafka's serializer for Python descriptors in base64.
+    """
+    from google.protobuf import descriptor_pb2
+
+    out = descriptor_pb2.FileDescriptorSet()
+    descriptors = {name: _descriptor(one) for name, one in [*references.items(), ("", text)]}
+    if descriptors[""] is None:
+        return _compiled(text, references)
+    if None in descriptors.values():
+        raise ValueError("it is a descriptor, and refers to a .proto text")
+    there: set[str] = set()
+    for name, file in descriptors.items():
+        if name:
+            file.name = name
+        for imported in file.dependency:
+            _add_well_known(out, imported, there | descriptors.keys())
+            there.add(imported)
+        out.file.append(file)
+    if not out.file[-1].name or out.file[-1].name in references:
+        out.file[-1].name = "event.proto"
+    return out.SerializeToString(deterministic=True)
+
+
+def _descriptor(text: str) -> Any:
+    """A file's descriptor; None where a text is none in base64."""
+    from google.protobuf import descriptor_pb2
+    from google.protobuf.message import DecodeError
+
+    try:
+        return descriptor_pb2.FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError, DecodeError):
+        return None
+
+
+def _add_well_known(out: Any, name: str, there: set[str]) -> None:
+    """Google's own types are registered nowhere. INOUT out. Raises ValueError."""
+    from google.protobuf import (  # noqa: F401 - each registers its file
+        any_pb2,
+        descriptor_pool,
+        duration_pb2,
+        struct_pb2,
+        timestamp_pb2,
+        wrappers_pb2,
+    )
+
+    if name in there:
+        return
+    try:
+        file = descriptor_pool.Default().FindFileByName(name)
+    except KeyError:
+        raise ValueError(f"it imports {name!r}, which is not among its references") from None
+    made = out.file.add()
+    file.CopyToProto(made)
+
+
+def _compiled(text: str, references: Mapping[str, str]) -> bytes:
+    """By protoc, in a process of its own. Raises ValueError."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        for name, source in [*references.items(), ("event.proto", text)]:
+            path = (root / name).resolve()
+            if not path.is_relative_to(root.resolve()):
+                raise ValueError(f"it refers to a file {name!r}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source, encoding="utf-8")
+        command = [
+            sys.executable, "-m", "grpc_tools.protoc", f"-I{root}", "--include_imports",
+            f"--descriptor_set_out={root / 'out.bin'}", "event.proto",
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=root, capture_output=True, timeout=_PROTOC_S, check=False)
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            raise ValueError(lines[-1] if lines else "protoc cannot compile it")
+        return (root / "out.bin").read_bytes()
