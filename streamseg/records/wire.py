@@ -96,19 +96,24 @@ class SchemaBook:
         self.known: dict[bytes, KnownSchema] = {}
         self._wanted = frozenset(path.split(".")[0] for path in wanted)
         self._readers: dict[bytes, Read] = {}
+        # The same of those that are named by four bytes, by the first five of a value.
+        self.by_head: dict[bytes, Read] = {}
 
     def learn(self, schemas: Iterable[KnownSchema]) -> None:
         for schema in schemas:
             self.known[schema.id] = schema
             self._readers.pop(schema.id, None)
+            self.by_head.pop(b"\0" + schema.id, None)
 
     def named(self, values: Iterable[bytes | None]) -> list[bytes]:
         """Ids of the schemas that values name, in the order of their first appearance."""
-        found: dict[bytes, None] = {}
-        for value in values:
-            if value is not None and value[:1] <= _MAGIC and (frame := framed(value)) is not None:
-                found.setdefault(frame.id)
-        return list(found)
+        short, long = 1 + _ID_BYTES, 1 + _GUID_BYTES
+        heads = dict.fromkeys(
+            value[: long if value[0] else short]
+            for value in values
+            if value is not None and value[:1] <= _MAGIC and len(value) > (long if value[0] else short)
+        )
+        return [head[1:] for head in heads]
 
     def lacking(self, values: Iterable[bytes | None]) -> list[bytes]:
         """Those that are not known, or were missing when they were last asked for."""
@@ -119,6 +124,8 @@ class SchemaBook:
         reader = self._readers.get(frame.id)
         if reader is None:
             reader = self._readers[frame.id] = self._compiled(frame.id)
+            if len(frame.id) == _ID_BYTES:
+                self.by_head[b"\0" + frame.id] = reader
         return reader(value[frame.begin :])
 
     def _compiled(self, schema_id: bytes) -> Read:
@@ -157,7 +164,11 @@ class Format(NamedTuple):
         plain: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
         book, convert, name = self.book, msgspec.convert, self.name
 
+        by_head, short = book.by_head, 1 + _ID_BYTES
+
         def decode(value: bytes) -> Any:
+            if (read := by_head.get(value[:short])) is not None and name != "json":
+                return convert(read(value[short:]), kind)
             if value[:1] > _MAGIC or (frame := framed(value)) is None:
                 if name in ("auto", "json"):
                     return plain(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import random
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -355,3 +356,47 @@ def test_framing_is_told_from_json() -> None:
     assert framed(None) is None
     assert framed(b"\0\0\0\0\7x") == ((7).to_bytes(4, "big"), 5)
     assert framed(b"\1" + bytes(16) + b"x") == (bytes(16), 17)
+
+
+@pytest.mark.exhaustive
+def test_a_million_values_of_any_bytes_are_read_as_the_reference_decoders_read_them() -> None:
+    """Events with bytes changed, cut off and added: each is an event or a dead letter, with the reference's values."""
+    rng = random.Random(1)
+    schema = fastavro.parse_schema(AVRO)
+    out = BytesIO()
+    event = {"customer_id": "c1", "event_time": datetime(2024, 1, 2, tzinfo=UTC), "age": 41.5, "plan": "gold", "note": "x"}
+    fastavro.schemaless_writer(out, schema, event)
+    message = event_of(messages())
+    seeds = [(b"\0\0\0\0\1", out.getvalue()), (b"\0\0\0\0\2", b"\2\2" + message.SerializeToString())]
+    made = EventDecoder(settings_for(features=[{"name": "age"}]).fields, book=_BOOK)
+    made.decode([None] * 2, [head + seed for head, seed in seeds], [JAN_2_MS] * 2, NOW_US)
+    for _ in range(1_000):
+        values = [_spoiled(rng, *seeds[rng.randrange(2)]) for _ in range(1_000)]
+        found, rejected = made.decode([None] * 1_000, values, [JAN_2_MS] * 1_000, NOW_US)
+        assert sorted([*found.at.tolist(), *(one.at for one in rejected)]) == list(range(1_000))
+        ages = found.numbers["age"].tolist()
+        for at, customer, age in zip(found.at.tolist(), found.ids, ages, strict=True):
+            same = _reference(schema, message, values[at])
+            assert customer == str(same[0])
+            assert age == same[1] or (math.isnan(age) and (same[1] is None or math.isnan(same[1])))
+
+
+def _spoiled(rng: random.Random, head: bytes, seed: bytes) -> bytes:
+    data = bytearray(seed)
+    for _ in range(rng.randrange(4)):
+        what, at = rng.randrange(3), rng.randrange(len(data) + 1)
+        if what == 0 and at < len(data):
+            data[at] = rng.randrange(256)
+        elif what == 1:
+            del data[at:]
+        else:
+            data[at:at] = rng.randbytes(rng.randrange(3))
+    return head + bytes(data)
+
+
+def _reference(schema: Any, message: Any, value: bytes) -> tuple[Any, float | None]:
+    if value[4] == 1:
+        found: Any = fastavro.schemaless_reader(BytesIO(value[5:]), schema, None)
+        return found["customer_id"], found["age"]
+    read = type(message).FromString(value[7:])
+    return read.customer_id, read.age if read.HasField("age") else None
