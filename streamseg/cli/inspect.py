@@ -167,7 +167,7 @@ def model_in_words(job: Job) -> list[str]:
     for segment in state.segments:
         rule = state.rules.get(segment.id)
         if rule is not None:
-            told = f"{rule.precision:.0%} of those are in it, {rule.coverage:.0%} of it are among those"
+            told = f"{rule.coverage:.0%} of the segment match, {rule.precision:.0%} of those who match are in it"
             lines.append(f"[dim]{segment.id}: {escape(rule.text)} ({told})")
     lines += [
         f"[dim]{one.id} {escape(one.name)}: no more ({one.why}), now {', '.join(map(str, one.successors)) or 'nobody'}"

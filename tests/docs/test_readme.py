@@ -1,4 +1,4 @@
-"""What the README says works: every command runs, every setting exists, every field and code is told."""
+"""What README and docs say works: every command runs, every setting exists, every field and code is listed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ from tests.harness import shoppers, write_lines
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 def marked(marker: str) -> Iterator[str]:
     """Code blocks behind a marker."""
-    for match in re.finditer(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```", README, re.DOTALL):
+    for match in re.finditer(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```", ALL, re.DOTALL):
         yield match[1]
 
 
@@ -117,20 +122,23 @@ def test_the_python_example_runs() -> None:
     assert re.match(r"\d\n\{", done.stdout)
 
 
-def test_every_setting_is_told_and_every_told_setting_exists() -> None:
-    table = README[README.index("## Configuration") : README.index("A feature is the last value")]
-    told = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`([a-z_.]+)`", row)}
-    assert told == set(flat_keys(Config()))
+def test_every_setting_is_listed_and_every_listed_setting_exists() -> None:
+    text = page("configuration.md")
+    table = text[: text.index("## Features")]
+    listed = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`([a-z_.]+)`", row)}
+    assert listed == set(flat_keys(Config()))
 
 
-def test_every_output_field_is_told() -> None:
-    table = README[README.index("## Read its output") : README.index("`--emit changes`")]
-    told = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`([a-z_]+)`", row)}
-    assert told == set(Assignment.__struct_fields__)
+def test_every_output_field_is_listed() -> None:
+    text = page("output.md")
+    table = text[: text.index("`--emit changes`")]
+    listed = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`([a-z_]+)`", row)}
+    assert listed == set(Assignment.__struct_fields__)
 
 
-def test_every_dead_letter_code_is_told() -> None:
-    table = README[README.index("## Bad input") : README.index("Wrong settings, a missing file")]
+def test_every_dead_letter_code_is_listed() -> None:
+    text = page("output.md")
+    table = text[text.index("## Dead letters") :]
     assert set(re.findall(r"^\| `([a-z_0-9]+)` \|", table, re.MULTILINE)) == {code.value for code in DeadLetterCode}
 
 
@@ -174,6 +182,10 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert result.exit_code == 0
     assert f"streamseg {command}" in result.output
     assert "Example" in result.output
+
+
+def test_the_readme_fits_a_few_screens() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 220
 
 
 def test_help_lists_the_commands_and_the_exit_codes() -> None:

@@ -131,7 +131,8 @@ def prepare(admin: KafkaAdminClient, names: Names, *, create: bool, replication_
     missing = sorted(ours.keys() - partitions_of(admin, list(ours)).keys())
     if missing and not create:
         raise ConfigError(
-            f"topics are missing: {', '.join(missing)}", hint="create them as README says, or set kafka.create_topics = true"
+            f"topics are missing: {', '.join(missing)}",
+            hint="create them as docs/kafka.md says, or set kafka.create_topics = true",
         )
     # Before anything is made: a start that is refused leaves nothing behind.
     check(admin, names, n_partitions)
@@ -150,7 +151,7 @@ def create_topic(
             _ignoring_existing(admin, wanted)
     except ConfigError as error:
         raise ConfigError(
-            error.message, where=error.where, hint="grant Create, or create the topics beforehand as README says"
+            error.message, where=error.where, hint="grant Create, or create the topics beforehand as docs/kafka.md says"
         ) from None
 
 
