@@ -111,7 +111,7 @@ class SchemaBook:
         heads = dict.fromkeys(
             value[: long if value[0] else short]
             for value in values
-            if value is not None and value[:1] <= _MAGIC and len(value) > (long if value[0] else short)
+            if value and value[:1] <= _MAGIC and len(value) > (long if value[0] else short)
         )
         return [head[1:] for head in heads]
 

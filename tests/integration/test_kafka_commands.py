@@ -288,7 +288,7 @@ def test_doctor_names_what_is_wrong(job: Job) -> None:
     found = streamseg(job, "doctor")
     assert "no   " not in found
     assert "brokers speak Kafka " in found
-    assert "a sample of 20 can be read" in found
+    assert "a sample of 100 can be read" in found
     ahead = (int(time.time()) + 1_800) * 1000
     produce(job.servers, job.names.input, 1, [(b"c1", b"{broken", ahead)])
     found = streamseg(job, "doctor", code=2)
