@@ -15,7 +15,9 @@ def without_duplicates(seen: Seen, decoded: Decoded, settings: JobSettings) -> t
     event_ids, window_us = decoded.event_ids, settings.deduplicate_us
     if window_us is None or (event_ids is None and not decoded.erase.any()):
         return decoded, None
-    event_ids = [None] * len(decoded.ids) if event_ids is None else event_ids
+    # An empty one is what a producer sends that has none.
+    given = [None] * len(decoded.ids) if event_ids is None else event_ids
+    event_ids = [one if one and one.strip() else None for one in given]
     repeated, change = seen.sift(decoded.ids, event_ids, decoded.times, decoded.erase, window_us)
     if repeated.any():
         decoded = without(decoded, set(np.flatnonzero(repeated).tolist()))

@@ -142,7 +142,11 @@ class SchemaBook:
             from streamseg.records.avro import reader_of
         else:
             from streamseg.records.protobuf import reader_of
-        return reader_of(schema.body, name, self._wanted)
+        try:
+            return reader_of(schema.body, name, self._wanted)
+        except Exception as error:  # noqa: BLE001 - of any kind, on a schema of any kind
+            message = f"{name} cannot be compiled: {type(error).__name__} {error}".rstrip()
+            raise RecordError(DeadLetterCode.UNKNOWN_SCHEMA, message) from None
 
 
 def _json(payload: bytes) -> Any:

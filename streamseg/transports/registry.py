@@ -78,6 +78,8 @@ class Registry:
             found = self.get(f"/schemas/guids/{spoken(schema_id).removeprefix('schema ')}")
         if found is None:
             return KnownSchema(schema_id, "missing", f"{self._url} has none".encode())
+        if not isinstance(found, dict) or not isinstance(found.get("schema"), str):
+            raise self._no_registry(f"schema of {spoken(schema_id)}", 200)
         subject = self._subject_of(schema_id)
         kind, text = str(found.get("schemaType") or "AVRO").upper(), str(found["schema"])
         try:
@@ -87,7 +89,7 @@ class Registry:
                 return KnownSchema(schema_id, "avro", json.dumps(ordered, separators=(",", ":")).encode(), subject)
             if kind == "PROTOBUF":
                 return KnownSchema(schema_id, "protobuf", descriptors_of(text, references), subject)
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError, RecursionError, subprocess.TimeoutExpired) as error:
             return KnownSchema(schema_id, "missing", f"{self._url} has one that cannot be read: {error}".encode())
         if kind == "JSON":
             return KnownSchema(schema_id, "json", b"", subject)
@@ -139,7 +141,7 @@ class Registry:
         raise RetriableError(f"the schema registry answers {answer.status}", where=self._url + path)
 
     def _read(self, path: str, status: int, data: bytes) -> Any:
-        if status == 404:
+        if status == 404 and _says_not_found(data):
             return None
         if status in (401, 403):
             raise ConfigError(
@@ -152,12 +154,23 @@ class Registry:
         except ValueError:
             found = None
         if status != 200 or found is None:
-            raise ConfigError(
-                f"what answers there is no schema registry (status {status})",
-                where=self._url + path,
-                hint="the URL of Confluent's API: of Apicurio it ends in /apis/ccompat/v7",
-            )
+            raise self._no_registry(path, status)
         return found
+
+    def _no_registry(self, path: str, status: int) -> ConfigError:
+        return ConfigError(
+            f"what answers there is no schema registry (status {status})",
+            where=f"{self._url} {path}",
+            hint="the URL of Confluent's API: of Apicurio it ends in /apis/ccompat/v7",
+        )
+
+
+def _says_not_found(data: bytes) -> bool:
+    """Whether it is the registry that says so, and not a proxy or another server in its place."""
+    try:
+        return "error_code" in json.loads(data)
+    except (ValueError, TypeError):
+        return False
 
 
 def descriptors_of(text: str, references: Mapping[str, str]) -> bytes:

@@ -100,6 +100,14 @@ def test_an_id_that_comes_again_beyond_the_window_is_another_event(hours: float,
     assert table.column("visits.sum")[table.index["c1"]] == counts
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_id_is_none(name: str) -> None:
+    settings = deduplicating(features=[{"name": "age"}, {"name": "visits", "aggregate": "count"}])
+    store, _ = run_memory([event("c1", float(i), age=1.0, event_id=name) for i in range(3)], settings)
+    table = restored(store, settings).tasks[0].table
+    assert table.column("visits.sum")[table.index["c1"]] == 3
+
+
 def test_an_id_belongs_to_its_customer_and_goes_with_them() -> None:
     stream = [
         event("c1", 0.0, age=1.0, event_id="x"),

@@ -326,6 +326,21 @@ def test_a_schema_that_cannot_be_compiled_is_missing_with_the_reason(registry: S
     assert b"cannot be read" in found.body
 
 
+@pytest.mark.parametrize("default", ["x", {}])
+def test_a_schema_that_does_not_compile_is_a_dead_letter(registry: SmallRegistry, default: Any) -> None:
+    broken = {"type": "record", "name": "E", "fields": [{"name": "age", "type": "nowhere", "default": default}]}
+    number = registry.register("s", json.dumps(broken))
+    _, (rejected,) = decoded(registry, [b"\0" + number.to_bytes(4, "big") + b"abc"])
+    assert rejected.error.code == "unknown_schema"
+    assert "cannot be compiled" in rejected.error.message
+
+
+def test_a_server_that_is_no_registry_is_said(registry: SmallRegistry) -> None:
+    registry.schemas.append({"hello": 1})
+    with pytest.raises(ConfigError, match="no schema registry"):
+        Registry(RegistryAccess(registry.url)).fetch([(1).to_bytes(4, "big")])
+
+
 _BOOK = SchemaBook(["customer_id", "age", "event_time", "plan", "note"])
 _BOOK.learn([KnownSchema((1).to_bytes(4, "big"), "avro", json.dumps([AVRO]).encode())])
 _BOOK.learn([KnownSchema((2).to_bytes(4, "big"), "protobuf", descriptors_of(PROTO, {"shop/money.proto": MONEY}))])
