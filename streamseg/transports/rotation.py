@@ -147,9 +147,11 @@ class RotatedFile:
         return f"#{self._head.digest}" if self._head is not None else ""
 
     def begin_new(self) -> None:
-        """Go on with the file that is there now."""
-        self._at, self._head, self.is_gone, self._growth = self.path, None, False, "grows"
-        self._source = self._make(self.path, "grows")
+        """Go on with the file that comes next: one that was rotated meanwhile, or the one that is there now."""
+        following = self.path if self.is_gone else next_after(self.path, self._at)
+        self._at, self._head, self.is_gone = following, None, False
+        self._growth = "grows" if following == self.path else "ended"
+        self._source = self._make(following, self._growth)
 
 
 def head_of(path: Path, n_bytes: int = _HEAD_BYTES) -> Head | None:
@@ -170,8 +172,30 @@ def whereabouts(path: Path, head: Head) -> Path | None:
     """Where a file is now that began like that: there, or beside it under a name that begins as its own does."""
     if begins_like(path, head):
         return path
-    beside = sorted(path.parent.glob(glob.escape(path.stem) + "*"))
-    return next((other for other in beside if other != path and other.is_file() and begins_like(other, head)), None)
+    there = [other for other in _beside(path) if begins_like(other, head)]
+    # A copy that was made on the way may be beside it, too: the rotated file has all.
+    return max(there, key=lambda other: other.stat().st_size, default=None)
+
+
+def _beside(path: Path) -> list[Path]:
+    """Files whose names begin as that of `path`, which is none of them."""
+    found = sorted(path.parent.glob(glob.escape(path.stem) + "*"))
+    return [other for other in found if other != path and other.is_file() and other.stat().st_size]
+
+
+def next_after(path: Path, old: Path) -> Path:
+    """What comes behind a file that was rotated: one that was rotated since, the oldest first; else the one at `path`.
+
+    A copy of another file is none: it begins like that.
+    """
+    heads = {head_of(old), head_of(path)}
+    later = []
+    for other in sorted(_beside(path), key=lambda one: (one.stat().st_mtime_ns, one.name)):
+        head = head_of(other)
+        if old.stat().st_mtime_ns < other.stat().st_mtime_ns <= path.stat().st_mtime_ns and head not in heads:
+            heads.add(head)
+            later.append(other)
+    return later[0] if later else path
 
 
 def _has_content(path: Path) -> bool:

@@ -141,6 +141,35 @@ def test_a_log_that_was_rotated_while_the_job_stood_is_read_on(tmp_path: Path, r
     job.prove()
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+@pytest.mark.parametrize("rotate", [renamed, copied])
+def test_files_that_were_rotated_in_between_are_read_in_turn(
+    tmp_path: Path, rotate: Callable[[Path, int], None], stopped: bool
+) -> None:
+    """Days of rotation while the job stands, with a copy that somebody made on the way."""
+    job = Following(tmp_path, "jsonl")
+    job.write(100)
+    job.start()
+    job.read()
+    if stopped:
+        job.stop()
+    job.write(10)
+    shutil.copy(job.log, tmp_path / "events.bak.jsonl")
+    job.write(5)
+    for n in range(1, 4):
+        rotate(job.log, n)
+        job.write(50)
+    if stopped:
+        job.start()
+    job.read()
+    job.stop()
+    job.start()
+    job.write(9)
+    job.read()
+    job.stop()
+    job.prove()
+
+
 def test_the_old_file_is_read_while_its_writer_is_still_at_it(tmp_path: Path) -> None:
     job = Following(tmp_path, "jsonl")
     job.write(100)
