@@ -22,6 +22,7 @@ def reader_of(body: bytes, name: str, wanted: frozenset[str]) -> Callable[[bytes
     named: dict[str, Any] = {}
     schemas = [fastavro.parse_schema(one, named_schemas=named) for one in json.loads(body)]
     schema, read = schemas[-1], fastavro.schemaless_reader
+    _check_bounded(schema, named, ())
     plain = _is_plain(schema, wanted)
 
     def reader(payload: bytes) -> Any:
@@ -37,6 +38,38 @@ def reader_of(body: bytes, name: str, wanted: frozenset[str]) -> Callable[[bytes
         return _as_json(found)
 
     return reader
+
+
+def _check_bounded(kind: Any, named: dict[str, Any], within: tuple[str, ...]) -> None:
+    """Raises ValueError where a few bytes may stand for a value of any depth or size, which would end the process."""
+    if isinstance(kind, str) and kind in within:
+        raise ValueError(f"{kind} holds itself, so its values may be nested without bound: such schemas are not read")
+    if isinstance(kind, str):
+        kind = named.get(kind, kind)
+    if isinstance(kind, list):
+        for each in kind:
+            _check_bounded(each, named, within)
+    elif isinstance(kind, dict):
+        inside = (*within, str(kind["name"])) if "name" in kind else within
+        for field in kind.get("fields", ()):
+            _check_bounded(field["type"], named, inside)
+        if isinstance(kind.get("type"), dict | list):
+            _check_bounded(kind["type"], named, inside)
+        if kind.get("type") == "array":
+            if _takes_no_bytes(kind["items"], named):
+                raise ValueError("an array of values without bytes may have any length: such schemas are not read")
+            _check_bounded(kind["items"], named, inside)
+        if kind.get("type") == "map":
+            _check_bounded(kind["values"], named, inside)
+
+
+def _takes_no_bytes(kind: Any, named: dict[str, Any]) -> bool:
+    kind = named.get(kind, kind) if isinstance(kind, str) else kind
+    if isinstance(kind, dict):
+        if kind.get("type") == "record":
+            return all(_takes_no_bytes(field["type"], named) for field in kind["fields"])
+        return bool(kind.get("type") == "null" or (kind.get("type") == "fixed" and kind.get("size") == 0))
+    return bool(kind == "null")
 
 
 def _is_plain(schema: Any, wanted: frozenset[str]) -> bool:

@@ -335,6 +335,23 @@ def test_a_schema_that_does_not_compile_is_a_dead_letter(registry: SmallRegistry
     assert "cannot be compiled" in rejected.error.message
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ["null", "N"],
+        {"type": "array", "items": "N"},
+        {"type": "array", "items": "null"},
+        {"type": "array", "items": {"type": "record", "name": "Empty", "fields": []}},
+    ],
+)
+def test_schemas_of_which_a_few_bytes_may_be_any_value_are_not_read(registry: SmallRegistry, kind: Any) -> None:
+    fields = [{"name": "customer_id", "type": "string"}, {"name": "next", "type": kind}]
+    number = registry.register("s", json.dumps({"type": "record", "name": "N", "fields": fields}))
+    _, (rejected,) = decoded(registry, [b"\0" + number.to_bytes(4, "big") + b"\2c" + b"\2\2c" * 20_000])
+    assert rejected.error.code == "unknown_schema"
+    assert "such schemas are not read" in rejected.error.message
+
+
 def test_a_server_that_is_no_registry_is_said(registry: SmallRegistry) -> None:
     registry.schemas.append({"hello": 1})
     with pytest.raises(ConfigError, match="no schema registry"):
