@@ -369,9 +369,8 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
         meant = f"did you mean {near[0]!r}? " if near else ""
         return ConfigError(f"unknown key {key!r}", where=origin, hint=f"{meant}known there: {', '.join(names)}")
     message = _IN_WORDS.get(first["type"]) or re.sub(r"^Value error, ", "", first["msg"])
-    secret = path[-1:] == ["password"]
-    told = first["type"] in ("value_error", "missing") or isinstance(first["input"], dict) or secret
-    value = "" if told else f" (it is {first['input']!r})"
+    hidden = first["type"] in ("value_error", "missing") or isinstance(first["input"], dict) or path[-1:] == ["password"]
+    value = "" if hidden else f" (it is {first['input']!r})"
     return ConfigError(f"{key}: {message}{value}" if key else message, where=origin, hint=_meaning(path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,13 @@ NOW_US = 1_800_000_000_000_000
 T0_MS = 1_700_000_000_000
 
 Event = tuple[bytes | None, bytes | None, int | None]
+
+
+FADING = [
+    {"name": "age"},
+    {"name": "income", "aggregate": "sum", "half_life": "6h", "transform": "log1p"},
+    {"name": "purchases", "aggregate": "sum", "half_life": "6h", "transform": "log1p"},
+]
 
 
 class FixedClock:
@@ -193,6 +201,12 @@ def tags(transport: EmbeddedTransport, partition: int = 0) -> list[dict[str, Any
     return [
         None if value is None else msgspec.json.decode(value) for value in published(transport, Topic.ASSIGNMENTS, partition)
     ]
+
+
+def tags_without(transport: EmbeddedTransport, *fields: str) -> list[str]:
+    """Tags as text, without some fields."""
+    found = [tag if tag is None else {k: v for k, v in tag.items() if k not in fields} for tag in tags(transport)]
+    return [json.dumps(tag) for tag in found]
 
 
 def letters(transport: EmbeddedTransport, partition: int = 0) -> list[dict[str, Any]]:

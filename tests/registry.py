@@ -125,6 +125,12 @@ def small_registry() -> Iterator[SmallRegistry]:
         registry.close()
 
 
+@pytest.fixture
+def registry() -> Iterator[SmallRegistry]:
+    with small_registry() as made:
+        yield made
+
+
 def unavailable() -> str:
     """Why there can be no Apicurio; empty where there can."""
     missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
@@ -146,8 +152,9 @@ class Apicurio:
         home = libraries()
         jar = next(home.glob("*-runner.jar"))
         command = [
-            "java", "-Xmx256m", f"-Dquarkus.http.port={self.port}", "-Dquarkus.http.host=127.0.0.1",
-            f"-Dapicurio.datasource.url=jdbc:h2:file:{self.directory / 'registry'}", "-jar", str(jar),
+            "java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dquarkus.http.port={self.port}",
+            "-Dquarkus.http.host=127.0.0.1", f"-Dapicurio.datasource.url=jdbc:h2:file:{self.directory / 'registry'}",
+            "-jar", str(jar),
         ]  # fmt: skip
         with (self.directory / "registry.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory, start_new_session=True)

@@ -13,11 +13,14 @@ def pause(seconds: float = 0.05) -> None:
     time.sleep(seconds)
 
 
-def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> float:
-    """Wait for a condition. Returns the seconds that it took; raises AssertionError at the deadline."""
+def until(condition: Callable[[], object], what: str | Callable[[], str], deadline_s: float = DEADLINE_S) -> float:
+    """Wait for a condition. Returns the seconds that it took; raises AssertionError at the deadline.
+
+    `what` is waited for, in words; a function of none gives them at the deadline.
+    """
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > deadline_s:
-            raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
+            raise AssertionError(f"not within {deadline_s:.0f} s: {what if isinstance(what, str) else what()}")
         pause(0.02)
     return time.monotonic() - began

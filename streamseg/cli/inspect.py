@@ -167,10 +167,11 @@ def model_in_words(job: Job) -> list[str]:
     for segment in state.segments:
         rule = state.rules.get(segment.id)
         if rule is not None:
-            told = f"{rule.coverage:.0%} of the segment match, {rule.precision:.0%} of those who match are in it"
-            lines.append(f"[dim]{segment.id}: {escape(rule.text)} ({told})")
+            quality = f"precision {rule.precision:.0%}, coverage {rule.coverage:.0%}"
+            lines.append(f"[dim]{segment.id}: {escape(rule.text)} ({quality})")
     lines += [
-        f"[dim]{one.id} {escape(one.name)}: no more ({one.why}), now {', '.join(map(str, one.successors)) or 'nobody'}"
+        f"[dim]{one.id} {escape(one.name)}: retired ({one.why}); customers moved to "
+        f"{', '.join(map(str, one.successors)) or 'no other segment'}"
         for one in state.retired[-10:]
     ]
     return lines

@@ -19,7 +19,7 @@ from streamseg.errors import DeadLetterCode, RecordError
 FormatName = Literal["auto", "json", "avro", "protobuf"]
 SchemaKind = Literal["avro", "protobuf", "json", "missing"]
 
-_ID_BYTES, _GUID_BYTES = 4, 16
+ID_BYTES, _GUID_BYTES = 4, 16
 # The first byte of a value that names its schema is not above this one, with which no JSON begins.
 _MAGIC = b"\x01"
 
@@ -73,13 +73,13 @@ def framed(value: bytes | None) -> Framed | None:
     """None where a value does not name a schema."""
     if value is None or value[:1] > _MAGIC or not value:
         return None
-    width = _GUID_BYTES if value[:1] == _MAGIC else _ID_BYTES
+    width = _GUID_BYTES if value[:1] == _MAGIC else ID_BYTES
     return Framed(value[1 : 1 + width], 1 + width) if len(value) > width else None
 
 
 def spoken(schema_id: bytes) -> str:
     """An id as a registry's pages show it."""
-    if len(schema_id) == _ID_BYTES:
+    if len(schema_id) == ID_BYTES:
         return f"schema id {int.from_bytes(schema_id, 'big')}"
     text = schema_id.hex()
     return f"schema {text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
@@ -95,19 +95,17 @@ class SchemaBook:
         """`wanted`: paths of the fields that are read."""
         self.known: dict[bytes, KnownSchema] = {}
         self._wanted = frozenset(path.split(".")[0] for path in wanted)
-        self._readers: dict[bytes, Read] = {}
-        # The same of those that are named by four bytes, by the first five of a value.
-        self.by_head: dict[bytes, Read] = {}
+        # By what stands before the payload.
+        self.readers: dict[bytes, Read] = {}
 
     def learn(self, schemas: Iterable[KnownSchema]) -> None:
         for schema in schemas:
             self.known[schema.id] = schema
-            self._readers.pop(schema.id, None)
-            self.by_head.pop(b"\0" + schema.id, None)
+            self.readers.pop((b"\0" if len(schema.id) == ID_BYTES else _MAGIC) + schema.id, None)
 
     def named(self, values: Iterable[bytes | None]) -> list[bytes]:
         """Ids of the schemas that values name, in the order of their first appearance."""
-        short, long = 1 + _ID_BYTES, 1 + _GUID_BYTES
+        short, long = 1 + ID_BYTES, 1 + _GUID_BYTES
         heads = dict.fromkeys(
             value[: long if value[0] else short]
             for value in values
@@ -116,25 +114,22 @@ class SchemaBook:
         return [head[1:] for head in heads]
 
     def lacking(self, values: Iterable[bytes | None]) -> list[bytes]:
-        """Those that are not known, or were missing when they were last asked for."""
+        """Those that are not known, or were missing when they were last requested."""
         return [one for one in self.named(values) if one not in self.known or self.known[one].kind == "missing"]
 
     def read(self, value: bytes, frame: Framed) -> Any:
         """The object that a value holds. Raises RecordError."""
-        reader = self._readers.get(frame.id)
-        if reader is None:
-            reader = self._readers[frame.id] = self._compiled(frame.id)
-            if len(frame.id) == _ID_BYTES:
-                self.by_head[b"\0" + frame.id] = reader
-        return reader(value[frame.begin :])
+        head = value[: frame.begin]
+        if head not in self.readers:
+            self.readers[head] = self._compiled(frame.id)
+        return self.readers[head](value[frame.begin :])
 
     def _compiled(self, schema_id: bytes) -> Read:
         schema = self.known.get(schema_id)
         name = spoken(schema_id) if schema is None else schema.name
         if schema is None or schema.kind == "missing":
             why = "no schema registry is set (input.registry)" if schema is None else schema.body.decode()
-            message = f"it begins as a record of a schema registry does ({name}): {why}"
-            raise RecordError(DeadLetterCode.UNKNOWN_SCHEMA, message)
+            return _rejecting(f"it begins as a record of a schema registry does ({name}): {why}")
         if schema.kind == "json":
             return _json
         # Only where they are needed: not every installation has them.
@@ -145,8 +140,16 @@ class SchemaBook:
         try:
             return reader_of(schema.body, name, self._wanted)
         except Exception as error:  # noqa: BLE001 - of any kind, on a schema of any kind
-            message = f"{name} cannot be compiled: {type(error).__name__} {error}".rstrip()
-            raise RecordError(DeadLetterCode.UNKNOWN_SCHEMA, message) from None
+            return _rejecting(f"{name} cannot be compiled: {type(error).__name__} {error}".rstrip())
+
+
+def _rejecting(message: str) -> Read:
+    """A reader for values whose schema cannot be used."""
+
+    def reject(payload: bytes) -> Any:
+        raise RecordError(DeadLetterCode.UNKNOWN_SCHEMA, message)
+
+    return reject
 
 
 def _json(payload: bytes) -> Any:
@@ -167,11 +170,10 @@ class Format(NamedTuple):
         """A function from a value to a `kind`, which raises msgspec's errors, and RecordError."""
         plain: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
         book, convert, name = self.book, msgspec.convert, self.name
-
-        by_head, short = book.by_head, 1 + _ID_BYTES
+        readers, short = book.readers, 1 + ID_BYTES
 
         def decode(value: bytes) -> Any:
-            if (read := by_head.get(value[:short])) is not None and name != "json":
+            if (read := readers.get(value[:short])) is not None and name != "json":
                 return convert(read(value[short:]), kind)
             if value[:1] > _MAGIC or (frame := framed(value)) is None:
                 if name in ("auto", "json"):

@@ -1,4 +1,4 @@
-"""A schema registry, by Confluent's API: the only place that asks one, and that runs protoc.
+"""A schema registry, by Confluent's API: the only place that sends requests to one, and that runs protoc.
 
 https://docs.confluent.io/platform/current/schema-registry/develop/api.html
 """
@@ -11,17 +11,15 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from streamseg.errors import ConfigError, RetriableError
-from streamseg.records.wire import KnownSchema, spoken
+from streamseg.records.wire import ID_BYTES, KnownSchema, spoken
 
-_ID_BYTES = 4
-_TRIES, _PAUSE_S = 3, 0.2
+_RETRIES, _BACKOFF_S = 2, 0.2
 _MOST_REFERENCES = 1_000
 _PROTOC_S = 60.0
 
@@ -64,7 +62,7 @@ class Registry:
             cert_file=access.certificate_file,
             key_file=access.key_file,
             timeout=access.timeout_s,
-            retries=False,
+            retries=urllib3.Retry(_RETRIES, backoff_factor=_BACKOFF_S),
         )
         self._errors = (urllib3.exceptions.HTTPError, OSError)
 
@@ -72,7 +70,7 @@ class Registry:
         return [self._schema(one) for one in ids]
 
     def _schema(self, schema_id: bytes) -> KnownSchema:
-        if len(schema_id) == _ID_BYTES:
+        if len(schema_id) == ID_BYTES:
             found = self.get(f"/schemas/ids/{int.from_bytes(schema_id, 'big')}")
         else:
             found = self.get(f"/schemas/guids/{spoken(schema_id).removeprefix('schema ')}")
@@ -116,29 +114,25 @@ class Registry:
 
     def _subject_of(self, schema_id: bytes) -> str:
         """The first subject that has a schema, with the version, for people; "" where the registry does not say."""
-        if len(schema_id) != _ID_BYTES:
+        if len(schema_id) != ID_BYTES:
             return ""
         found = self.get(f"/schemas/ids/{int.from_bytes(schema_id, 'big')}/versions")
         pairs = [pair for pair in found if isinstance(pair, dict)] if isinstance(found, list) else []
         return min((f"{pair['subject']} version {pair['version']}" for pair in pairs), default="")
 
     def get(self, path: str) -> Any:
-        """An answer's JSON; None where there is no such thing. Raises RetriableError, ConfigError."""
-        for attempt in range(_TRIES):
-            try:
-                answer = self._http.request("GET", self._url + path, headers=self._headers)
-            except self._errors as error:
-                if attempt + 1 < _TRIES:
-                    time.sleep(_PAUSE_S * 2**attempt)
-                    continue
-                raise RetriableError(
-                    f"the schema registry cannot be reached: {type(error).__name__}",
-                    where=self._url,
-                    hint="the job waits, and nothing is lost; see to the registry, or to input.registry",
-                ) from None
-            if answer.status < 500 and answer.status != 429:
-                return self._read(path, answer.status, answer.data)
-        raise RetriableError(f"the schema registry answers {answer.status}", where=self._url + path)
+        """A response's JSON; None where there is no such thing. Raises RetriableError, ConfigError."""
+        try:
+            answer = self._http.request("GET", self._url + path, headers=self._headers)
+        except self._errors as error:
+            raise RetriableError(
+                f"the schema registry cannot be reached: {type(error).__name__}",
+                where=self._url,
+                hint="the job waits, and nothing is lost; check the registry, or input.registry",
+            ) from None
+        if answer.status >= 500 or answer.status == 429:
+            raise RetriableError(f"the schema registry answers {answer.status}", where=self._url + path)
+        return self._read(path, answer.status, answer.data)
 
     def _read(self, path: str, status: int, data: bytes) -> Any:
         if status == 404 and _says_not_found(data):

@@ -1,8 +1,8 @@
-"""Files that are rotated while they are read: renamed and made anew, or copied and truncated.
+"""Files that are rotated while they are read: renamed and re-created, or copied and truncated.
 
-A file is known by how it begins, as names, and with copies inodes, change. What was read goes on under the name that it has
-now, up to its end; then the new file is read from its beginning. That is when the state calls the old one by its name and
-its beginning, so that `verify` finds it again under whatever name it has by then.
+A file is identified by its first bytes: its name changes, and so does the inode of a copy. The old file is read to its end
+under its present name, then the next one from its beginning. From then on the state identifies the old file by name and
+first bytes, so that `verify` finds it under any later name.
 """
 
 from __future__ import annotations
@@ -67,20 +67,21 @@ class RotatedFile:
         self._source = make(self._at, self._growth)
 
     def settle(self, known: str | None) -> str:
+        """Raises ConfigError also where the file was rotated and is not found."""
         if known:
             before = msgspec.json.decode(known, type=_Known)
             self._head, self._found = before.head, before.found
             if self._follow:
                 self._go_where_it_is()
-            return self._kept(before.found)
+            return self._kept(before.found or None)
         if self._is_in_place and (self._head is None or self._head.n_bytes < _HEAD_BYTES):
             self._head = head_of(self._at)
         return self._kept(None)
 
     def _kept(self, found: str | None) -> str:
-        self._found = self._found if self.is_gone else self._source.settle(found or None)
-        found = self._found
-        return msgspec.json.encode(_Known(self._head, found)).decode()
+        if not self.is_gone:
+            self._found = self._source.settle(found)
+        return msgspec.json.encode(_Known(self._head, self._found)).decode()
 
     def in_words(self) -> str:
         return self._source.in_words()
@@ -122,10 +123,10 @@ class RotatedFile:
         there = self._at if self._is_in_place else whereabouts(self.path, self._head)
         if there is None and self._lost == "stop":
             raise ConfigError(
-                "the input file was rotated or truncated, and what was read of it is not beside it any more, so nobody can "
-                "say whether all of it was read",
+                "the input file was rotated or truncated, and the old file is no longer beside it: it is unknown whether all "
+                "of it was read",
                 where=str(self.path),
-                hint="let the rotation keep one file uncompressed beside it (logrotate: delaycompress), put that back as "
+                hint="keep one rotated file uncompressed beside it (logrotate: delaycompress), restore the old file as "
                 f'{self.path}.1, or go on with the new file: input.lost = "skip"',
             )
         self.is_gone = there is None
@@ -172,30 +173,31 @@ def whereabouts(path: Path, head: Head) -> Path | None:
     """Where a file is now that began like that: there, or beside it under a name that begins as its own does."""
     if begins_like(path, head):
         return path
-    there = [other for other in _beside(path) if begins_like(other, head)]
-    # A copy that was made on the way may be beside it, too: the rotated file has all.
-    return max(there, key=lambda other: other.stat().st_size, default=None)
+    return _longest(_beside(path), head)
+
+
+def _longest(files: list[Path], head: Head | None) -> Path | None:
+    """Of files that begin alike: an earlier copy of a rotated file may be beside it, and lacks its last lines."""
+    alike = [other for other in files if head is not None and begins_like(other, head)]
+    return max(alike, key=lambda other: (other.stat().st_size, other.name), default=None)
 
 
 def _beside(path: Path) -> list[Path]:
     """Files whose names begin as that of `path`, which is none of them."""
-    found = sorted(path.parent.glob(glob.escape(path.stem) + "*"))
+    found = path.parent.glob(glob.escape(path.stem) + "*")
     return [other for other in found if other != path and other.is_file() and other.stat().st_size]
 
 
 def next_after(path: Path, old: Path) -> Path:
-    """What comes behind a file that was rotated: one that was rotated since, the oldest first; else the one at `path`.
+    """The file that follows a rotated one: the oldest of those that were rotated later; else the one at `path`.
 
-    A copy of another file is none: it begins like that.
+    A copy of another file does not count: it begins like that file.
     """
-    heads = {head_of(old), head_of(path)}
-    later = []
-    for other in sorted(_beside(path), key=lambda one: (one.stat().st_mtime_ns, one.name)):
-        head = head_of(other)
-        if old.stat().st_mtime_ns < other.stat().st_mtime_ns <= path.stat().st_mtime_ns and head not in heads:
-            heads.add(head)
-            later.append(other)
-    return later[0] if later else path
+    heads, (after, until) = (head_of(old), head_of(path)), (old.stat().st_mtime_ns, path.stat().st_mtime_ns)
+    beside = _beside(path)
+    later = [other for other in beside if after < other.stat().st_mtime_ns <= until and head_of(other) not in heads]
+    oldest = min(later, key=lambda other: (other.stat().st_mtime_ns, other.name), default=path)
+    return path if oldest == path else _longest(beside, head_of(oldest)) or oldest
 
 
 def _has_content(path: Path) -> bool:

@@ -266,7 +266,8 @@ def test_a_quiet_stream_raises_no_alarm(there: Watched) -> None:
     """What belongs to the start has passed once nothing was even pending for as long as rates look back."""
     began = time.time()
     until(lambda: time.time() - began > 10.0, "rates look back on events", QUIET_S)
-    until(lambda: not there.prometheus.ask("max_over_time(ALERTS[10s])"), "what the start raised has gone")
+    alerts = partial(there.prometheus.ask, "max_over_time(ALERTS[10s])")
+    until(lambda: not alerts(), lambda: f"what the start raised has gone: {alerts()}")
     began = time.time()
     until(lambda: time.time() - began > QUIET_S, "some quiet time has passed", QUIET_S + 30.0)
     assert there.prometheus.ask(f'max_over_time(ALERTS{{alertstate="firing"}}[{QUIET_S}s])') == []
@@ -294,7 +295,7 @@ def test_an_old_backlog_is_told_as_stale_and_slow(there: Watched) -> None:
     until(told, "an old backlog is told")
     oldest = float(there.prometheus.ask("max_over_time(streamseg_consumer_lag_seconds[10s])")[0]["value"][1])
     assert OLD_S <= oldest <= time.time() - made
-    until(lambda: not there.prometheus.firing() & wanted, "it is worked off")
+    until(lambda: not there.prometheus.firing() & wanted, lambda: f"it is worked off: {there.prometheus.firing()}")
 
 
 def test_an_input_that_a_transaction_holds_up_is_told_as_stuck(there: Watched) -> None:

@@ -1,9 +1,9 @@
 """What else of a record than its value is read as the event: its key and its headers.
 
-CloudEvents in binary mode have their attributes in headers and the data alone in the value; they are read as in structured
-mode:
-https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/kafka-protocol-binding.md. And fields may be configured as
-`key`, `key.id` or `headers.x`.
+CloudEvents in binary mode have their attributes in headers and the data alone in the value; they are read as those in
+structured mode are. Fields may be configured as `key`, `key.id` or `headers.x`.
+
+https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/kafka-protocol-binding.md
 """
 
 from __future__ import annotations
@@ -19,39 +19,37 @@ from streamseg.records.keys import KeyFormat, key_value
 Headers = Iterable[tuple[str, bytes]] | None
 
 _PREFIX, _VERSION = "ce_", "ce_specversion"
-_SCHEMA = "__value_schema_id"
+_SCHEMA_GUID = "__value_schema_id"
 
 
 class Opening(NamedTuple):
-    """What is put into an event beside its value.
+    """What is put into an event beside its value, and beside a schema's GUID from its header, which goes before the value.
 
     Attributes:
         cloud_events: attributes of CloudEvents in binary mode.
         key: the key, read as `key_format` says, as the field `key`.
         headers: names of headers, which become fields of `headers`.
-        schemas: a schema's GUID, which newer serializers of Confluent's write into a header, goes before the value.
     """
 
     cloud_events: bool = False
     key: bool = False
     headers: tuple[str, ...] = ()
-    schemas: bool = True
     key_format: KeyFormat = "string"
 
     @classmethod
     def of(cls, paths: Iterable[str], key_format: KeyFormat, *, cloud_events: bool) -> Opening:
-        """What configured paths ask for."""
+        """What configured paths need."""
         paths = list(paths)
         headers = dict.fromkeys(path.removeprefix("headers.") for path in paths if path.startswith("headers."))
         key = any(path == "key" or path.startswith("key.") for path in paths)
         return cls(cloud_events, key, tuple(headers), key_format=key_format)
 
     def opened(self, value: bytes | None, key: bytes | None, headers: Headers) -> bytes | None:
-        """The value with what was asked for; as it is where there is nothing to add, or where it is no JSON object."""
+        """The value with what is added; unchanged where there is nothing to add, or where it is no JSON object."""
         if self.cloud_events:
             value = structured(value, headers)
-        if self.schemas and value is not None:
-            value = next((text for name, text in headers or () if name == _SCHEMA), b"") + value
+        if value is not None:
+            value = next((text for name, text in headers or () if name == _SCHEMA_GUID), b"") + value
         if value is None or not (self.key or self.headers) or not value.lstrip().startswith(b"{"):
             return value
         added: dict[str, object] = {}
@@ -71,8 +69,8 @@ class Opening(NamedTuple):
             return None
 
     def of_all(self, records: Sequence[Any]) -> list[bytes | None]:
-        """The values of a consumer's records."""
-        if self.key or any(record.headers for record in records):
+        """The values of a consumer's records, each independent of the others that were polled with it."""
+        if self.key or self.headers or any(record.headers for record in records):
             return [self.opened(record.value, record.key, record.headers) for record in records]
         return [record.value for record in records]
 

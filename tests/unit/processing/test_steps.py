@@ -17,6 +17,7 @@ from streamseg.records.frames import entries
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.harness import (
     BAD,
+    FADING,
     Event,
     Recorder,
     crash_at,
@@ -30,14 +31,10 @@ from tests.harness import (
     settings_for,
     shoppers,
     tags,
+    tags_without,
     verified,
 )
 
-FADING = [
-    {"name": "age"},
-    {"name": "income", "aggregate": "sum", "half_life": "6h", "transform": "log1p"},
-    {"name": "purchases", "aggregate": "sum", "half_life": "6h", "transform": "log1p"},
-]
 SETTINGS: dict[str, dict[str, Any]] = {
     "kept": {"model": {"warm_up": 300}},
     "fading": {"model": {"segments": 3, "warm_up": 300}, "features": FADING},
@@ -47,12 +44,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 _DAY_S = 86_400.0
-
-
-def without(names: tuple[str, ...], transport: EmbeddedTransport) -> list[str]:
-    """Tags as text, without some fields."""
-    found = [tag if tag is None else {k: v for k, v in tag.items() if k not in names} for tag in tags(transport)]
-    return [json.dumps(tag) for tag in found]
 
 
 def events_for(kind: str) -> list[Event]:
@@ -92,7 +83,7 @@ def test_the_tags_of_a_backlog_do_not_depend_on_the_size_of_batches(kind: str) -
     expected = None
     for batch_records in (20_000, STEP, 350, 77):
         store, _ = run_memory(stream, settings, batch_records=batch_records)
-        found = without(("assigned_at",), store)
+        found = tags_without(store, "assigned_at")
         expected = expected or found
         assert found == expected
         assert not verified(store, settings).lost
@@ -113,7 +104,7 @@ def test_dead_letters_and_crashes_in_between_change_no_tag(kind: str) -> None:
     assert crashes == len(points)
     # Where a record stands is another matter, as others stand before it.
     fields = ("assigned_at", "source")
-    assert without(fields, broken) == without(fields, clean)
+    assert tags_without(broken, *fields) == tags_without(clean, *fields)
     assert not verified(broken, settings).lost
 
 

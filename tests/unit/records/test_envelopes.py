@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,13 @@ def test_fields_may_be_in_the_key_and_in_headers(
     assert json.loads(opening.opened(value, key, headers) or b"") == expected
     assert opening.opened(None, key, headers) is None
     assert opening.opened(b"[1]", key, headers) == b"[1]"
+
+
+def test_what_a_record_becomes_does_not_depend_on_the_others_of_its_poll() -> None:
+    opening = Opening.of(["headers.source"], "string", cloud_events=False)
+    bare = SimpleNamespace(key=None, value=b'{"age": 1}', headers=[])
+    other = SimpleNamespace(key=None, value=b"{}", headers=[("source", b"shop")])
+    assert opening.of_all([bare, other])[0] == opening.of_all([bare])[0]
 
 
 def test_a_customer_in_the_key_is_tagged_and_erased() -> None:

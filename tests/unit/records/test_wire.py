@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from io import BytesIO
@@ -24,14 +23,14 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamseg.errors import ConfigError, RetriableError
 from streamseg.records.events import Decoded, EventDecoder, Rejected
 from streamseg.records.wire import KnownSchema, SchemaBook, framed
 from streamseg.transports.kafka.opening import Opening
 from streamseg.transports.registry import Registry, RegistryAccess, descriptors_of
 from tests.harness import settings_for
 from tests.inputs import NOW_US, times
-from tests.registry import SmallRegistry, small_registry
+from tests.registry import SmallRegistry
+from tests.registry import registry as registry
 
 JAN_2_MS = 1_704_189_600_000
 JAN_2 = "2024-01-02T10:00:00"
@@ -68,12 +67,6 @@ message Event {
 """
 MONEY = 'syntax = "proto3";\npackage shop;\nmessage Money { int64 cents = 1; }\n'
 CONTEXT = SerializationContext("events", MessageField.VALUE)
-
-
-@pytest.fixture
-def registry() -> Iterator[SmallRegistry]:
-    with small_registry() as made:
-        yield made
 
 
 def decoder(features: Sequence[Any] = ("age",), **of_input: Any) -> EventDecoder:
@@ -299,33 +292,6 @@ def test_what_names_no_schema_or_an_unknown_one_is_a_dead_letter(registry: Small
     assert registry.url in rejected[1].error.message
 
 
-def test_a_registry_that_is_away_or_refuses_or_is_none(registry: SmallRegistry) -> None:
-    asked = [(1).to_bytes(4, "big")]
-    registry.register("s", json.dumps(AVRO))
-    registry.away = True
-    with pytest.raises(RetriableError, match="answers 503"):
-        Registry(RegistryAccess(registry.url)).fetch(asked)
-    registry.away, registry.needs = False, "Basic " + base64.b64encode(b"me:secret").decode()
-    with pytest.raises(ConfigError, match="refuses us") as refused:
-        Registry(RegistryAccess(registry.url, "me", "wrong")).fetch(asked)
-    assert "wrong" not in str(refused.value)
-    assert Registry(RegistryAccess(registry.url, "me", "secret")).fetch(asked)[0].kind == "avro"
-    registry.needs = "Bearer t0ken"
-    assert Registry(RegistryAccess(registry.url, token="t0ken")).fetch(asked)[0].kind == "avro"
-    with pytest.raises(RetriableError, match="cannot be reached"):
-        Registry(RegistryAccess("http://127.0.0.1:1")).fetch(asked)
-    with pytest.raises(ConfigError, match="there is no file"):
-        Registry(RegistryAccess(registry.url, ca_file="nowhere.pem"))
-
-
-@pytest.mark.parametrize("text", ["no proto at all", 'syntax = "proto3"; import "no.proto"; message E {}', "../../../x"])
-def test_a_schema_that_cannot_be_compiled_is_missing_with_the_reason(registry: SmallRegistry, text: str) -> None:
-    number = registry.register("s", text, "PROTOBUF")
-    (found,) = Registry(RegistryAccess(registry.url)).fetch([number.to_bytes(4, "big")])
-    assert found.kind == "missing"
-    assert b"cannot be read" in found.body
-
-
 @pytest.mark.parametrize("default", ["x", {}])
 def test_a_schema_that_does_not_compile_is_a_dead_letter(registry: SmallRegistry, default: Any) -> None:
     broken = {"type": "record", "name": "E", "fields": [{"name": "age", "type": "nowhere", "default": default}]}
@@ -350,12 +316,6 @@ def test_schemas_of_which_a_few_bytes_may_be_any_value_are_not_read(registry: Sm
     _, (rejected,) = decoded(registry, [b"\0" + number.to_bytes(4, "big") + b"\2c" + b"\2\2c" * 20_000])
     assert rejected.error.code == "unknown_schema"
     assert "such schemas are not read" in rejected.error.message
-
-
-def test_a_server_that_is_no_registry_is_said(registry: SmallRegistry) -> None:
-    registry.schemas.append({"hello": 1})
-    with pytest.raises(ConfigError, match="no schema registry"):
-        Registry(RegistryAccess(registry.url)).fetch([(1).to_bytes(4, "big")])
 
 
 _BOOK = SchemaBook(["customer_id", "age", "event_time", "plan", "note"])

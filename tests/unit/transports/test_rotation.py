@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -55,6 +55,15 @@ class Following:
         )
         self.kind, self.written = kind, 0
         self.loop: Loop | None = None
+
+    @classmethod
+    def begun(cls, directory: Path, kind: str = "jsonl", **of_input: Any) -> Self:
+        """A job that has read 100 lines."""
+        job = cls(directory, kind, **of_input)
+        job.write(100)
+        job.start()
+        job.read()
+        return job
 
     def write(self, n: int) -> None:
         new = not self.log.exists() or self.log.stat().st_size == 0
@@ -108,10 +117,7 @@ class Following:
 def test_a_log_that_is_rotated_is_read_on_without_loss(
     tmp_path: Path, kind: str, rotate: Callable[[Path, int], None]
 ) -> None:
-    job = Following(tmp_path, kind)
-    job.write(100)
-    job.start()
-    job.read()
+    job = Following.begun(tmp_path, kind)
     for n in range(1, 4):
         job.write(30 * n)
         rotate(job.log, n)
@@ -123,10 +129,7 @@ def test_a_log_that_is_rotated_is_read_on_without_loss(
 
 @pytest.mark.parametrize("rotate", [renamed, copied])
 def test_a_log_that_was_rotated_while_the_job_stood_is_read_on(tmp_path: Path, rotate: Callable[[Path, int], None]) -> None:
-    job = Following(tmp_path, "jsonl")
-    job.write(100)
-    job.start()
-    job.read()
+    job = Following.begun(tmp_path)
     job.stop()
     job.write(50)
     rotate(job.log, 1)
@@ -147,16 +150,16 @@ def test_files_that_were_rotated_in_between_are_read_in_turn(
     tmp_path: Path, rotate: Callable[[Path, int], None], stopped: bool
 ) -> None:
     """Days of rotation while the job stands, with a copy that somebody made on the way."""
-    job = Following(tmp_path, "jsonl")
-    job.write(100)
-    job.start()
-    job.read()
+    job = Following.begun(tmp_path)
     if stopped:
         job.stop()
     job.write(10)
     shutil.copy(job.log, tmp_path / "events.bak.jsonl")
     job.write(5)
     for n in range(1, 4):
+        job.write(6)
+        shutil.copy(job.log, tmp_path / f"events.bak-{n}.jsonl")
+        job.write(3)
         rotate(job.log, n)
         job.write(50)
     if stopped:
@@ -171,10 +174,7 @@ def test_files_that_were_rotated_in_between_are_read_in_turn(
 
 
 def test_the_old_file_is_read_while_its_writer_is_still_at_it(tmp_path: Path) -> None:
-    job = Following(tmp_path, "jsonl")
-    job.write(100)
-    job.start()
-    job.read()
+    job = Following.begun(tmp_path)
     renamed(job.log, 1)
     new, job.log = job.log, tmp_path / "events.jsonl.1"
     job.write(7)
@@ -188,10 +188,7 @@ def test_the_old_file_is_read_while_its_writer_is_still_at_it(tmp_path: Path) ->
 
 
 def test_names_of_old_files_may_change_again_and_a_deleted_one_is_said_to_be_gone(tmp_path: Path) -> None:
-    job = Following(tmp_path, "jsonl")
-    job.write(100)
-    job.start()
-    job.read()
+    job = Following.begun(tmp_path)
     renamed(job.log, 1)
     job.write(60)
     job.read()
@@ -206,10 +203,7 @@ def test_names_of_old_files_may_change_again_and_a_deleted_one_is_said_to_be_gon
 
 
 def test_what_is_nowhere_any_more_stops_the_job_unless_it_may_be_lost(tmp_path: Path) -> None:
-    job = Following(tmp_path, "jsonl")
-    job.write(100)
-    job.start()
-    job.read()
+    job = Following.begun(tmp_path)
     (tmp_path / "events.jsonl.1.gz").write_bytes(gzip.compress(job.log.read_bytes()))
     job.log.unlink()
     job.write(20)
@@ -227,10 +221,7 @@ def test_what_is_nowhere_any_more_stops_the_job_unless_it_may_be_lost(tmp_path: 
 
 
 def test_a_last_line_that_will_not_be_completed_is_a_dead_letter(tmp_path: Path) -> None:
-    job = Following(tmp_path, "jsonl")
-    job.write(100)
-    job.start()
-    job.read()
+    job = Following.begun(tmp_path)
     with job.log.open("a") as file:
         file.write('{"customer_id": "c1", "ag')
     renamed(job.log, 1)
@@ -246,10 +237,7 @@ def test_a_last_line_that_will_not_be_completed_is_a_dead_letter(tmp_path: Path)
 
 
 def test_without_following_a_file_that_is_another_one_is_refused(tmp_path: Path) -> None:
-    job = Following(tmp_path, "jsonl", follow=False)
-    job.write(100)
-    job.start()
-    job.read()
+    job = Following.begun(tmp_path, follow=False)
     job.stop()
     renamed(job.log, 1)
     job.write(120)
