@@ -123,8 +123,8 @@ class RotatedFile:
         there = self._at if self._is_in_place else whereabouts(self.path, self._head)
         if there is None and self._lost == "stop":
             raise ConfigError(
-                "the input file was rotated or truncated, and the old file is no longer beside it: it is unknown whether all "
-                "of it was read",
+                "the input file was rotated or truncated, and the old file is no longer beside it: it is unknown whether "
+                "all of it was read",
                 where=str(self.path),
                 hint="keep one rotated file uncompressed beside it (logrotate: delaycompress), restore the old file as "
                 f'{self.path}.1, or go on with the new file: input.lost = "skip"',
