@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import exploring
 from tests.broker import _kafka as _kafka
 
 # The machine is shared: no test fails for being slow. CI draws the same examples every time.
@@ -16,3 +18,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    exploring.everything = config.option.markexpr == "exhaustive"

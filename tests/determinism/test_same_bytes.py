@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.exploring import some
+
 HERE = Path(__file__).parent
 EXPECTED = json.loads((HERE / "digests.json").read_text())
 
@@ -27,12 +29,12 @@ def digests(**environment: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", some(range(10), 2))
 def test_the_hash_seed_decides_nothing(seed: int) -> None:
     assert digests(PYTHONHASHSEED=str(seed)) == EXPECTED
 
 
-@pytest.mark.parametrize("threads", ["1", "2", "4"])
+@pytest.mark.parametrize("threads", some(["4", "2", "1"]))
 def test_threads_decide_nothing(threads: str) -> None:
     assert digests(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads) == EXPECTED
 

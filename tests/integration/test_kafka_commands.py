@@ -61,6 +61,7 @@ def streamseg(job: Job, *arguments: str, code: int | None = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.exhaustive
 def test_from_a_file_through_two_workers_to_tags_that_are_proved(job: Job) -> None:
     events = [e for e in stream(3_000) if e[1] is not None]
     write_lines(job.directory / "events.jsonl", events)

@@ -63,6 +63,7 @@ def watched(job: Job) -> OutsideReader:
     return outside
 
 
+@pytest.mark.exhaustive
 def test_thirty_kills_of_three_workers_lose_and_double_nothing(job: Job) -> None:
     rng = random.Random(7)
     events = stream(12_000, seed=1)
@@ -357,6 +358,7 @@ def _own(tmp_path: Path) -> Iterator[tuple[Broker, Proxy]]:
     broker.stop()
 
 
+@pytest.mark.exhaustive
 def test_a_broker_restart_and_broken_networks_are_survived(own: tuple[Broker, Proxy], tmp_path: Path) -> None:
     broker, proxy = own
     job = Job(proxy.address, tmp_path, n_partitions=2)

@@ -25,8 +25,8 @@ from tests.registry import Apicurio
 from tests.registry import apicurio as apicurio
 from tests.waiting import until
 
-# A registry takes a core for seconds when it starts, which alerts about a slow job would notice.
-pytestmark = pytest.mark.xdist_group("monitoring")
+# All with one registry, which takes seconds to start.
+pytestmark = pytest.mark.xdist_group("registry")
 CUSTOMERS = 200
 PROTO = """syntax = "proto3";
 import "google/protobuf/timestamp.proto";

@@ -262,6 +262,7 @@ def test_every_metric_of_every_alert_is_there(there: Watched) -> None:
     until(lambda: len(there.prometheus.ask("job_segment:streamseg_share:ratio")) == 3, "shares are recorded")
 
 
+@pytest.mark.exhaustive
 def test_a_quiet_stream_raises_no_alarm(there: Watched) -> None:
     """What belongs to the start has passed once nothing was even pending for as long as rates look back."""
     began = time.time()
@@ -281,6 +282,7 @@ def test_bad_input_is_told(there: Watched) -> None:
     until(lambda: not there.prometheus.firing() & {"StreamsegBadInput", "StreamsegVeryBadInput"}, "it is over")
 
 
+@pytest.mark.exhaustive
 def test_an_old_backlog_is_told_as_stale_and_slow(there: Watched) -> None:
     wanted = {"StreamsegStaleTags", "StreamsegVeryStaleTags", "StreamsegSlow"}
     # One moment for all of them, so that what waits grows older however fast it is worked off.

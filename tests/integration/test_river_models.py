@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.exploring import some
 from tests.harness import shoppers, write_lines
 from tests.waiting import until
 
@@ -46,7 +47,7 @@ def labels(path: Path) -> list[tuple[str, int | None]]:
     return [(tag["customer_id"], tag["segment_id"]) for tag in map(json.loads, lines)]
 
 
-@pytest.mark.parametrize("model", ["kmeans", "dbstream", "clustream"])
+@pytest.mark.parametrize("model", some(["kmeans", "dbstream", "clustream"]))
 def test_a_kill_and_a_start_change_nothing_and_verify_agrees(model: str, tmp_path: Path) -> None:
     (tmp_path / "shop_models.py").write_text(MODELS, encoding="utf-8")
     write_lines(tmp_path / "events.jsonl", shoppers(ROWS, customers=400))

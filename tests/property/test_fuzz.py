@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamseg.app import App
@@ -20,6 +20,7 @@ from streamseg.errors import ConfigError
 from streamseg.processing.observe import BatchCommitted
 from streamseg.processing.transport import Topic
 from streamseg.transports.embedded import EmbeddedTransport
+from tests.exploring import explored
 from tests.harness import T0_MS, FixedClock, Recorder, letters, published, run_memory, settings_for, verified
 
 FEATURES = [
@@ -195,7 +196,7 @@ def run_fuzz(seed: int, n: int) -> Counter[str]:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@explored(15)
 def test_no_record_stops_a_job_and_each_has_one_fate(seed: int) -> None:
     fates = run_fuzz(seed, 400)
     assert fates["assigned"] > 50, "good records are used"
@@ -230,7 +231,7 @@ def rows(rng: random.Random, sign: str, n: int) -> bytes:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@explored(15)
 def test_no_row_of_a_table_stops_a_job(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     rng = random.Random(seed)
     directory = tmp_path_factory.mktemp("fuzz")

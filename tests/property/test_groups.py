@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamseg.model.records import Postponed, Start
@@ -21,6 +21,7 @@ from streamseg.processing.transport import Log, Topic
 from streamseg.processing.verify import verified
 from streamseg.records.frames import entries
 from tests.events import doubled, with_ids
+from tests.exploring import explored
 from tests.groups import Group
 from tests.harness import BAD, Event, FixedClock, event, fingerprint, published, settings_for, shoppers
 from tests.hostile import HostileBroker, HostileTransport, never
@@ -98,7 +99,7 @@ def _json(value: bytes | None) -> Any:
     st.sampled_from([2_000, 16_000_000]),
     st.booleans(),
 )
-@settings(max_examples=60)
+@explored(60)
 def test_a_group_under_faults_loses_and_doubles_nothing(
     seed: int, n_workers: int, n_partitions: int, batch: int, snapshot_bytes: int, forgetting: bool
 ) -> None:
@@ -111,7 +112,7 @@ def test_a_group_under_faults_loses_and_doubles_nothing(
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3))
-@settings(max_examples=15)
+@explored(15)
 def test_events_that_are_sent_twice_count_once_whatever_happens_to_the_workers(seed: int, n_workers: int) -> None:
     """Customers are those of the clean stream, over restarts and rebalances."""
     features = [{"name": "age"}, {"name": "income", "aggregate": "sum"}, {"name": "visits", "aggregate": "count"}]
@@ -149,7 +150,7 @@ def test_partitions_without_events_do_not_keep_the_model_log() -> None:
 @example(6045)
 @example(352)
 @example(740)
-@settings(max_examples=25)
+@explored(25)
 def test_a_group_is_verified_while_it_runs(seed: int) -> None:
     """Workers step between the batches that `verify` looks at, die, and their commits are seen late."""
     rng = random.Random(seed)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamseg.model.start import start_from_centers
 from streamseg.processing.observe import BatchCommitted
 from streamseg.processing.transport import CommitPlan, CommitResult, Outcome, Topic
 from streamseg.transports.embedded import EmbeddedTransport
+from tests.exploring import explored
 from tests.harness import (
     BAD,
     Event,
@@ -81,7 +82,7 @@ def streams() -> st.SearchStrategy[Stream]:
 
 
 @given(streams(), st.integers(1, 200), st.data())
-@settings(max_examples=60)
+@explored(60)
 def test_a_run_with_crashes_equals_the_uninterrupted_one(stream: Stream, batch: int, data: st.DataObject) -> None:
     events = stream.events()
     job = small(data.draw(st.sampled_from([2_000, 16_000_000])))
@@ -93,7 +94,7 @@ def test_a_run_with_crashes_equals_the_uninterrupted_one(stream: Stream, batch: 
 
 
 @given(streams(), st.integers(5, 120), st.booleans(), st.integers(0, 20))
-@settings(max_examples=40)
+@explored(40)
 def test_an_unknown_outcome_is_decided_by_the_log(stream: Stream, batch: int, landed: bool, at: int) -> None:
     events = stream.events()
 
@@ -120,7 +121,7 @@ def test_an_unknown_outcome_is_decided_by_the_log(stream: Stream, batch: int, la
 
 
 @given(streams(), st.lists(st.integers(1, 90), min_size=1, max_size=6), st.sampled_from([3_000, 16_000_000]), st.booleans())
-@settings(max_examples=60)
+@explored(60)
 def test_verify_re_derives_every_tag_whatever_the_polls(
     stream: Stream, polls: list[int], snapshot_bytes: int, changes: bool
 ) -> None:
@@ -144,7 +145,7 @@ def test_verify_re_derives_every_tag_whatever_the_polls(
 
 
 @given(streams(), st.integers(3, 100))
-@settings(max_examples=40)
+@explored(40)
 def test_state_comes_back_bit_for_bit_at_every_commit(stream: Stream, batch: int) -> None:
     events = stream.events()
     job = small(3_000)
@@ -169,7 +170,7 @@ def test_state_comes_back_bit_for_bit_at_every_commit(stream: Stream, batch: int
 
 
 @given(st.integers(0, 99), st.sampled_from([250, 500, 1000, 1500]))
-@settings(max_examples=12)
+@explored(12)
 def test_batch_size_does_not_change_what_is_learned_beyond_block_edges(seed: int, batch: int) -> None:
     job = settings_for(step=20, model={"segments": 3, "warm_up": 20})
     centers = {i: {"age": 20.0 + 15 * i, "income": 1000.0 * i, "purchases": i + 0.5} for i in range(3)}
@@ -186,7 +187,7 @@ def test_batch_size_does_not_change_what_is_learned_beyond_block_edges(seed: int
 
 
 @given(streams(), st.integers(10, 100))
-@settings(max_examples=30)
+@explored(30)
 def test_every_input_offset_is_accounted_for_once(stream: Stream, batch: int) -> None:
     events = stream.events()
     job = small()
@@ -203,7 +204,7 @@ def test_every_input_offset_is_accounted_for_once(stream: Stream, batch: int) ->
 
 
 @given(streams(), st.integers(10, 100))
-@settings(max_examples=30)
+@explored(30)
 def test_assigned_at_rises_strictly_even_when_the_clock_stands_still(stream: Stream, batch: int) -> None:
     events = stream.events()
     store, _ = run_memory(events, small(), batch_records=batch)

@@ -17,6 +17,7 @@ from streamseg.processing.catalog import segment_records
 from streamseg.processing.job import Job
 from streamseg.processing.sweeps import boundary_of
 from streamseg.transports.embedded import EmbeddedTransport
+from tests.exploring import explored
 from tests.harness import Event, Recorder, event, loop, produce, restored, settings_for, shoppers, verified
 
 FEATURES: list[dict[str, Any]] = [
@@ -92,6 +93,7 @@ def stream(n: int, customers: int, seed: int) -> list[Event]:
     st.sampled_from(["none", "90m"]),
     st.sampled_from([10, 50]),
 )
+@explored(100)
 def test_sums_are_the_tables_at_every_commit(seed: int, batch: int, n_partitions: int, within: str, step: int) -> None:
     settings = settings_for(step=step, features=FEATURES, model=MODEL | {"active_within": within})
     transport = EmbeddedTransport(":memory:", n_partitions=n_partitions)
