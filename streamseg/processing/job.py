@@ -13,6 +13,7 @@ from functools import partial
 import msgspec
 
 from streamseg.errors import ConfigError
+from streamseg.kernel.types import Array, Ints
 from streamseg.model.codec import pack
 from streamseg.model.decisions import decided, due
 from streamseg.model.drift import Drift
@@ -62,7 +63,7 @@ from streamseg.processing.transport import (
     Records,
     TopicIds,
 )  # fmt: skip
-from streamseg.processing.window import DriftMeter
+from streamseg.processing.window import WINDOW, DriftMeter, latest_customers
 from streamseg.records.events import Decoder, EventDecoder
 from streamseg.records.frames import Entry, frames
 from streamseg.records.frames import cut as cut_payload
@@ -201,15 +202,14 @@ class Job:
         """
         if 0 not in self.tasks:
             return None
-        decision = self._decision(input_ended=input_ended)
+        decision = self.decision(input_ended=input_ended)
         if decision is None:
             return None
         return Planned(self._plan_of(decision, ownership, self._touched_offsets(), self.replica.copy_of_state()), {})
 
     def plan_rename(self, segment: int, name: str) -> CommitPlan:
         """A person's name for a segment: beside the workers, who take it from the log."""
-        renamed = Renamed(self.state.version, segment, name)
-        return self._plan_of(renamed, Ownership(0, ()), {}, self.replica.copy_of_state())
+        return self.plan_of(Renamed(self.state.version, segment, name))
 
     def _plan_of(
         self, decision: Decision, ownership: Ownership, offsets: Mapping[int, Committed], state: ModelState
@@ -220,7 +220,12 @@ class Job:
         internal = [(Log.MODEL, 0, encode_entry(DecisionRecord(decision, clock_us)))]
         return CommitPlan(ownership, offsets, catalog=catalog, internal=internal)
 
-    def _decision(self, *, input_ended: bool) -> Decision | None:
+    def plan_of(self, decision: Decision) -> CommitPlan:
+        """A decision and its catalog records, without offsets."""
+        return self._plan_of(decision, Ownership(0, ()), {}, self.replica.copy_of_state())
+
+    def decision(self, *, input_ended: bool) -> Decision | None:
+        """What is due in the model; None where nothing is. The log decides whether it comes to be."""
         state, spec, digest = self.state, self.settings.model, self.replica.digest
         if due(state, spec) == "search":
             return search_table(state, spec, digest)
@@ -292,9 +297,10 @@ class Job:
         """Customers in the state of this worker."""
         return sum(task.table.n_customers for task in self.tasks.values())
 
-    def drift(self) -> Drift | None:
-        """This worker's customers of late against the reference; None where there are too few of either."""
-        return self._drift.measured(self.state, self.tasks.values())
+    def drift(self, window: tuple[Array, Ints] | None = None) -> Drift | None:
+        """Customers of late, this worker's or those of `window`, against the reference; None where there are too few."""
+        tasks, n_weighted = self.tasks.values(), self.settings.layout.n_weighted
+        return self._drift.measured(self.state, lambda: window or latest_customers(tasks, n_weighted, WINDOW))
 
     # -- Snapshots ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class DriftMeter:
         self._settings = settings
         self._yardstick: tuple[Reference, Yardstick] | None = None
 
-    def measured(self, state: ModelState, tasks: Iterable[Task]) -> Drift | None:
+    def measured(self, state: ModelState, window: Callable[[], tuple[Array, Ints]]) -> Drift | None:
         """Customers of late against the reference; None where there are too few of either. IN both."""
         reference = self._settings.reference or state.reference
         if reference is None or not state.ready:
@@ -32,8 +32,7 @@ class DriftMeter:
         if self._yardstick is None or self._yardstick[0] is not reference:
             given = self._settings.reference is not None
             self._yardstick = reference, Yardstick(reference, self._settings.model, fixed=given)
-        window = latest_customers(tasks, self._settings.layout.n_weighted, WINDOW)
-        return self._yardstick[1].measured(state, *window)
+        return self._yardstick[1].measured(state, *window())
 
 
 def latest_customers(tasks: Iterable[Task], n_weighted: int, most: int) -> tuple[Array, Ints]:

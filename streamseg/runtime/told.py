@@ -10,6 +10,7 @@ from math import inf
 
 import numpy as np
 
+from streamseg.kernel.types import Array, Ints
 from streamseg.model.drift import Drift
 from streamseg.model.spec import in_words
 from streamseg.processing.job import Job
@@ -93,12 +94,12 @@ class DriftReports:
         self._every_s, self._looked_at = every_s, -inf
         self._told: dict[str, Detected] = {}
 
-    def due(self, job: Job, *, now: bool) -> list[Observation]:
-        """Pending reports. `now`: whatever time has passed since the last ones."""
+    def due(self, job: Job, *, now: bool, window: tuple[Array, Ints] | None = None) -> list[Observation]:
+        """Pending reports. `now`: whatever time has passed since the last ones; `window`: as `Job.drift` takes it."""
         if not job.state.ready or (not now and time.monotonic() - self._looked_at <= self._every_s):
             return []
         self._looked_at = time.monotonic()
-        profiled, drift = Profiled(tuple(job.profiles())), job.drift()
+        profiled, drift = Profiled(tuple(job.profiles())), job.drift(window)
         if drift is None:
             return [profiled]
         found = detections_of(drift)

@@ -246,9 +246,13 @@ class KafkaReader:
     def streamed(self, topic: Topic, partition: int) -> bool:
         return self.at_least_once
 
+    def _written(self) -> list[TopicPartition]:
+        """Every partition that a commit writes to."""
+        return self.names.written(self.n_partitions)
+
     def settle(self) -> None:
         """Markers of a transaction reach one partition after another, some after its commit was acknowledged."""
-        latest = dict.fromkeys(self.names.written(self.n_partitions), OffsetSpec.LATEST)
+        latest = dict.fromkeys(self._written(), OffsetSpec.LATEST)
 
         def ends(isolation: str) -> dict[TopicPartition, int]:
             with translated("reading the ends of topics"):

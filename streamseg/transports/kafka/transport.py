@@ -34,7 +34,8 @@ from streamseg.transports.kafka.client import (
 )
 from streamseg.transports.kafka.membership import Member
 from streamseg.transports.kafka.opening import NOTHING, Opening
-from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, TRACE_HEADER, KafkaReader, columns
+from streamseg.transports.kafka.outputs import send_catalog, send_outputs
+from streamseg.transports.kafka.reader import KafkaReader, columns
 from streamseg.transports.kafka.topics import Names, ids_of, prepare
 from streamseg.transports.kafka.transactions import Transactions, arrived, transactional_id
 
@@ -149,31 +150,11 @@ class KafkaTransport(KafkaReader):
         """Send all. Returns all futures; those of each internal entry's first record go to `firsts`."""
         futures: list[Any] = []
         if self._outputs is None:
-            futures += self._outputs_of(client, plan)
+            futures += send_outputs(client, self.names, plan)
         else:
             # At least once: outside of the transaction, so a crash before its commit writes them again.
-            arrived(self._outputs, self._outputs_of(self._outputs, plan))
+            arrived(self._outputs, send_outputs(self._outputs, self.names, plan))
         return futures + _write_logs(client, self.names, plan, firsts)
-
-    def _outputs_of(self, client: KafkaProducer, plan: CommitPlan) -> list[Any]:
-        futures: list[Any] = []
-        send = client.send
-        for partition, letters in plan.dead_letters.items():
-            topic, first = self.names.dead_letters, plan.published.get(partition, (0, 0))[1]
-            for i, letter in enumerate(letters):
-                headers = letter.headers() + ([(FIRST_HEADER, b"%d" % first)] if i == 0 else [])
-                value = letter.value
-                if letter.key is None and value is None:
-                    value, headers = b"", [*headers, (EMPTY_HEADER, b"")]
-                futures.append(send(topic, value, letter.key, headers=headers, partition=partition))
-        for partition, tags in plan.assignments.items():
-            topic = self.names.assignments
-            first_header = [(FIRST_HEADER, b"%d" % plan.published.get(partition, (0, 0))[0])]
-            traced = {i: [(TRACE_HEADER, trace)] for i, trace in tags.traces.items()}
-            traced[0] = first_header + traced.get(0, [])
-            for i, (customer, value) in enumerate(zip(tags.ids, tags.values, strict=True)):
-                futures.append(send(topic, value, customer.encode(), headers=traced.get(i), partition=partition))
-        return futures
 
     # -- The rest -----------------------------------------------------------------------------------------------------
 
@@ -233,7 +214,7 @@ def append(connection: Connection, names: Names, worker: str, plan: CommitPlan) 
 
 def _write_logs(client: KafkaProducer, names: Names, plan: CommitPlan, firsts: list[Any]) -> list[Any]:
     """Catalog and internal entries. Returns all futures; those of each entry's first record go to `firsts`."""
-    futures = [client.send(names.catalog, value, key, partition=0) for key, value in plan.catalog]
+    futures = send_catalog(client, names, plan.catalog)
     for log, partition, records in plan.internal:
         sent = _write_log(client, names.log(log, partition), records)
         firsts.append(sent[0])
