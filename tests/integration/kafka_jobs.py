@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -21,6 +18,7 @@ from streamseg.processing.lane import Report
 from streamseg.processing.verify import verified
 from tests.broker import new_name
 from tests.harness import BAD, Event, FixedClock, event, partition_of, shoppers
+from tests.processes import Process
 from tests.stores import create_input, names_of, produce
 from tests.waiting import until
 
@@ -49,7 +47,7 @@ class Job:
             "metrics": {"port": 0},
         }
         self.produced = [0] * n_partitions
-        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self.workers: dict[str, Process] = {}
         self._logs: dict[str, TextIO] = {}
 
     # -- Input --------------------------------------------------------------------------------------------------------
@@ -80,14 +78,12 @@ class Job:
 
     # -- Workers ------------------------------------------------------------------------------------------------------
 
-    def start(self, worker: str, log: str | None = None) -> subprocess.Popen[bytes]:
+    def start(self, worker: str, log: str | None = None) -> Process:
         """A real process; `log`: the name of its log file, where it is another instance of a worker."""
         config = self.directory / f"{self.names.application}.json"
         config.write_text(json.dumps(self.config))
-        errors = (self.directory / f"{log or worker}.log").open("ab")
-        command = [sys.executable, "-W", "ignore", "-m", "tests.integration.kafka_worker", str(config), worker]
-        process = subprocess.Popen(command, cwd=ROOT, stderr=errors, env=os.environ | {"PYTHONUNBUFFERED": "1"})
-        errors.close()
+        log_file = self.directory / f"{log or worker}.log"
+        process = Process("tests.integration.kafka_worker", str(config), worker, cwd=ROOT, stderr=log_file)
         self.workers[worker] = process
         return process
 

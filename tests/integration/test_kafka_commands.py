@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import struct
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from streamseg.transports.kafka.repartition import Repartition
 from tests.broker import new_name
 from tests.harness import event, write_lines
 from tests.integration.kafka_jobs import ROOT, Job, OutsideReader, check, stream
+from tests.processes import Process, ran
 from tests.stores import create_input, produce
 from tests.waiting import until
 
@@ -48,17 +47,9 @@ def write_config(job: Job, path: Path) -> None:
 
 def streamseg(job: Job, *arguments: str, code: int | None = 0) -> str:
     """What a command says; `code`: its exit code, None for any."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "streamseg", *arguments],
-        cwd=job.directory,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert code is None or done.returncode == code, done.stderr + done.stdout
-    return done.stdout + done.stderr
+    found, said = ran("streamseg", *arguments, cwd=job.directory)
+    assert code is None or found == code, said
+    return said
 
 
 @pytest.mark.exhaustive
@@ -67,9 +58,9 @@ def test_from_a_file_through_two_workers_to_tags_that_are_proved(job: Job) -> No
     write_lines(job.directory / "events.jsonl", events)
     assert "there is no state" in streamseg(job, "segments", code=2)
     assert f"sent {len(events):,} events" in streamseg(job, "produce", "events.jsonl")
-    command = [sys.executable, "-W", "ignore", "-m", "streamseg", "run", "--workers", "2"]
-    with (job.directory / "run.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=job.directory, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    log = job.directory / "run.log"
+    process = Process("streamseg", "run", "--workers", "2", cwd=job.directory, env=environment, stderr=log)
     try:
         until(lambda: sum(job.committed_or_none().values()) >= len(events), "all events are committed")
         until(lambda: len({line["worker"] for line in job.log("run")}) == 2, "both workers have said something")
@@ -137,9 +128,9 @@ def test_produce_at_a_rate_from_a_table(job: Job) -> None:
 
 def test_a_worker_that_dies_is_started_again_and_the_others_go_on(job: Job) -> None:
     events = stream(3_000)
-    command = [sys.executable, "-W", "ignore", "-m", "streamseg", "run", "--workers", "2"]
-    with (job.directory / "run.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=job.directory, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    log = job.directory / "run.log"
+    process = Process("streamseg", "run", "--workers", "2", cwd=job.directory, env=environment, stderr=log)
     try:
         until(lambda: len(children(process.pid)) == 2, "two workers")
         until(lambda: bool(job.log("run")), "they work")
@@ -167,7 +158,6 @@ def test_a_topic_that_is_not_keyed_by_customer_is_sent_on_once_whatever_dies(job
     create_input(job.servers, job.names._replace(input=source), 3)
     events = stream(6_000)
     portions = [events[:2_000], events[2_000:4_000], events[4_000:]]
-    command = [sys.executable, "-W", "ignore", "-m", "streamseg", "repartition", source]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     def sent() -> int:
@@ -177,7 +167,7 @@ def test_a_topic_that_is_not_keyed_by_customer_is_sent_on_once_whatever_dies(job
         before = sent()
         for partition in range(3):
             produce(job.servers, source, partition, [(b"web", value, at) for _, value, at in portion[partition::3]])
-        two = [subprocess.Popen(command, cwd=job.directory, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+        two = [Process("streamseg", "repartition", source, cwd=job.directory, env=environment) for _ in range(2)]
         until(lambda before=before: sent() > before, "some are sent on")  # type: ignore[misc]
         for process in two:
             process.kill()

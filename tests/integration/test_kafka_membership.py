@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from streamseg.transports.kafka.group import Group, group_of
 from streamseg.transports.kafka.membership import Member
 from streamseg.transports.kafka.topics import Names
 from tests.broker import new_name
+from tests.processes import Process
 from tests.stores import create_input, names_of, produce
 from tests.waiting import until
 
@@ -27,20 +26,11 @@ class Frails:
 
     def __init__(self, servers: str, topic: str, group: str, directory: Path) -> None:
         self._arguments, self._directory = [servers, topic, group], directory
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
 
     def start(self, name: str) -> None:
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-m",
-            "tests.integration.frail_member",
-            *self._arguments,
-            name,
-            str(self._directory),
-        ]
-        self.processes[name] = subprocess.Popen(command, cwd=_ROOT)
+        arguments = [*self._arguments, name, str(self._directory)]
+        self.processes[name] = Process("tests.integration.frail_member", *arguments, cwd=_ROOT)
 
     def owned(self) -> list[list[str]]:
         """As the members know: the group has shared before they have heard of it."""

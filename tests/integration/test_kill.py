@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ from streamseg.config import Config
 from streamseg.processing.verify import Verifier
 from tests.exploring import some
 from tests.harness import BAD, FixedClock, event, shoppers, write_lines
+from tests.processes import Process
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 POINTS = ["before_write", "before_sync", "before_commit", "after_commit"]
@@ -37,14 +37,12 @@ def config_for(directory: Path, events: Path) -> dict[str, Any]:
     }
 
 
-def start(config: dict[str, Any], point: str = "none", call: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.integration.worker", json.dumps(config), point, str(call)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def start(config: dict[str, Any], point: str = "none", call: int = 0, said: Path | None = None) -> Process:
+    return Process("tests.integration.worker", json.dumps(config), point, str(call), cwd=ROOT, stdout=said)
 
 
-def finish(process: subprocess.Popen[str]) -> int:
-    process.communicate(timeout=DEADLINE_S)
-    return process.returncode
+def finish(process: Process) -> int:
+    return process.wait(DEADLINE_S)
 
 
 def committed(config: dict[str, Any]) -> int:
@@ -83,11 +81,10 @@ def test_the_output_survives_sigkill_at_any_moment(tmp_path: Path, events: Path,
         kills += 1
         after_the_first_commit += reached > 0
         assert committed(config) >= reached
-    for _ in range(at_outputs):
-        process = start(config)
-        assert process.stdout is not None
-        for _ in range(rng.randrange(1, 4)):
-            process.stdout.readline()
+    for i in range(at_outputs):
+        said, commits = tmp_path / f"said{i}", rng.randrange(1, 4)
+        process = start(config, said=said)
+        until(lambda said=said, n=commits: said.exists() and said.read_text().count("\n") >= n, "some commits")  # type: ignore[misc]
         process.kill()
         assert finish(process) == -signal.SIGKILL
         kills += 1
