@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtri
 
 from streamseg.kernel.clusters import nearest_label
 from streamseg.kernel.types import Array, Ints
@@ -213,4 +212,7 @@ def psi(before: Ints, after: Ints) -> Measure:
 
 @lru_cache
 def _critical(bins: int) -> float:
+    # Only here: it takes a fifth of a second to import, which commands that look at no drift need not wait for.
+    from scipy.special import chdtri
+
     return float(chdtri(bins - 1, 1.0 - LEVEL))
