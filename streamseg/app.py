@@ -10,25 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-import numpy as np
-
 from streamseg import worker_id
 from streamseg.config import Config
 from streamseg.config_sections import WorkerConfig
 from streamseg.connections import connection_of, names_of, opening_of, schemas_of
 from streamseg.errors import ConfigError, RetriableError
-from streamseg.model.fitted import FittedModel, load_fitted
 from streamseg.model.records import Start
-from streamseg.model.reference import Reference
 from streamseg.model.spec import parse_duration
-from streamseg.model.start import start_from_fitted
+from streamseg.model_files import reference_of, warm_start_of
 from streamseg.processing.clock import Clock, SystemClock
 from streamseg.processing.job import Job
 from streamseg.processing.observe import Observer
 from streamseg.processing.rehearsal import Rehearsal
 from streamseg.processing.restore import restore, restore_model, retried
-from streamseg.processing.settings import JobSettings
 from streamseg.processing.transport import LogReader, Outcome, Records
 from streamseg.records.events import EventDecoder
 from streamseg.runtime.loop import Loop
@@ -43,6 +37,7 @@ from streamseg.transports.sinks import standard_output
 from streamseg.transports.sources import open_source
 
 if TYPE_CHECKING:
+    from streamseg.spark.reader import CheckpointReader
     from streamseg.transports.kafka.reader import KafkaReader
     from streamseg.transports.kafka.transport import KafkaTransport
 
@@ -67,11 +62,10 @@ class App:
         """Raises StreamsegError where it cannot start."""
         self._tracer = tracer
         self.config = config
-        fitted = read_fitted(config)
-        _warm_start(config.job_settings(), fitted, config)
+        warm_start = warm_start_of(config)
         self.transport = self._open(config, fault)
         try:
-            self._prepare(config, fitted, clock or SystemClock(), observer, stop or threading.Event())
+            self._prepare(config, warm_start, clock or SystemClock(), observer, stop or threading.Event())
         except BaseException:
             self.transport.close()
             raise
@@ -86,9 +80,8 @@ class App:
             )
         return open_kafka(config, config.worker.id, fault)
 
-    def _prepare(self, config: Config, fitted: FittedModel | None, clock: Clock, observer: Observer, stop: Stop) -> None:
+    def _prepare(self, config: Config, warm_start: Start | None, clock: Clock, observer: Observer, stop: Stop) -> None:
         self.settings = dataclasses.replace(config.job_settings(), reference=reference_of(config))
-        warm_start = _warm_start(self.settings, fitted, config)
         self.loop = Loop(
             self.transport,
             self.settings,
@@ -123,6 +116,26 @@ def with_worker_id(config: Config) -> Config:
         return config
     taken = WorkerConfig(id=worker_id.take(config.application))
     return config.model_copy(update={"worker": taken})
+
+
+def open_state(config: Config, checkpoint: str | None) -> EmbeddedReader | KafkaReader | CheckpointReader:
+    """The state for reading: of `checkpoint`, of Kafka's topics or of a file. Raises as those who open them."""
+    return open_reader(config) if checkpoint is None else open_checkpoint(config, checkpoint)
+
+
+def open_checkpoint(config: Config, checkpoint: str) -> CheckpointReader:
+    """The state of the engine on Spark, for reading. Raises ConfigError, CorruptedError, RetriableError."""
+    try:
+        from streamseg.spark.reader import CheckpointReader
+    except ImportError as error:
+        raise ConfigError(
+            f"reading a checkpoint needs more packages: {error}", where="--checkpoint", hint="pip install 'streamseg[spark]'"
+        ) from None
+    if config.input.transport != "kafka":
+        raise ConfigError(
+            "the engine on Spark reads from Kafka", where="input.transport", hint="name the brokers with --kafka SERVERS"
+        )
+    return CheckpointReader(checkpoint, connection_of(config), names_of(config), opening_of(config))
 
 
 def open_reader(config: Config) -> EmbeddedReader | KafkaReader:
@@ -188,23 +201,6 @@ def restored(config: Config, reader: LogReader) -> Job:
     return retried(lambda: restore(reader, settings, SystemClock(), range(reader.n_partitions)))
 
 
-def read_fitted(config: Config) -> FittedModel | None:
-    """The warm start's model file. Raises ConfigError."""
-    if config.model.start is None:
-        return None
-    path = Path(config.model.start)
-    try:
-        return load_fitted(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the model file: {error}", where="model.start", hint="`streamseg fit` writes one"
-        ) from None
-    except msgspec.MsgspecError as error:
-        raise ConfigError(
-            f"{str(path)!r} is no model file: {error}", where="model.start", hint="`streamseg fit` writes one"
-        ) from None
-
-
 class Past(NamedTuple):
     """Input that is there already: by partition the first offset, and batches up to where it ended when it was asked for."""
 
@@ -258,27 +254,7 @@ def _past_of_topic(config: Config) -> Past:
 def rehearse(config: Config, starts: dict[int, int]) -> Rehearsal:
     """A configuration's job in memory. Raises ConfigError."""
     settings = config.job_settings()
-    warm_start = _warm_start(settings, read_fitted(config), config)
-    return Rehearsal(settings, SystemClock(), starts, config.input.batch_records, warm_start)
-
-
-def reference_of(config: Config) -> Reference | None:
-    """The customers of `metrics.reference`; None where there is none. Raises ConfigError."""
-    path = config.metrics.reference
-    if path is None:
-        return None
-    # Only here: pandas takes a second to import.
-    from streamseg.batch import read_table, transformed
-
-    try:
-        frame, _ = read_table(Path(path), config)
-    except ConfigError as error:
-        raise ConfigError(error.message, where="metrics.reference", hint=error.hint) from None
-    weighted = transformed(frame, config).T
-    names = config.model_spec().names
-    x = np.full((len(names), weighted.shape[1]), np.nan)
-    x[[names.index(name) for name in frame.columns]] = weighted
-    return Reference(list(range(weighted.shape[1])), x)
+    return Rehearsal(settings, SystemClock(), starts, config.input.batch_records, warm_start_of(config))
 
 
 def rename_segment(config: Config, segment: int, name: str) -> str:
@@ -309,19 +285,6 @@ def rename_segment(config: Config, segment: int, name: str) -> str:
         if store.commit(dataclasses.replace(plan, ownership=store.ownership())).outcome is not Outcome.COMMITTED:
             raise RetriableError("the name could not be written", where=config.embedded.path, hint="try again")
     return before[segment]
-
-
-def _warm_start(settings: JobSettings, fitted: FittedModel | None, config: Config) -> Start | None:
-    if fitted is None:
-        return None
-    try:
-        return start_from_fitted(settings.model, fitted)
-    except (ValueError, KeyError) as error:
-        raise ConfigError(
-            f"the model file does not fit: {error}",
-            where=str(config.model.start),
-            hint="fit one with the features and the number of segments that are set here (`streamseg fit`), or set its own",
-        ) from None
 
 
 def _wiring(config: Config) -> Wiring:

@@ -40,6 +40,9 @@ State = Annotated[str | None, typer.Option("--state", "-s", help="State file (em
 Kafka = Annotated[
     str | None, typer.Option("--kafka", help="Work on Kafka at these servers (input.transport, kafka.bootstrap_servers).")
 ]
+Checkpoint = Annotated[
+    str | None, typer.Option("--checkpoint", help="Read the state that `streamseg spark run` keeps here.", metavar="DIR")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value for any key, such as model.segments=5.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 

@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streamseg.app import open_reader, rename_segment, restored
+from streamseg.app import open_state, rename_segment, restored
 from streamseg.cli.common import (
     AsJson,
+    Checkpoint,
     ConfigFile,
     Kafka,
     Set,
@@ -57,9 +58,9 @@ def of_state(loaded: Loaded, look: Callable[[Config], T]) -> T:
         return look(config)
 
 
-def read_job(config: Config) -> Job:
+def read_job(config: Config, checkpoint: str | None) -> Job:
     """The job as of its last commit. Raises StreamsegError."""
-    with closing(open_reader(config)) as reader:
+    with closing(open_state(config, checkpoint)) as reader:
         return restored(config, reader)
 
 
@@ -73,6 +74,7 @@ def segments(
     state: State = None,
     config: ConfigFile = None,
     kafka: Kafka = None,
+    checkpoint: Checkpoint = None,
     as_json: AsJson = False,
     sets: Set = None,
 ) -> None:
@@ -89,7 +91,7 @@ def segments(
     if context.invoked_subcommand is not None:
         return
     loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state))
-    job = of_state(loaded, read_job)
+    job = of_state(loaded, lambda config: read_job(config, checkpoint))
     clock_us = SystemClock().now_us()
     found = segment_records(job.state, job.settings.model, clock_us) if job.state.ready else []
     found = sorted(found, key=lambda segment: -segment.size)
@@ -229,6 +231,7 @@ def explain(
     state: State = None,
     config: ConfigFile = None,
     kafka: Kafka = None,
+    checkpoint: Checkpoint = None,
     as_json: AsJson = False,
     sets: Set = None,
 ) -> None:
@@ -241,7 +244,7 @@ def explain(
         streamseg explain 718 --json
     """
     loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state))
-    found = explain_customer(of_state(loaded, read_job), customer)
+    found = explain_customer(of_state(loaded, lambda config: read_job(config, checkpoint)), customer)
     if found is None:
         raise ConfigError(
             f"the state knows no customer {customer!r}",
@@ -294,7 +297,12 @@ def _day(iso: str) -> str:
 
 @process_edge
 def verify(
-    state: State = None, config: ConfigFile = None, kafka: Kafka = None, as_json: AsJson = False, sets: Set = None
+    state: State = None,
+    config: ConfigFile = None,
+    kafka: Kafka = None,
+    checkpoint: Checkpoint = None,
+    as_json: AsJson = False,
+    sets: Set = None,
 ) -> None:
     """Prove from the logs that every tag follows from the input, or name the first difference (exit code 3).
 
@@ -303,9 +311,11 @@ def verify(
         streamseg verify --state streamseg.db
 
         streamseg verify --json && echo every tag re-derived
+
+        streamseg verify --config streamseg.toml --checkpoint s3://shop/segments
     """
     loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state))
-    report = of_state(loaded, lambda config: _verified(config, quiet=as_json))
+    report = of_state(loaded, lambda config: _verified(config, checkpoint, quiet=as_json))
     if as_json:
         print(encode_json(report).decode())
     else:
@@ -319,10 +329,10 @@ def verify(
         )
 
 
-def _verified(config: Config, *, quiet: bool) -> Report:
+def _verified(config: Config, checkpoint: str | None, *, quiet: bool) -> Report:
     columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} records"), TimeElapsedColumn())
     shown = Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True)
-    with closing(open_reader(config)) as reader, shown as progress:
+    with closing(open_state(config, checkpoint)) as reader, shown as progress:
         bar_id = progress.add_task("verify", total=None)
 
         def tell(done: int, total: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from streamseg.cli.common import ConfigFile, Kafka, Set, State, configuration, on_kafka, out, process_edge
+from streamseg.cli.common import Checkpoint, ConfigFile, Kafka, Set, State, configuration, on_kafka, out, process_edge
 from streamseg.cli.inspect import of_state, read_job
 from streamseg.errors import ConfigError
 from streamseg.model.export import fitted_of
@@ -70,6 +70,7 @@ def export_model(
     state: State = None,
     config: ConfigFile = None,
     kafka: Kafka = None,
+    checkpoint: Checkpoint = None,
     sets: Set = None,
 ) -> None:
     """Write the model of a state, at its last version, for scikit-learn, R, Spark MLlib or ONNX.
@@ -88,7 +89,7 @@ def export_model(
 
     if model is None:
         loaded = configuration(config, sets, embedded__path=state, **on_kafka(kafka, state))
-        job = of_state(loaded, read_job)
+        job = of_state(loaded, lambda config: read_job(config, checkpoint))
         try:
             fitted = fitted_of(job.state, job.settings.model)
         except ValueError as error:

@@ -17,6 +17,7 @@ from streamseg.cli.person import erase, export_customer
 from streamseg.cli.replay import replay
 from streamseg.cli.run import run
 from streamseg.cli.setup import backup, config_app, init, schema
+from streamseg.cli.spark import spark_app
 
 app = typer.Typer(
     name="streamseg",
@@ -35,6 +36,7 @@ app.command("export")(export_model)
 app.command("export-customer")(export_customer)
 app.add_typer(segments_app, name="segments")
 app.add_typer(config_app, name="config")
+app.add_typer(spark_app, name="spark")
 
 
 def _version(value: bool) -> None:

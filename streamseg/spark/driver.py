@@ -20,9 +20,10 @@ from streamseg.config import Config
 from streamseg.connections import connection_of, names_of
 from streamseg.errors import ConfigError
 from streamseg.model.records import Start
+from streamseg.model.reference import Reference
 from streamseg.processing.job import Job
 from streamseg.processing.logs import OffsetMetadata, encode_entry
-from streamseg.processing.observe import BatchCommitted, Observation, Observer, Polling, Started
+from streamseg.processing.observe import BatchCommitted, Observation, Observer, Started
 from streamseg.processing.restore import restore_model
 from streamseg.processing.transport import Committed, Log, Ownership, TopicIds
 from streamseg.processing.window import WINDOW
@@ -58,18 +59,22 @@ class Driver:
         *,
         transactions: bool = True,
         start: Start | None = None,
+        reference: Reference | None = None,
         observer: Observer | None = None,
         fault: Callable[[str, int], None] = lambda point, turn: None,
     ) -> None:
-        """`start`: of a warm start; `fault` is called at named points of a turn, for tests that pull cables."""
+        """`start`: of a warm start; `reference`: customers that drift is measured against.
+
+        `fault` is called at named points of a turn, for tests that pull cables.
+        """
         self.config, self.root, self.transactions = config, root, transactions
-        self._start, self._observer, self._fault = start, observer or Quiet(), fault
+        self._start, self._reference, self._observer, self._fault = start, reference, observer or Quiet(), fault
         self._live: _Live | None = None
 
     def __call__(self, frame: Any, batch: int) -> None:
         """One micro-batch. Raises StreamsegError."""
         if self._live is None:
-            self._live = _Live(self.config, self.root, self._start, self._observer)
+            self._live = _Live(self.config, self.root, self._start, self._reference, self._observer)
         live = self._live
         if not live.pending(batch):
             return
@@ -88,13 +93,13 @@ class Driver:
     def _turn(self, frame: Any, batch: int) -> bool:
         """Returns whether records are left for another turn."""
         assert self._live is not None
-        turn = self._live.turn(self.transactions)
+        turn = self._live.turn(self.transactions, self._fault)
         return self._taken(frame.mapInArrow(partial(work_on_records, turn=turn), _SCHEMA), batch)
 
     def _silence(self, frame: Any, batch: int, partitions: list[int]) -> None:
         assert self._live is not None
         numbers = frame.sparkSession.range(0, len(partitions), 1, len(partitions))
-        work = partial(work_on_silence, turn=self._live.turn(self.transactions), partitions=partitions)
+        work = partial(work_on_silence, turn=self._live.turn(self.transactions, self._fault), partitions=partitions)
         self._taken(numbers.mapInArrow(work, _SCHEMA), batch)
 
     def _taken(self, out: Any, batch: int) -> bool:
@@ -123,21 +128,23 @@ class Driver:
 class _Live:
     """The model log's job, as of the last turn."""
 
-    def __init__(self, config: Config, root: str, start: Start | None, observer: Observer) -> None:
-        self.config, self.observer = config, observer
-        self.settings, self.store = config.job_settings(), Store(root)
+    def __init__(
+        self, config: Config, root: str, start: Start | None, reference: Reference | None, observer: Observer
+    ) -> None:
+        self.config, self.observer, self.store = config, observer, Store(root)
+        self.settings = dataclasses.replace(config.job_settings(), reference=reference)
         self.names = names_of(config)
         with_topics = Topics(connection_of(config), self.names)
         try:
             with_topics.prepare(create=config.kafka.create_topics, replication_factor=config.kafka.replication_factor)
-            n_partitions, ids, begins = with_topics.n_partitions, with_topics.topic_ids(), with_topics.begins()
+            n_partitions, ids = with_topics.n_partitions, with_topics.topic_ids()
         finally:
             with_topics.close()
         head = self.store.head()
         self.versions = {turn: self.store.head_of(turn).version for turn in self.store.heads()}
         self.job = Job(self.settings, At(0), head.n_partitions if head else n_partitions)
         if head is None:
-            head = self._begin(begins, start, ids)
+            head = self._begin(self.store.spark_begins(self.names.input), start, ids)
         else:
             restore_model(StoredModel(self.store, head, ids), self.job)
             if n_partitions != head.n_partitions:
@@ -177,10 +184,10 @@ class _Live:
             )
         return batch > done
 
-    def turn(self, transactions: bool) -> Turn:
+    def turn(self, transactions: bool, fault: Callable[[str, int], None]) -> Turn:
         window = WINDOW if self.job.state.ready else 0
         head = self.head
-        return Turn(self.store.root, self.config, head, head.turn + 1, transactions, window, head.clock_us)
+        return Turn(self.store.root, self.config, head, head.turn + 1, transactions, window, head.clock_us, fault)
 
     def silent(self, batch: int) -> list[int]:
         """Partitions that need a turn without records: of which a sweep is under way, or that keep the log from its end."""
@@ -262,7 +269,6 @@ class _Live:
 
     def _observe(self, told: list[Told]) -> None:
         segments = self.job.segments()
-        self.observer.observe(Polling(1, tuple(range(self.head.n_partitions)), {}, {}))
         for one in told:
             for event in one.observations:
                 if isinstance(event, BatchCommitted):

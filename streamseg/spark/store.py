@@ -10,6 +10,7 @@ reaches (a local disk, s3://, hdfs://), and each is written under another name f
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -91,6 +92,21 @@ class Store:
                 where="--checkpoint",
                 hint="a folder, or s3://, hdfs:// and the like with fsspec's package for it",
             ) from None
+
+    def spark_begins(self, topic: str) -> dict[int, int]:
+        """Where Spark began to read, by partition, as its own part of the checkpoint says. Raises CorruptedError."""
+        path = self._path.removesuffix("/segments") + "/spark/sources/0/0"
+        try:
+            with self._files.open(path, "rb") as file:
+                text = file.read().decode("utf-8", "replace")
+            # A line with a version stands before it.
+            return {int(partition): int(offset) for partition, offset in json.loads(text[text.index("{") :])[topic].items()}
+        except (OSError, ValueError, KeyError) as error:
+            raise CorruptedError(
+                f"Spark's first offsets of {topic} cannot be read: {error}",
+                where=path,
+                hint="begin with another --checkpoint, and with an application name of its own",
+            ) from error
 
     def offset(self, turn: int, place: int = 0) -> int:
         """In a log, of a turn's record."""

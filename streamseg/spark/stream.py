@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from streamseg.config import Config
 from streamseg.connections import opening_of
 from streamseg.errors import ConfigError
-from streamseg.model.records import Start
+from streamseg.model_files import reference_of, warm_start_of
 from streamseg.processing.observe import Observer
 from streamseg.spark.driver import Driver
 from streamseg.spark.options import spark_options
@@ -28,7 +28,6 @@ def segment_stream(
     checkpoint: str,
     transactions: bool = True,
     batch_records: int = BATCH_RECORDS,
-    start: Start | None = None,
     observer: Observer | None = None,
     options: Mapping[str, str] | None = None,
     fault: Callable[[str, int], None] = lambda point, turn: None,
@@ -43,7 +42,8 @@ def segment_stream(
     spark : SparkSession
         Of Spark 3.5 or later, with spark-sql-kafka of the same version; also a session of Spark Connect.
     config : Config
-        As `streamseg run --kafka` takes it; its internal topics are not used, as the logs are in the checkpoint.
+        As `streamseg run --kafka` takes it, with `model.start` and `metrics.reference`; its internal topics are not used, as
+        the logs are in the checkpoint.
     checkpoint : str
         A folder that all executors reach: local, s3://, hdfs:// or whatever fsspec knows. Spark's own part is in `spark`.
     transactions : bool
@@ -51,8 +51,6 @@ def segment_stream(
         so that a micro-batch that is done again leaves the same bytes a second time.
     batch_records : int
         Records of a micro-batch, of all partitions together.
-    start : Start or None
-        First centers, of `model.start`.
     observer : Observer or None
         Told of each turn: logs, metrics.
     options : mapping of str to str
@@ -72,7 +70,15 @@ def segment_stream(
             "the engine on Spark reads from Kafka", where="input.transport", hint='set input.transport = "kafka"'
         )
     wanted = spark_options(config) | dict(options or {})
-    driver = Driver(config, checkpoint, transactions=transactions, start=start, observer=observer, fault=fault)
+    driver = Driver(
+        config,
+        checkpoint,
+        transactions=transactions,
+        start=warm_start_of(config),
+        reference=reference_of(config),
+        observer=observer,
+        fault=fault,
+    )
     events = _events(spark, config, wanted, batch_records, opening_of(config))
     location = f"{checkpoint.rstrip('/')}/spark"
     return events.writeStream.queryName(config.application).option("checkpointLocation", location).foreachBatch(driver)

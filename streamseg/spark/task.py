@@ -8,7 +8,7 @@ which Spark keeps: a task that runs again makes the same.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -67,6 +67,7 @@ class Turn:
         head: of before the turn; number: of the turn; clock_us: of the micro-batch, where records do not bring it.
         transactions: whether it publishes by itself, or leaves that to Spark's own sink.
         window: how many of the customers who were there last are wanted, for drift.
+        fault: is called at named points of a task, for tests that pull cables.
     """
 
     root: str
@@ -76,6 +77,7 @@ class Turn:
     transactions: bool
     window: int
     clock_us: int = 0
+    fault: Callable[[str, int], None] = lambda point, turn: None
 
 
 class Told(NamedTuple):
@@ -246,7 +248,9 @@ class Work:
         last = publisher.begin(before)
         if last == before:
             self.store.put_part(partition, number, self.part)
+            self.turn.fault("kept", number)
             publisher.publish(self._send, Committed(*self.part.committed))
+            self.turn.fault("committed", number)
             return True
         published = self.store.part_or_none(partition, number)
         if published is None or OffsetMetadata.decode(published.committed[1]).seq != last:

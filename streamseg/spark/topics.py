@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from streamseg.errors import ConfigError
 from streamseg.processing.transport import Topic, TopicIds
-from streamseg.transports.kafka.client import Connection, TopicPartition, translated
+from streamseg.transports.kafka.client import Connection, TopicPartition
 from streamseg.transports.kafka.opening import NOTHING, Opening
 from streamseg.transports.kafka.reader import KafkaReader
 from streamseg.transports.kafka.topics import Names, create_topic, ids_of, partitions_of
@@ -52,13 +52,6 @@ class Topics(KafkaReader):
 
     def topic_ids(self) -> TopicIds:
         return ids_of(self._admin, self.names, (self.names.input, *self._outputs))
-
-    def begins(self, *, latest: bool = False) -> dict[int, int]:
-        """Where the input begins, or where it ends now."""
-        places = [TopicPartition(self.names.input, partition) for partition in range(self.n_partitions)]
-        with self._consumer(places[0]) as stream, translated(f"reading {self.names.input}"):
-            found = stream.end_offsets(places) if latest else stream.beginning_offsets(places)
-        return {place.partition: int(offset) for place, offset in found.items()}
 
     def _values(self, topic: Topic, place: TopicPartition, start: int) -> Iterator[tuple[bytes | None, int | None]]:
         """What Spark's own sink wrote twice is there once: a header says where a commit's first one stands."""

@@ -1,0 +1,215 @@
+"""The engine on Spark: a real Spark, a real broker, drivers and workers that are killed, and an outside reader."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from streamseg.app import open_checkpoint, restored
+from streamseg.config import Config
+from streamseg.errors import ConfigError, CorruptedError, StreamsegError
+from streamseg.processing.lane import Report
+from streamseg.processing.verify import verified
+from streamseg.spark.store import Store
+from tests.harness import Event, FixedClock
+from tests.integration.kafka_jobs import Job, expected, stream
+from tests.sparks import Spark, installed
+
+pytestmark = pytest.mark.xdist_group("spark")
+
+POINTS = {"computed", "cataloged", "stepped", "kept", "committed"}
+Tags = dict[tuple[int, int], list[bytes]]
+
+
+@pytest.fixture(scope="module", name="spark")
+def _spark() -> Spark:
+    return installed()
+
+
+class Query:
+    """A query's part of a plan, over the topics of a job that no worker runs."""
+
+    def __init__(self, job: Job, directory: Path, application: str, **more: Any) -> None:
+        """It publishes to topics of its own."""
+        topics = {"topic": "out", "catalog_topic": "segments", "dead_letter_topic": "dead"}
+        output = {key: f"{job.names.application}-{application}-{what}" for key, what in topics.items()}
+        self.job, self.checkpoint = job, str(directory / application)
+        self.config = job.config | {"application": f"{job.names.application}-{application}", "output": output}
+        self.plan = {"config": self.config, "checkpoint": self.checkpoint, **more}
+
+    def again(self, **more: Any) -> dict[str, Any]:
+        """Without the fault."""
+        return {key: value for key, value in self.plan.items() if key != "fault"} | more
+
+    def with_fault(self, directory: Path, how: str, *at: str) -> dict[str, Any]:
+        """Each of the points is where a cable is pulled, once."""
+        marks = directory / f"pulled-{self.config['application']}"
+        return self.plan | {"fault": {"at": at, "how": how, "marks": str(marks)}}
+
+    def verify(self) -> Report:
+        loaded = Config.model_validate(self.config)
+        with closing(open_checkpoint(loaded, self.checkpoint)) as reader:
+            return verified(reader, loaded.job_settings(), FixedClock())
+
+    def segments(self) -> list[tuple[int, str, int]]:
+        loaded = Config.model_validate(self.config)
+        with closing(open_checkpoint(loaded, self.checkpoint)) as reader:
+            return [(one.id, one.name, one.customers) for one in restored(loaded, reader).segments()]
+
+    def tags(self) -> Tags:
+        return published(self.job, self.config["output"]["topic"])
+
+    def letters(self) -> Tags:
+        return published(self.job, self.config["output"]["dead_letter_topic"])
+
+
+def published(job: Job, topic: str) -> Tags:
+    """What is committed, by the event that it is of, in order."""
+    found: Tags = defaultdict(list)
+    client = Consumer({"bootstrap.servers": job.servers, "group.id": "outside", "isolation.level": "read_committed"})
+    for partition in range(job.n_partitions):
+        client.assign([TopicPartition(topic, partition, 0)])
+        _, end = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        while client.position([TopicPartition(topic, partition)])[0].offset < end and end:
+            for message in client.consume(1_000, 0.1):
+                assert message.error() is None
+                headers, value = dict(message.headers() or ()), message.value()
+                if "streamseg.error.offset" in headers:
+                    found[int(headers["streamseg.error.partition"] or 0), int(headers["streamseg.error.offset"] or 0)].append(
+                        value or b""
+                    )
+                elif value is not None and (source := json.loads(value)["source"]) is not None:
+                    found[source["partition"], source["offset"]].append(value)
+    client.close()
+    return found
+
+
+def answered_once(query: Query, events: list[Event]) -> Tags:
+    tags, letters = query.tags(), query.letters()
+    both = {at: tags.get(at, []) + letters.get(at, []) for at in tags.keys() | letters.keys()}
+    assert {at: len(n) for at, n in both.items() if len(n) != 1} == {}
+    assert both.keys() == expected(query.job, events)
+    return both
+
+
+@pytest.fixture(scope="module", name="told")
+def _told(kafka: str, spark: Spark, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One session: a query that nothing disturbs, and others over the same input of which cables are pulled."""
+    directory = tmp_path_factory.mktemp("spark")
+    job, events = Job(kafka, directory, n_partitions=3), stream(6_000)
+    job.produce(events)
+    calm = Query(job, directory, "calm", batch_records=2_000)
+    pulled = Query(job, directory, "pulled", batch_records=2_000)
+    plain = Query(job, directory, "plain", batch_records=2_000, transactions=False)
+    # Each point of a driver's turn and of a task's. A driver ends with its query, which begins again.
+    drivers = [pulled.with_fault(directory, "raise", at) for at in ("computed", "cataloged", "stepped")]
+    workers = pulled.with_fault(directory, "kill", "kept", "committed")
+    sinks = [plain.with_fault(directory, "raise", at) for at in ("published", "computed")]
+    queries = [calm.plan, *drivers, workers, *sinks, plain.again()]
+    code, failed = spark.run(directory, queries)
+    assert code == 0, (directory / "spark.log").read_text()[-5_000:]
+    return {"events": events, "calm": calm, "pulled": pulled, "plain": plain, "failed": failed, "directory": directory}
+
+
+def test_all_that_is_read_is_tagged_once_and_derived_again(told: dict[str, Any]) -> None:
+    assert told["failed"][0] is None
+    answered_once(told["calm"], told["events"])
+    report = told["calm"].verify()
+    assert report.unread == []
+    assert report.records == len(told["events"])
+
+
+def test_drivers_and_workers_that_are_killed_leave_the_same_tags_once(told: dict[str, Any]) -> None:
+    calm, pulled = (answered_once(told[name], told["events"]) for name in ("calm", "pulled"))
+    assert [one is not None for one in told["failed"][1:5]] == [True, True, True, False]
+    assert {path.name for path in (told["directory"] / f"pulled-{told['pulled'].config['application']}").iterdir()} == POINTS
+    assert calm.keys() == pulled.keys()
+    assert [at for at in calm if _what_it_says(calm[at][0]) != _what_it_says(pulled[at][0])] == []
+    assert told["calm"].segments() == told["pulled"].segments()
+    assert told["pulled"].verify().unread == []
+
+
+def _what_it_says(value: bytes) -> Any:
+    """Of a tag, but for the ids of its query; of a dead letter, all."""
+    try:
+        body = json.loads(value)
+    except ValueError:
+        return value
+    names = ("customer_id", "segment_id", "segment_name", "status", "previous_segment_id", "margin", "model_version")
+    return {key: body.get(key) for key in names} if isinstance(body, dict) else body
+
+
+def test_spark_s_own_sink_repeats_bytes_and_nothing_else(told: dict[str, Any]) -> None:
+    tags = told["plain"].tags()
+    assert [at for at, values in tags.items() if len(set(values)) > 1] == []
+    assert max(len(values) for values in tags.values()) > 1, "nothing was repeated: the fault came too late"
+    assert tags.keys() | told["plain"].letters().keys() == expected(told["plain"].job, told["events"])
+    assert told["plain"].verify().unread == []
+
+
+@pytest.fixture(name="copy")
+def _copy(told: dict[str, Any], tmp_path: Path) -> Path:
+    """A checkpoint, to be damaged: its `segments`."""
+    return Path(shutil.copytree(told["calm"].checkpoint, tmp_path / "copy")) / "segments"
+
+
+def opened(told: dict[str, Any], copy: Path, **sections: Any) -> None:
+    loaded = Config.model_validate(told["calm"].config | sections)
+    with closing(open_checkpoint(loaded, str(copy.parent))) as reader:
+        restored(loaded, reader)
+
+
+def of(folder: Path, place: int = -1) -> Path:
+    """A file of a turn, of which there are some."""
+    files = sorted(folder.iterdir())
+    assert len(files) > 1
+    return files[place]
+
+
+@pytest.mark.parametrize("what", ["heads", "model", "customers/0"])
+def test_a_file_of_a_checkpoint_that_is_cut_off_is_damage(told: dict[str, Any], copy: Path, what: str) -> None:
+    file = of(copy / what)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(CorruptedError, match="restore the checkpoint from a backup"):
+        opened(told, copy)
+
+
+@pytest.mark.parametrize("what", ["model", "customers/0"])
+def test_a_file_of_a_checkpoint_that_is_missing_is_damage(told: dict[str, Any], copy: Path, what: str) -> None:
+    of(copy / what, -2).unlink()
+    with pytest.raises(StreamsegError) as caught:
+        opened(told, copy)
+    assert caught.value.hint
+    assert caught.value.exit_code == CorruptedError.exit_code
+
+
+def test_a_folder_without_a_checkpoint_is_named(told: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no state of segments in .*empty"):
+        opened(told, tmp_path / "empty" / "segments")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(told: dict[str, Any], copy: Path) -> None:
+    with pytest.raises(ConfigError, match="other settings"):
+        opened(told, copy, model={"segments": 5})
+
+
+def test_a_checkpoint_of_another_application_is_refused(told: dict[str, Any], copy: Path) -> None:
+    with pytest.raises(ConfigError, match="application"):
+        opened(told, copy, application="somebody-else")
+
+
+def test_a_checkpoint_of_another_version_is_refused(told: dict[str, Any], copy: Path) -> None:
+    store = Store(str(copy.parent))
+    head = store.head()
+    assert head is not None
+    store.put_head(msgspec.structs.replace(head, format_version=head.format_version + 1))
+    with pytest.raises(ConfigError, match=r"format version 2, this program writes 1"):
+        opened(told, copy)

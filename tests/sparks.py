@@ -1,0 +1,95 @@
+"""A real Apache Spark for tests, from the environment that TEST_SPARK_PYTHON names, with its connector from Maven."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Of a version of Spark: Scala's, and what the connector needs; not all mirrors serve each part in each version.
+_ARTIFACTS = {
+    "4.0": (
+        "org.apache.spark:spark-sql-kafka-0-10_2.13:4.0.1",
+        "org.apache.spark:spark-token-provider-kafka-0-10_2.13:4.0.0",
+        "org.apache.kafka:kafka-clients:3.9.1",
+        "org.apache.commons:commons-pool2:2.12.0",
+    ),
+    "3.5": (
+        "org.apache.spark:spark-sql-kafka-0-10_2.12:3.5.7",
+        "org.apache.spark:spark-token-provider-kafka-0-10_2.12:3.5.7",
+        "org.apache.kafka:kafka-clients:3.4.1",
+        "org.apache.commons:commons-pool2:2.11.1",
+    ),
+}
+_COPY = "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy"
+
+
+class Spark:
+    """One installation: its Python, and the settings that give its sessions the connector."""
+
+    def __init__(self, python: str) -> None:
+        said = subprocess.run([python, "-c", "import pyspark; print(pyspark.__version__)"], capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        self.python, self.version = python, said.stdout.strip()
+
+    @property
+    def jars(self) -> str:
+        """The connector's files, fetched once and kept."""
+        minor = ".".join(self.version.split(".")[:2])
+        target = Path(tempfile.gettempdir()) / f"streamseg-test-spark-{minor}"
+        target.mkdir(exist_ok=True)
+        with (target / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for artifact in _ARTIFACTS[minor]:
+                _, name, version = artifact.split(":")
+                if not (target / f"{name}-{version}.jar").exists():
+                    command = ["mvn", "-q", "-B", _COPY, f"-Dartifact={artifact}", f"-DoutputDirectory={target}"]
+                    subprocess.run(command, check=True, timeout=300, cwd=target)
+        return ",".join(str(path) for path in sorted(target.glob("*.jar")))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {
+            "spark.jars": self.jars,
+            # A task that fails is tried again, as on a cluster.
+            "spark.master": "local[2,4]",
+            "spark.ui.enabled": "false",
+            "spark.sql.shuffle.partitions": "2",
+        }
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"PYSPARK_PYTHON": self.python, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
+
+    def run(
+        self, directory: Path, queries: list[dict[str, Any]], timeout: float = 240.0, **settings: str
+    ) -> tuple[int, list[str | None]]:
+        """Exit code of the driver's process, and by query how it failed, None where it did not."""
+        plan, said = directory / "plan.json", directory / "spark.log"
+        plan.write_text(json.dumps({"spark": self.settings | settings, "queries": queries}))
+        with said.open("ab") as log:
+            done = subprocess.run(
+                [self.python, "-m", "tests.integration.spark_queries", str(plan)],
+                cwd=directory, env=self.environment(), stdout=subprocess.PIPE, stderr=log, timeout=timeout,
+            )  # fmt: skip
+        lines = done.stdout.decode().splitlines()
+        return done.returncode, [json.loads(line)["failed"] for line in lines if line.startswith('{"failed"')]
+
+
+def installed() -> Spark:
+    """Skips where there is none."""
+    python = os.environ.get("TEST_SPARK_PYTHON")
+    if python is None:
+        reason = "needs Spark: TEST_SPARK_PYTHON names the Python of an environment with streamseg[spark]"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    assert python != sys.executable
+    return Spark(python)
