@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,15 @@ class Spark:
         return os.environ | {"PYSPARK_PYTHON": self.python, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
 
     def run(
-        self, directory: Path, queries: list[dict[str, Any]], timeout: float = 240.0, **settings: str
+        self,
+        directory: Path,
+        queries: list[dict[str, Any]],
+        timeout: float = 240.0,
+        settings: Mapping[str, str] | None = None,
     ) -> tuple[int, list[str | None]]:
         """Exit code of the driver's process, and by query how it failed, None where it did not."""
         plan, said = directory / "plan.json", directory / "spark.log"
-        plan.write_text(json.dumps({"spark": self.settings | settings, "queries": queries}))
+        plan.write_text(json.dumps({"spark": self.settings | dict(settings or {}), "queries": queries}))
         with said.open("ab") as log:
             done = subprocess.run(
                 [self.python, "-m", "tests.integration.spark_queries", str(plan)],

@@ -22,9 +22,10 @@ from streamseg.errors import ConfigError
 from streamseg.model.records import Start
 from streamseg.model.reference import Reference
 from streamseg.processing.job import Job
-from streamseg.processing.logs import OffsetMetadata, encode_entry
+from streamseg.processing.logs import Mark, OffsetMetadata, encode_entry
 from streamseg.processing.observe import BatchCommitted, Observation, Observer, Started
 from streamseg.processing.restore import restore_model
+from streamseg.processing.sweeps import next_sweep
 from streamseg.processing.transport import Committed, Log, Ownership, TopicIds
 from streamseg.processing.window import WINDOW
 from streamseg.records.frames import entries
@@ -39,7 +40,10 @@ from streamseg.spark.topics import Topics
 from streamseg.transports.kafka.client import KafkaProducer, TopicPartition
 from streamseg.transports.kafka.outputs import send_catalog
 
+BATCH_RECORDS = 100_000
 _NOBODY = Ownership(0, ())
+# Turns without records in a micro-batch; a sweep that is not done then goes on with the next one.
+_MOST_SILENT = 32
 
 
 class Quiet:
@@ -58,6 +62,7 @@ class Driver:
         root: str,
         *,
         transactions: bool = True,
+        batch_records: int = BATCH_RECORDS,
         start: Start | None = None,
         reference: Reference | None = None,
         observer: Observer | None = None,
@@ -67,7 +72,7 @@ class Driver:
 
         `fault` is called at named points of a turn, for tests that pull cables.
         """
-        self.config, self.root, self.transactions = config, root, transactions
+        self.config, self.root, self.transactions, self._batch_records = config, root, transactions, batch_records
         self._start, self._reference, self._observer, self._fault = start, reference, observer or Quiet(), fault
         self._live: _Live | None = None
 
@@ -79,12 +84,14 @@ class Driver:
         if not live.pending(batch):
             return
         # Several turns would read the records several times.
-        frame = frame if live.job.state.ready else frame.persist()
+        frame = frame.persist() if live.young(self._batch_records) else frame
         try:
             while self._turn(frame, batch):
                 pass
-            silent = live.silent(batch)
-            if silent:
+            for _ in range(_MOST_SILENT):
+                silent = live.silent()
+                if not silent:
+                    break
                 self._silence(frame, batch, silent)
             live.finish(batch)
         finally:
@@ -184,18 +191,25 @@ class _Live:
             )
         return batch > done
 
+    def young(self, n: int) -> bool:
+        """Whether fewer than so many records were there: then a micro-batch is several turns, each as long as all before."""
+        return sum(mark.accepted for mark, _ in self.head.marks.values()) < n
+
     def turn(self, transactions: bool, fault: Callable[[str, int], None]) -> Turn:
         window = WINDOW if self.job.state.ready else 0
         head = self.head
         return Turn(self.store.root, self.config, head, head.turn + 1, transactions, window, head.clock_us, fault)
 
-    def silent(self, batch: int) -> list[int]:
+    def silent(self) -> list[int]:
         """Partitions that need a turn without records: of which a sweep is under way, or that keep the log from its end."""
         head, metadata = self.head, {p: OffsetMetadata.decode(text) for p, (_, text) in self.head.committed.items()}
         behind = self.job.state.version - self.settings.snapshot_versions
         late = [p for p in range(head.n_partitions) if p in metadata and metadata[p].newest < behind]
         never = [p for p in range(head.n_partitions) if p not in metadata and behind >= 0]
-        return sorted({p for p, under_way in head.sweeps.items() if under_way} | {*late, *never})
+        return sorted({p for p, there in head.marks.items() if self._sweeps(*there)} | {*late, *never})
+
+    def _sweeps(self, mark: Mark, n_rows: int) -> bool:
+        return next_sweep(mark, self.job.state, self.settings, n_rows).active
 
     def step(self, told: list[Told], batch: int, fault: Callable[[str, int], None]) -> bool:
         """Apply what partitions learned, in their order, and decide. Returns whether records are left."""
@@ -218,7 +232,7 @@ class _Live:
         self.head = msgspec.structs.replace(
             old, turn=number, batch=batch, complete=False, clock_us=clock_us,
             committed=old.committed | {p: part.committed for p, part in parts.items()},
-            sweeps=old.sweeps | {p: part.sweeps for p, part in parts.items()},
+            marks=old.marks | {p: part.mark for p, part in parts.items()},
         )  # fmt: skip
         self._publish_catalog(catalog)
         fault("cataloged", number)

@@ -22,7 +22,7 @@ import msgspec
 
 from streamseg.errors import ConfigError, CorruptedError, TruncatedError
 from streamseg.model.codec import pack, unpack
-from streamseg.processing.logs import OffsetMetadata
+from streamseg.processing.logs import Mark, OffsetMetadata
 from streamseg.processing.transport import Committed, Log
 from streamseg.records.frames import entries
 
@@ -43,7 +43,7 @@ class Head(msgspec.Struct):
         turn, batch: of which micro-batch it was a turn; complete: the last one of it.
         clock_us: the clock of the micro-batch.
         committed: by partition, the input position, and the metadata that go with it.
-        catalogs: how often the catalog was published; sweeps: by partition, whether a sweep of it is under way.
+        catalogs: how often the catalog was published; marks: by partition, where it stands, and how many customers it has.
         snapshot: records of a snapshot of the model.
     """
 
@@ -57,7 +57,7 @@ class Head(msgspec.Struct):
     version: int
     committed: dict[int, tuple[int, str]]
     catalogs: int
-    sweeps: dict[int, bool]
+    marks: dict[int, tuple[Mark, int]]
     snapshot: list[bytes]
 
 
@@ -67,14 +67,14 @@ class Part(msgspec.Struct):
     Attributes:
         customers, model: records of the logs.
         committed: the input position behind it, with its metadata; catalog: (key, value).
-        sweeps: whether a sweep of it is under way; rest: whether records of the micro-batch are left for the next turn.
+        mark: where it stands, and how many customers it has; rest: whether records are left for the next turn.
     """
 
     customers: list[bytes]
     model: list[bytes]
     committed: tuple[int, str]
     catalog: list[tuple[bytes, bytes]]
-    sweeps: bool
+    mark: tuple[Mark, int]
     rest: bool
 
 

@@ -10,15 +10,13 @@ from streamseg.connections import opening_of
 from streamseg.errors import ConfigError
 from streamseg.model_files import reference_of, warm_start_of
 from streamseg.processing.observe import Observer
-from streamseg.spark.driver import Driver
+from streamseg.spark.driver import BATCH_RECORDS, Driver
 from streamseg.spark.options import spark_options
 from streamseg.transports.kafka.opening import Opening
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming import DataStreamWriter
-
-BATCH_RECORDS = 100_000
 
 
 def segment_stream(
@@ -74,6 +72,7 @@ def segment_stream(
         config,
         checkpoint,
         transactions=transactions,
+        batch_records=batch_records,
         start=warm_start_of(config),
         reference=reference_of(config),
         observer=observer,

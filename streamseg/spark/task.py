@@ -19,12 +19,11 @@ import pyarrow.compute
 from streamseg.config import Config
 from streamseg.connections import connection_of, names_of, opening_of, schemas_of
 from streamseg.processing.job import Job
-from streamseg.processing.logs import OffsetMetadata, decode_model_snapshot
+from streamseg.processing.logs import Mark, OffsetMetadata, decode_model_snapshot
 from streamseg.processing.observe import BatchCommitted, Observation
 from streamseg.processing.planned import Planned
 from streamseg.processing.restore import restore_task
 from streamseg.processing.settings import JobSettings
-from streamseg.processing.sweeps import next_sweep
 from streamseg.processing.task import Task
 from streamseg.processing.transport import (
     NO_TOPIC_IDS,
@@ -156,7 +155,7 @@ class Work:
         self.job = Job(self.settings, At(clock_us), turn.head.n_partitions)
         self.job.replica.restore(decode_model_snapshot(snapshot_in(turn.head)))
         self.ownership = Ownership(0, (partition,))
-        self.part = Part([], [], (0, ""), [], sweeps=False, rest=False)
+        self.part = Part([], [], (0, ""), [], (Mark(), 0), rest=False)
         self.plans: list[CommitPlan] = []
         self.observations: list[Observation] = []
         there = turn.head.committed.get(partition)
@@ -181,7 +180,7 @@ class Work:
         self._snapshot()
         mark = self.task.mark
         self.part.committed = (mark.next, self.task.metadata.encode())
-        self.part.sweeps = next_sweep(mark, self.job.state, self.settings, len(self.task.table)).active
+        self.part.mark = mark, len(self.task.table)
         if self._kept_and_published():
             # Only now: a task that fails before leaves customers in no state that somebody goes on from.
             _tasks[self._known] = self.task
@@ -190,9 +189,11 @@ class Work:
         return _rows(self.partition, pickle.dumps(told), messages)
 
     def _take(self, records: Records) -> None:
-        """Before there are centers only as many as first centers want, so that few records go without a tag."""
+        """At most as many as were there before: a young model is old within a few records, and few go without a tag."""
         job, n = self.job, len(records.offsets)
-        if not job.state.ready:
+        if job.state.ready:
+            n = min(n, max(self.settings.step_records, self.task.mark.accepted))
+        else:
             wanted = self.settings.model.warm_up - len(job.state.warm_up.rows)
             n = min(n, max(self.settings.step_records, -(-wanted // job.n_partitions)))
         self.part.rest = n < len(records.offsets)

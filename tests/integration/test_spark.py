@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
@@ -13,15 +17,17 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from streamseg.app import open_checkpoint, restored
+from streamseg.app import open_checkpoint, open_reader, restored
 from streamseg.config import Config
 from streamseg.errors import ConfigError, CorruptedError, StreamsegError
 from streamseg.processing.lane import Report
 from streamseg.processing.verify import verified
 from streamseg.spark.store import Store
-from tests.harness import Event, FixedClock
+from tests.harness import Event, FixedClock, event, shoppers
 from tests.integration.kafka_jobs import Job, expected, stream
-from tests.sparks import Spark, installed
+from tests.sparks import ROOT, Spark, installed
+from tests.stores import produce
+from tests.waiting import until
 
 pytestmark = pytest.mark.xdist_group("spark")
 
@@ -75,17 +81,16 @@ def published(job: Job, topic: str) -> Tags:
     """What is committed, by the event that it is of, in order."""
     found: Tags = defaultdict(list)
     client = Consumer({"bootstrap.servers": job.servers, "group.id": "outside", "isolation.level": "read_committed"})
-    for partition in range(job.n_partitions):
-        client.assign([TopicPartition(topic, partition, 0)])
-        _, end = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-        while client.position([TopicPartition(topic, partition)])[0].offset < end and end:
+    for place in range(job.n_partitions):
+        client.assign([TopicPartition(topic, place, 0)])
+        _, end = client.get_watermark_offsets(TopicPartition(topic, place), timeout=10)
+        while client.position([TopicPartition(topic, place)])[0].offset < end and end:
             for message in client.consume(1_000, 0.1):
                 assert message.error() is None
                 headers, value = dict(message.headers() or ()), message.value()
                 if "streamseg.error.offset" in headers:
-                    found[int(headers["streamseg.error.partition"] or 0), int(headers["streamseg.error.offset"] or 0)].append(
-                        value or b""
-                    )
+                    partition, offset = (headers[f"streamseg.error.{what}"] or b"" for what in ("partition", "offset"))
+                    found[int(partition), int(offset)].append(value or b"")
                 elif value is not None and (source := json.loads(value)["source"]) is not None:
                     found[source["partition"], source["offset"]].append(value)
     client.close()
@@ -213,3 +218,124 @@ def test_a_checkpoint_of_another_version_is_refused(told: dict[str, Any], copy: 
     store.put_head(msgspec.structs.replace(head, format_version=head.format_version + 1))
     with pytest.raises(ConfigError, match=r"format version 2, this program writes 1"):
         opened(told, copy)
+
+
+# -- What explores for longer ---------------------------------------------------------------------------------------------
+
+
+def run_once(job: Job, directory: Path, spark: Spark, queries: list[dict[str, Any]], **settings: str) -> list[str | None]:
+    code, failed = spark.run(directory, queries, settings=settings)
+    assert code == 0, (directory / "spark.log").read_text()[-5_000:]
+    return failed
+
+
+@pytest.mark.exhaustive
+def test_drivers_that_are_killed_leave_each_tag_once(kafka: str, spark: Spark, tmp_path: Path) -> None:
+    """The process, at each of its points; and the tasks' on the way."""
+    job, events = Job(kafka, tmp_path, n_partitions=3), stream(6_000, seed=1)
+    job.produce(events)
+    query = Query(job, tmp_path, "killed", batch_records=2_000)
+    for at in ("computed", "cataloged", "stepped"):
+        code, failed = spark.run(tmp_path, [query.with_fault(tmp_path, "kill", at)])
+        assert (code, failed) == (-9, [])
+    assert run_once(job, tmp_path, spark, [query.with_fault(tmp_path, "kill", "kept", "committed")]) == [None]
+    answered_once(query, events)
+    assert query.verify().unread == []
+
+
+@pytest.mark.exhaustive
+def test_two_executors_and_tasks_that_run_twice(kafka: str, spark: Spark, tmp_path: Path) -> None:
+    """Executors are processes of their own, and slow tasks are begun a second time."""
+    job, events = Job(kafka, tmp_path, n_partitions=4), stream(6_000, seed=2)
+    job.produce(events)
+    query = Query(job, tmp_path, "cluster", batch_records=1_500)
+    cluster = {
+        "spark.master": "local-cluster[2,1,900]",
+        "spark.executor.memory": "900m",
+        "spark.speculation": "true",
+        "spark.speculation.interval": "10ms",
+        "spark.speculation.multiplier": "1.01",
+        "spark.speculation.quantile": "0.1",
+        "spark.speculation.minTaskRuntime": "1ms",
+    }
+    assert run_once(job, tmp_path, spark, [query.plan], **cluster) == [None]
+    answered_once(query, events)
+    assert query.verify().unread == []
+
+
+@pytest.mark.exhaustive
+def test_the_commands_of_the_page_on_spark_work_as_written(kafka: str, spark: Spark, tmp_path: Path) -> None:
+    job = Job(kafka, tmp_path, n_partitions=2)
+    job.produce(shoppers(4_000, customers=718 + 1, k=4))
+    topics = {"INPUT__TOPIC": job.names.input, "OUTPUT__TOPIC": job.names.assignments,
+              "OUTPUT__CATALOG_TOPIC": job.names.catalog, "OUTPUT__DEAD_LETTER_TOPIC": job.names.dead_letters}  # fmt: skip
+    path = f"{Path(spark.python).parent}{os.pathsep}{os.environ['PATH']}"
+    settings = {"APPLICATION": job.names.application, "METRICS__PORT": "0"} | topics
+    environment = spark.environment() | {f"STREAMSEG_{key}": value for key, value in settings.items()} | {"PATH": path}
+    page = (ROOT / "docs" / "spark.md").read_text()
+    said = ""
+    for block in re.findall(r"<!-- spark: \w+ -->\n```sh\n(.*?)```", page, re.DOTALL):
+        command = block.replace("localhost:9092", kafka).replace("/data/shop-segments", str(tmp_path / "shop-segments"))
+        command = command.replace("--once", f"--once --conf spark.master=local[2] --conf spark.jars={spark.jars}")
+        command = command.replace("explain 718", "explain c718")
+        done = subprocess.run(["bash", "-euc", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said += done.stdout
+    assert "4,000 records derived again" in said
+    assert "customers" in said
+    assert "runner-up" in said
+
+
+@pytest.mark.exhaustive
+def test_a_topic_without_records_and_a_partition_without_records(kafka: str, spark: Spark, tmp_path: Path) -> None:
+    job, events = Job(kafka, tmp_path, n_partitions=3), stream(3_000, seed=3)
+    query = Query(job, tmp_path, "silent", batch_records=1_000)
+    assert run_once(job, tmp_path, spark, [query.plan]) == [None]
+    assert query.tags() == {}
+    # All in partition 1.
+    produce(kafka, job.names.input, 1, events)
+    assert run_once(job, tmp_path, spark, [query.plan]) == [None]
+    assert {partition for partition, _ in query.tags()} == {1}
+    report = query.verify()
+    assert (report.unread, report.records) == ([], len(events))
+
+
+@pytest.mark.exhaustive
+def test_one_partition_has_the_segments_that_a_worker_finds(kafka: str, spark: Spark, tmp_path: Path) -> None:
+    """The same input, cut alike: the same ids, names, sizes and tags."""
+    job, events = Job(kafka, tmp_path, n_partitions=1, input={"batch_records": 500}), shoppers(6_000, customers=400)
+    job.produce(events)
+    job.start("w1")
+    until(job.done, "all is committed")
+    assert job.kill("w1", signal.SIGTERM) == 0
+    query = Query(job, tmp_path, "alike", batch_records=500)
+    assert run_once(job, tmp_path, spark, [query.plan]) == [None]
+    loaded = Config.model_validate(job.config)
+    with closing(open_reader(loaded)) as reader:
+        native = [(one.id, one.name, one.customers) for one in restored(loaded, reader).segments()]
+    assert [(i, name) for i, name, _ in query.segments()] == [(i, name) for i, name, _ in native]
+    here, there = query.tags(), published(job, job.config["output"]["topic"])
+    same = sum(_segment(here[at][0]) == _segment(there[at][0]) for at in here)
+    assert same / len(here) > 0.97
+
+
+def _segment(value: bytes) -> object:
+    return json.loads(value)["segment_id"]
+
+
+@pytest.mark.exhaustive
+def test_a_checkpoint_is_kept_short_and_an_erased_customer_is_in_no_file(kafka: str, spark: Spark, tmp_path: Path) -> None:
+    job, events = Job(kafka, tmp_path, n_partitions=2), shoppers(12_000, customers=60)
+    marked = [event("erase-me-please", 1e6 + i, age=30.0 + i, income=1.0, purchases=2.0) for i in range(3)]
+    job.produce([*events[:3_000], *marked, event("erase-me-please", 2e6, erase=True), *events[3_000:]])
+    query = Query(job, tmp_path, "short", batch_records=400)
+    assert run_once(job, tmp_path, spark, [query.plan]) == [None]
+    folder = Path(query.checkpoint) / "segments"
+    turns = max(int(file.name) for file in (folder / "heads").iterdir())
+    assert turns > 15
+    assert len(list((folder / "heads").iterdir())) < turns / 2
+    assert len(list((folder / "model").iterdir())) < turns
+    assert [file for file in folder.rglob("*") if file.is_file() and b"erase-me-please" in file.read_bytes()] == []
+    report = query.verify()
+    assert report.unread == []
+    assert max(report.horizon.values()) > 0
