@@ -159,7 +159,8 @@ def main() -> None:
         made = events(arguments.events)
         for partition in range(arguments.partitions):
             mine = [(key, value, None) for key, value in made if int(key[1:]) % arguments.partitions == partition]
-            produce(broker.address, names.input, partition, mine)
+            for first in range(0, len(mine), 50_000):
+                produce(broker.address, names.input, partition, mine[first : first + 50_000])
         config = {
             "application": names.application,
             "input": {"transport": "kafka", "topic": names.input},

@@ -18,17 +18,32 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from tests.waiting import pause
 
 VERSION = "4.1.0"
 START_DEADLINE_S = 90.0
 _numbers = itertools.count()
+# The cluster id of the folder that others are copied from.
+_FORMATTED = "AAAAAAAAAAAAAAAAAAAAAA"
 
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>tests</groupId><artifactId>broker</artifactId><version>1</version><dependencies>
@@ -38,7 +53,7 @@ _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0
 
 _PROPERTIES = """process.roles=broker,controller
 node.id=1
-controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+controller.quorum.voters=1@127.0.0.1:{controller}
 listeners={listeners},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners={advertised}
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT
@@ -79,6 +94,32 @@ def libraries() -> Path:
     return target / "libs"
 
 
+def formatted() -> Path:
+    """A folder of logs as Kafka formats it, made once and kept."""
+    target = libraries().parent / "formatted"
+    if not (target / "meta.properties").exists():
+        draft = Path(tempfile.mkdtemp(dir=target.parent))
+        properties = draft / "server.properties"
+        listeners = "PLAINTEXT://127.0.0.1:1"
+        properties.write_text(
+            _PROPERTIES.format(controller=2, listeners=listeners, advertised=listeners, logs=draft / "logs", more="")
+        )
+        command = ["java", "-cp", f"{libraries()}/*", "kafka.tools.StorageTool", "format"]
+        subprocess.run(
+            [*command, "-t", _FORMATTED, "-c", str(properties)], check=True, timeout=60, stdout=subprocess.DEVNULL
+        )
+        with suppress(OSError):
+            (draft / "logs").rename(target)
+        shutil.rmtree(draft)
+    return target
+
+
+def done(futures: Mapping[Any, Future[Any]]) -> None:
+    """Raises what the broker refused."""
+    for future in futures.values():
+        future.result(timeout=30)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -107,11 +148,9 @@ class Broker:
             )
         )
         self._classes = f"{libraries()}/*"
-        self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", _uuid(), "-c", str(self._properties))
-
-    def _java(self, *arguments: str) -> None:
-        command = ["java", "-cp", self._classes, *arguments]
-        subprocess.run(command, check=True, cwd=self.directory, timeout=60, stdout=subprocess.DEVNULL)
+        shutil.copytree(formatted(), directory / "logs")
+        meta = directory / "logs" / "meta.properties"
+        meta.write_text(meta.read_text().replace(_FORMATTED, _uuid()))
 
     @property
     def address(self) -> str:
@@ -119,7 +158,16 @@ class Broker:
 
     def start(self) -> Broker:
         log = (self.directory / "broker.log").open("ab")
-        command = ["java", "-Xmx1g", "-XX:+UseSerialGC", "-cp", self._classes, "kafka.Kafka", str(self._properties)]
+        command = [
+            "java",
+            "-Xmx1g",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-cp",
+            self._classes,
+            "kafka.Kafka",
+            str(self._properties),
+        ]
         self._process = subprocess.Popen(command, cwd=self.directory, stdout=log, stderr=log)
         log.close()
         deadline = time.monotonic() + START_DEADLINE_S
@@ -130,26 +178,28 @@ class Broker:
         return self
 
     def add_scram_user(self, user: str, password: str) -> None:
-        self._java(
-            "kafka.admin.ConfigCommand",
-            "--bootstrap-server", self.address, "--alter", "--entity-type", "users", "--entity-name", user,
-            "--add-config", f"SCRAM-SHA-512=[password={password}]",
-        )  # fmt: skip
+        scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        changes = self._admin().alter_user_scram_credentials([UserScramCredentialUpsertion(user, scram, password.encode())])
+        done(changes)
 
-    def _acls(self, *arguments: str) -> None:
-        self._java("org.apache.kafka.tools.AclCommand", "--bootstrap-server", self.address, *arguments)
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.address})
+
+    def _acl(self, user: str, kind: ResourceType, name: str, what: AclOperation, how: AclPermissionType) -> None:
+        pattern = ResourcePatternType.PREFIXED if what is AclOperation.ALL else ResourcePatternType.LITERAL
+        if kind is ResourceType.BROKER:
+            pattern = ResourcePatternType.LITERAL
+        done(self._admin().create_acls([AclBinding(kind, name, pattern, f"User:{user}", "*", what, how)]))
 
     def allow(self, user: str, *prefixes: str) -> None:
-        """All rights on topics, groups and transactional ids that begin so."""
-        for prefix in prefixes:
-            self._acls(
-                "--add", "--allow-principal", f"User:{user}", "--operation", "All", "--resource-pattern-type", "prefixed",
-                "--topic", prefix, "--group", prefix, "--transactional-id", prefix,
-            )  # fmt: skip
-        self._acls("--add", "--allow-principal", f"User:{user}", "--operation", "All", "--cluster")
+        """All rights on topics, groups and transactional ids that begin so, and on the cluster."""
+        kinds = (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID)
+        places = [(kind, prefix) for kind in kinds for prefix in prefixes] + [(ResourceType.BROKER, "kafka-cluster")]
+        for kind, name in places:
+            self._acl(user, kind, name, AclOperation.ALL, AclPermissionType.ALLOW)
 
     def deny_writing(self, user: str, topic: str) -> None:
-        self._acls("--add", "--deny-principal", f"User:{user}", "--operation", "Write", "--topic", topic)
+        self._acl(user, ResourceType.TOPIC, topic, AclOperation.WRITE, AclPermissionType.DENY)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None and self._process.poll() is None:
