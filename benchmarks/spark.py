@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,23 +24,34 @@ from statistics import median
 from typing import Any
 
 BATCH_RECORDS = 50_000
+_LOOK_S = 0.1
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def cpu_seconds() -> float:
-    """Of this process, and of all that came from it."""
-    times: dict[int, tuple[int, int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        times[int(path.parent.name)] = int(fields[1]), sum(map(int, fields[11:15]))
-    ours, found = {os.getpid()}, True
-    while found:
-        found = bool(more := {pid for pid, (parent, _) in times.items() if parent in ours} - ours)
-        ours |= more
-    return sum(times[pid][1] for pid in ours if pid in times) / _TICKS
+class Meter(threading.Thread):
+    """CPU seconds of this process and of all that came from it, also of those that have ended meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._ours, self._spent = {os.getpid()}, dict[int, int]()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.look()
+            time.sleep(_LOOK_S)
+
+    def look(self) -> float:
+        for path in sorted(Path("/proc").glob("[0-9]*/stat"), key=lambda path: int(path.parent.name)):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            pid = int(path.parent.name)
+            if pid in self._ours or int(fields[1]) in self._ours:
+                self._ours.add(pid)
+                self._spent[pid] = int(fields[11]) + int(fields[12])
+        return sum(self._spent.values()) / _TICKS
 
 
 def events(n: int) -> list[tuple[bytes, bytes]]:
@@ -117,13 +129,20 @@ def in_spark(plan: dict[str, Any]) -> None:
         "streamseg, true defaults": ours,
         "StreamingKMeans": streaming_kmeans,
     }
-    for repeat in range(plan["repeats"] + 1):
+    only = ["pass-through", *(plan["only"] or contestants)]
+    measure({name: make for name, make in contestants.items() if name in only}, plan["repeats"])
+
+
+def measure(contestants: dict[str, Callable[[str], Any]], repeats: int) -> None:
+    """Each in turn, until it has read what is there; the first time is for warming up."""
+    meter = Meter()
+    for repeat in range(repeats + 1):
         for name, make in contestants.items():
             where = tempfile.mkdtemp(prefix="streamseg-benchmark-")
-            cpu, wall = cpu_seconds(), time.monotonic()
+            cpu, wall = meter.look(), time.monotonic()
             query = make(where).trigger(availableNow=True).start()
             query.awaitTermination()
-            took = {"name": name, "cpu": cpu_seconds() - cpu, "wall": time.monotonic() - wall}
+            took = {"name": name, "cpu": meter.look() - cpu, "wall": time.monotonic() - wall}
             if repeat:
                 print(json.dumps(took), flush=True)
 
@@ -141,6 +160,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=400_000)
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", action="append", help="these contestants, beside the pass-through")
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.plan:
@@ -173,7 +193,8 @@ def main() -> None:
         }
         plan = directory / "plan.json"
         settings = spark.settings | {"spark.master": "local[2]"}
-        plan.write_text(json.dumps({"spark": settings, "config": config, "repeats": arguments.repeats}))
+        chosen = {"repeats": arguments.repeats, "only": arguments.only}
+        plan.write_text(json.dumps({"spark": settings, "config": config, **chosen}))
         command = [arguments.python, "-m", "benchmarks.spark", "--plan", str(plan)]
         log = directory / "spark.log"
         with log.open("wb") as err:
@@ -182,7 +203,7 @@ def main() -> None:
         if said.returncode or not took:
             raise SystemExit(log.read_text()[-3_000:])
         by_name = {name: [one for one in took if one["name"] == name] for name in dict.fromkeys(one["name"] for one in took)}
-        for peer in ("pass-through", "StreamingKMeans"):
+        for peer in [name for name in ("pass-through", "StreamingKMeans") if name in by_name]:
             for name, runs in by_name.items():
                 print(compared(name, runs, peer, by_name[peer]))
     finally:

@@ -259,7 +259,10 @@ class Work:
         return False
 
     def _send(self, client: KafkaProducer) -> list[Any]:
-        return [future for plan in self.plans for future in send_outputs(client, self._names, plan)]
+        futures: list[Any] = []
+        for plan in self.plans:
+            send_outputs(client, self._names, plan, futures)
+        return futures
 
     @property
     def _names(self) -> Names:

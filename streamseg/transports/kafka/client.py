@@ -24,6 +24,9 @@ from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, Offs
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.sasl.oauth import AbstractTokenProvider
+from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.producer_batch import ProducerBatch
+from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from streamseg.errors import ConfigError, CorruptedError, FencedError, RetriableError, StreamsegError, TruncatedError
@@ -34,13 +37,16 @@ __all__ = [
     "ConfigResourceType",
     "ConsumerGroupMetadata",
     "ConsumerRebalanceListener",
+    "FutureRecordMetadata",
     "KafkaAdminClient",
     "KafkaConsumer",
     "KafkaProducer",
     "MemberState",
     "MemberToRemove",
+    "MemoryRecordsBuilder",
     "OffsetAndMetadata",
     "OffsetSpec",
+    "ProducerBatch",
     "TopicPartition",
     "kafka_errors",
 ]

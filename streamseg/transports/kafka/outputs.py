@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from streamseg.processing.transport import CommitPlan
+from streamseg.transports.kafka.bulk import send_all
 from streamseg.transports.kafka.client import KafkaProducer
 from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, TRACE_HEADER
 from streamseg.transports.kafka.topics import Names
@@ -21,30 +22,44 @@ class Message(NamedTuple):
     headers: list[tuple[str, bytes]] | None
 
 
-def messages_of(names: Names, plan: CommitPlan) -> Iterator[Message]:
+class Outputs(NamedTuple):
+    """Records that are to be sent to one partition; headers by the number of a record."""
+
+    topic: str
+    partition: int
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Mapping[int, list[tuple[str, bytes]]]
+
+
+def outputs_of(names: Names, plan: CommitPlan) -> Iterator[Outputs]:
     """Dead letters and assignments; the first of each partition says how many were published before it."""
     for partition, letters in plan.dead_letters.items():
-        first = plan.published.get(partition, (0, 0))[1]
+        headers = {i: letter.headers() for i, letter in enumerate(letters)}
+        if letters:
+            headers[0] = [*headers[0], (FIRST_HEADER, b"%d" % plan.published.get(partition, (0, 0))[1])]
+        values = [letter.value for letter in letters]
         for i, letter in enumerate(letters):
-            headers = letter.headers() + ([(FIRST_HEADER, b"%d" % first)] if i == 0 else [])
-            value = letter.value
-            if letter.key is None and value is None:
-                value, headers = b"", [*headers, (EMPTY_HEADER, b"")]
-            yield Message(names.dead_letters, partition, letter.key, value, headers)
+            if letter.key is None and letter.value is None:
+                values[i], headers[i] = b"", [*headers[i], (EMPTY_HEADER, b"")]
+        yield Outputs(names.dead_letters, partition, [letter.key for letter in letters], values, headers)
     for partition, tags in plan.assignments.items():
         traced = {i: [(TRACE_HEADER, trace)] for i, trace in tags.traces.items()}
         traced[0] = [(FIRST_HEADER, b"%d" % plan.published.get(partition, (0, 0))[0]), *traced.get(0, [])]
-        for i, (customer, tag) in enumerate(zip(tags.ids, tags.values, strict=True)):
-            yield Message(names.assignments, partition, customer.encode(), tag, traced.get(i))
+        yield Outputs(names.assignments, partition, [customer.encode() for customer in tags.ids], tags.values, traced)
 
 
-def send_outputs(client: KafkaProducer, names: Names, plan: CommitPlan) -> list[Any]:
-    """Futures of all dead letters and assignments."""
-    send = client.send
-    return [
-        send(topic, value, key, headers=headers, partition=partition)
-        for topic, partition, key, value, headers in messages_of(names, plan)
-    ]
+def messages_of(names: Names, plan: CommitPlan) -> Iterator[Message]:
+    """One by one."""
+    for topic, partition, keys, values, headers in outputs_of(names, plan):
+        for i, (key, value) in enumerate(zip(keys, values, strict=True)):
+            yield Message(topic, partition, key, value, headers.get(i))
+
+
+def send_outputs(client: KafkaProducer, names: Names, plan: CommitPlan, futures: list[Any]) -> None:
+    """All dead letters and assignments. `futures` gets what says that they arrived, as of `send_all`."""
+    for topic, partition, keys, values, headers in outputs_of(names, plan):
+        send_all(client, topic, partition, keys, values, headers, futures)
 
 
 def send_catalog(client: KafkaProducer, names: Names, catalog: Iterable[tuple[bytes, bytes]]) -> list[Any]:

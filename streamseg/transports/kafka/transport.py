@@ -149,12 +149,14 @@ class KafkaTransport(KafkaReader):
     def _write(self, client: KafkaProducer, plan: CommitPlan, firsts: list[Any]) -> list[Any]:
         """Send all. Returns all futures; those of each internal entry's first record go to `firsts`."""
         futures: list[Any] = []
-        if self._outputs is None:
-            futures += send_outputs(client, self.names, plan)
-        else:
+        send_outputs(self._outputs or client, self.names, plan, futures)
+        if self._outputs is not None:
             # At least once: outside of the transaction, so a crash before its commit writes them again.
-            arrived(self._outputs, send_outputs(self._outputs, self.names, plan))
-        return futures + _write_logs(client, self.names, plan, firsts)
+            arrived(self._outputs, futures)
+            futures = []
+        # The same list: it gets more where the client splits a batch.
+        futures.extend(_write_logs(client, self.names, plan, firsts))
+        return futures
 
     # -- The rest -----------------------------------------------------------------------------------------------------
 
