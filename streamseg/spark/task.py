@@ -8,6 +8,8 @@ which Spark keeps: a task that runs again makes the same.
 from __future__ import annotations
 
 import pickle
+import sys
+import zipimport
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -111,6 +113,7 @@ def settings_of(config: Config) -> JobSettings:
 
 def work_on_records(batches: Iterable[pa.RecordBatch], *, turn: Turn) -> Iterator[pa.RecordBatch]:
     """For `mapInArrow`: the records of one partition of the input in their order, or of several one after the other."""
+    forget_archives()
     tables = [batch for batch in batches if batch.num_rows]
     if not tables:
         return
@@ -124,9 +127,20 @@ def work_on_records(batches: Iterable[pa.RecordBatch], *, turn: Turn) -> Iterato
 
 def work_on_silence(batches: Iterable[pa.RecordBatch], *, turn: Turn, partitions: list[int]) -> Iterator[pa.RecordBatch]:
     """For `mapInArrow` over numbers: partitions without records, of which a sweep is under way or a snapshot due."""
+    forget_archives()
     for batch in batches:
         for number in batch.column(0).to_pylist():
             yield Work(turn, partitions[number], turn.clock_us).on(None)
+
+
+def forget_archives() -> None:
+    """Spark's own archives are read again before each task (`importlib.invalidate_caches`), which takes a fifth of a second.
+
+    That is done for importers that are known. They are made again where something is imported.
+    """
+    for path, finder in list(sys.path_importer_cache.items()):
+        if isinstance(finder, zipimport.zipimporter):
+            del sys.path_importer_cache[path]
 
 
 def records_of(table: pa.Table, turn: Turn) -> Records:
