@@ -179,17 +179,15 @@ class Broker:
 
     def add_scram_user(self, user: str, password: str) -> None:
         scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-        changes = self._admin().alter_user_scram_credentials([UserScramCredentialUpsertion(user, scram, password.encode())])
-        done(changes)
-
-    def _admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.address})
+        client = AdminClient({"bootstrap.servers": self.address})
+        done(client.alter_user_scram_credentials([UserScramCredentialUpsertion(user, scram, password.encode())]))
 
     def _acl(self, user: str, kind: ResourceType, name: str, what: AclOperation, how: AclPermissionType) -> None:
         pattern = ResourcePatternType.PREFIXED if what is AclOperation.ALL else ResourcePatternType.LITERAL
         if kind is ResourceType.BROKER:
             pattern = ResourcePatternType.LITERAL
-        done(self._admin().create_acls([AclBinding(kind, name, pattern, f"User:{user}", "*", what, how)]))
+        client = AdminClient({"bootstrap.servers": self.address})
+        done(client.create_acls([AclBinding(kind, name, pattern, f"User:{user}", "*", what, how)]))
 
     def allow(self, user: str, *prefixes: str) -> None:
         """All rights on topics, groups and transactional ids that begin so, and on the cluster."""

@@ -8,6 +8,8 @@ Nothing resets an offset by itself: a reader behind a truncated log would jump o
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import ssl
 import time
@@ -167,6 +169,16 @@ class _FileToken(AbstractTokenProvider):  # type: ignore[misc]
         return _secret(self._path, "kafka.token_file")
 
 
+def expired(token: str, now_s: float) -> bool:
+    """Whether a token says of itself that its time is over (`exp`, RFC 7519); one that says nothing is not."""
+    try:
+        content = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(content + "=" * (-len(content) % 4)))
+        return float(claims["exp"]) < now_s
+    except (IndexError, KeyError, TypeError, ValueError):
+        return False
+
+
 def _secret(path: str, key: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
@@ -245,6 +257,13 @@ def admin(connection: Connection) -> KafkaAdminClient:
         with translated("connecting"):
             return KafkaAdminClient(**connection.options())
     except RetriableError:
+        if connection.token_file is not None and expired(_secret(connection.token_file, "kafka.token_file"), time.time()):
+            # Of a busy broker that is all that is heard of it: no connection.
+            raise ConfigError(
+                "the broker does not accept the login: the token has expired",
+                where="kafka.token_file",
+                hint="see to it that whoever writes the file keeps it fresh",
+            ) from None
         if not _REASONS.hung_up():
             raise
         raise ConfigError(
