@@ -198,7 +198,9 @@ def main() -> None:
         command = [arguments.python, "-m", "benchmarks.spark", "--plan", str(plan)]
         log = directory / "spark.log"
         with log.open("wb") as err:
-            said = subprocess.run(command, env=spark.environment(), stdout=subprocess.PIPE, stderr=err)
+            said = subprocess.run(
+                command, env=spark.environment() | {"JAVA_TOOL_OPTIONS": ""}, stdout=subprocess.PIPE, stderr=err
+            )
         took = [json.loads(line) for line in said.stdout.decode().splitlines() if line.startswith("{")]
         if said.returncode or not took:
             raise SystemExit(log.read_text()[-3_000:])

@@ -29,7 +29,7 @@ def digests(**environment: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("seed", some(range(10), 2))
+@pytest.mark.parametrize("seed", some(range(10)))
 def test_the_hash_seed_decides_nothing(seed: int) -> None:
     assert digests(PYTHONHASHSEED=str(seed)) == EXPECTED
 

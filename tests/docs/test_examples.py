@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.sparks import BRIEF
 from tests.tools import tool
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def _shop(tmp_path: Path) -> Path:
 
 def run(directory: Path, *command: str) -> str:
     known = {name: value for name, value in os.environ.items() if not name.startswith("STREAMSEG_")}
-    environment = known | {"PYTHONPATH": str(ROOT), "STREAMSEG_METRICS__PORT": "0"}
+    environment = known | BRIEF | {"PYTHONPATH": str(ROOT), "STREAMSEG_METRICS__PORT": "0"}
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

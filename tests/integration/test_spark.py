@@ -109,11 +109,11 @@ def answered_once(query: Query, events: list[Event]) -> Tags:
 def _told(kafka: str, spark: Spark, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One session: a query that nothing disturbs, and others over the same input of which cables are pulled."""
     directory = tmp_path_factory.mktemp("spark")
-    job, events = Job(kafka, directory, n_partitions=3), stream(6_000)
+    job, events = Job(kafka, directory, n_partitions=3), stream(4_000)
     job.produce(events)
-    calm = Query(job, directory, "calm", batch_records=2_000)
-    pulled = Query(job, directory, "pulled", batch_records=2_000)
-    plain = Query(job, directory, "plain", batch_records=2_000, transactions=False)
+    calm = Query(job, directory, "calm", batch_records=1_500)
+    pulled = Query(job, directory, "pulled", batch_records=1_500)
+    plain = Query(job, directory, "plain", batch_records=1_500, transactions=False)
     # Each point of a driver's turn and of a task's. A driver ends with its query, which begins again.
     drivers = [pulled.with_fault(directory, "raise", at) for at in ("computed", "cataloged", "stepped")]
     workers = pulled.with_fault(directory, "kill", "kept", "committed")
@@ -234,7 +234,7 @@ def test_drivers_that_are_killed_leave_each_tag_once(kafka: str, spark: Spark, t
     """The process, at each of its points; and the tasks' on the way."""
     job, events = Job(kafka, tmp_path, n_partitions=3), stream(6_000, seed=1)
     job.produce(events)
-    query = Query(job, tmp_path, "killed", batch_records=2_000)
+    query = Query(job, tmp_path, "killed", batch_records=1_500)
     for at in ("computed", "cataloged", "stepped"):
         code, failed = spark.run(tmp_path, [query.with_fault(tmp_path, "kill", at)])
         assert (code, failed) == (-9, [])
