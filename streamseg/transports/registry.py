@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from streamseg.errors import ConfigError, RetriableError
 from streamseg.records.wire import ID_BYTES, KnownSchema, spoken
@@ -48,12 +48,19 @@ class Registry:
             raise ConfigError(
                 "a schema registry needs more packages", where="input.registry", hint='pip install "streamseg[registry]"'
             ) from None
-        self._url = access.url.rstrip("/")
+        try:
+            address = urllib3.util.parse_url(access.url)
+        except urllib3.exceptions.LocationParseError:
+            raise ConfigError("it is no URL", where="input.registry", hint="as in http://localhost:8081") from None
+        # The URL stands in errors and in the log, and so without a password.
+        self._url = address._replace(auth=None).url.rstrip("/")
         self._headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
+        login = None if access.username is None else f"{access.username}:{access.password or ''}"
+        login = login or (None if address.auth is None else unquote(address.auth))
         if access.token:
             self._headers["Authorization"] = f"Bearer {access.token}"
-        elif access.username is not None:
-            self._headers |= urllib3.make_headers(basic_auth=f"{access.username}:{access.password or ''}")
+        elif login is not None:
+            self._headers |= urllib3.make_headers(basic_auth=login)
         for file in filter(None, (access.ca_file, access.certificate_file, access.key_file)):
             if not Path(file).is_file():
                 raise ConfigError(f"there is no file {file!r}", where="input.registry")

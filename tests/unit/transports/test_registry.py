@@ -45,3 +45,23 @@ def test_a_server_that_is_no_registry_is_said(registry: SmallRegistry) -> None:
     registry.schemas.append({"hello": 1})
     with pytest.raises(ConfigError, match="no schema registry"):
         Registry(RegistryAccess(registry.url)).fetch([(1).to_bytes(4, "big")])
+
+
+def test_a_password_in_the_url_logs_in_and_stands_in_no_error(registry: SmallRegistry) -> None:
+    registry.register("s", SCHEMA)
+    registry.needs = "Basic " + base64.b64encode(b"me:se/cret").decode()
+    url = registry.url.replace("http://", "http://me:se%2Fcret@")
+    asked = [(1).to_bytes(4, "big"), (9).to_bytes(4, "big")]
+    known, missing = Registry(RegistryAccess(url)).fetch(asked)
+    assert known.kind == "avro"
+    assert (missing.kind, b"cret" in missing.body) == ("missing", False)
+    registry.away = True
+    with pytest.raises(RetriableError, match="answers 503") as away:
+        Registry(RegistryAccess(url)).fetch(asked)
+    assert "cret" not in str(away.value)
+
+
+def test_what_is_no_url_is_said_without_it() -> None:
+    with pytest.raises(ConfigError, match="no URL") as caught:
+        Registry(RegistryAccess("http://me:secret@[::1"))
+    assert "secret" not in str(caught.value)
