@@ -26,11 +26,15 @@ def reader_of(body: bytes, name: str, wanted: frozenset[str]) -> Callable[[bytes
     plain = _is_plain(schema, wanted)
 
     def reader(payload: bytes) -> Any:
+        stream = BytesIO(payload)
         try:
-            found = read(BytesIO(payload), schema, None)
+            found = read(stream, schema, None)
         except Exception as error:  # noqa: BLE001 - of any kind, on bytes of any kind
             message = f"it is no Avro of {name}: {type(error).__name__} {error}".rstrip()
             raise RecordError(DeadLetterCode.NOT_OF_SCHEMA, message) from None
+        left = len(payload) - stream.tell()
+        if left:
+            raise RecordError(DeadLetterCode.NOT_OF_SCHEMA, f"it is no Avro of {name}: {left} bytes are left over")
         if plain:
             return found
         if isinstance(found, dict):
