@@ -1,4 +1,4 @@
-"""Many records to one partition at once: `KafkaProducer.send` takes 50 microseconds for each, this takes one.
+"""Many records to one partition at once: `KafkaProducer.send` takes 29 microseconds of CPU for each, this takes 3.
 
 The records are written into the batches in which the client's own sender sends them, in Kafka's format of record batches
 (https://kafka.apache.org/documentation/#recordbatch), so that transactions, sequence numbers, retries and the splitting of
