@@ -33,13 +33,13 @@ class Meter(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self._ours, self._spent = {os.getpid()}, dict[int, int]()
+        self._ours, self._spent, self._ended = {os.getpid()}, dict[int, int](), threading.Event()
         self.start()
 
     def run(self) -> None:
-        while True:
+        while not self._ended.is_set():
             self.look()
-            time.sleep(_LOOK_S)
+            self._ended.wait(_LOOK_S)
 
     def look(self) -> float:
         for path in sorted(Path("/proc").glob("[0-9]*/stat"), key=lambda path: int(path.parent.name)):

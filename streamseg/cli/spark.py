@@ -53,8 +53,8 @@ def run(
 
         streamseg spark run --kafka localhost:9092 --checkpoint s3://shop/segments --once --conf spark.master=local[4]
 
-        spark-submit --packages org.apache.spark:spark-sql-kafka-0-10_2.13:4.0.1 "$(command -v streamseg)" spark run -c streamseg.toml --checkpoint s3://shop/segments
-    """  # noqa: E501
+        spark-submit --packages CONNECTOR "$(command -v streamseg)" spark run -c streamseg.toml --checkpoint s3://shop/segments
+    """
     loaded = configuration(config, sets, **on_kafka(kafka)).config
     try:
         from streamseg.spark import session
@@ -68,7 +68,7 @@ def run(
         writer = segment_stream(
             spark,
             loaded,
-            checkpoint=session.checked_folder(checkpoint),
+            checkpoint=checkpoint,
             transactions=sink == "transactions",
             batch_records=batch_records,
             observer=observer,

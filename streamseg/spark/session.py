@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 _CONNECTOR = "org.apache.spark:spark-sql-kafka-0-10"
 _SCALA = {"3": "2.12", "4": "2.13"}
-# What a traceback says of an error of ours, with its hint in the line behind it.
+# An error of ours in a traceback, with its hint in the next line.
 _OURS = re.compile(r"streamseg\.errors\.(\w+): (.+(?:\n\s+what to do: .+)?)")
 _LOOK_S = 0.5
 
@@ -88,7 +87,7 @@ def is_remote(session: SparkSession) -> bool:
 def run_query(writer: DataStreamWriter, stop: Event, observer: Observer | None) -> None:
     """Until the query ends, or `stop` is set. Raises StreamsegError, also of the query's driver and tasks.
 
-    `observer` is told that the query goes on, and how far its input is ahead.
+    `observer` gets the query's lag, also as a sign of life.
     """
     try:
         query = writer.start()
@@ -101,6 +100,8 @@ def run_query(writer: DataStreamWriter, stop: Event, observer: Observer | None) 
             if observer is not None and progress is not None and not query.status["isDataAvailable"]:
                 observer.observe(polling(progress["sources"][0]))
         failure = query.exception()
+    except StreamsegError:
+        raise
     except Exception as error:
         raise error_in(error) from error
     if failure is not None:
@@ -108,10 +109,8 @@ def run_query(writer: DataStreamWriter, stop: Event, observer: Observer | None) 
 
 
 def polling(source: Mapping[str, Any]) -> Polling:
-    """What Spark says of its input: how many records of each partition it has not taken yet."""
-    ends, latest = (
-        {int(p): int(at) for p, at in _offsets(source.get(key)).items()} for key in ("endOffset", "latestOffset")
-    )
+    """The lag of each partition, from Spark's progress report."""
+    ends, latest = _offsets(source.get("endOffset")), _offsets(source.get("latestOffset"))
     return Polling(1, tuple(sorted(ends)), {p: max(0, latest.get(p, at) - at) for p, at in ends.items()}, {})
 
 
@@ -135,8 +134,3 @@ def error_in(failure: _Failure) -> StreamsegError:
 def _first_line(failure: _Failure) -> str:
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
     return lines[0] if lines else type(failure).__name__
-
-
-def checked_folder(checkpoint: str) -> str:
-    """A folder on this machine as its whole path, as Spark and its tasks have other working directories."""
-    return checkpoint if "://" in checkpoint else str(Path(checkpoint).absolute())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamseg.config import Config
@@ -67,6 +68,8 @@ def segment_stream(
         raise ConfigError(
             "the engine on Spark reads from Kafka", where="input.transport", hint='set input.transport = "kafka"'
         )
+    # Tasks have other working directories.
+    checkpoint = checkpoint.rstrip("/") if "://" in checkpoint else str(Path(checkpoint).absolute())
     wanted = spark_options(config) | dict(options or {})
     driver = Driver(
         config,
@@ -79,7 +82,7 @@ def segment_stream(
         fault=fault,
     )
     events = _events(spark, config, wanted, batch_records, opening_of(config))
-    location = f"{checkpoint.rstrip('/')}/spark"
+    location = f"{checkpoint}/spark"
     return events.writeStream.queryName(config.application).option("checkpointLocation", location).foreachBatch(driver)
 
 

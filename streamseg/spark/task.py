@@ -113,7 +113,7 @@ def settings_of(config: Config) -> JobSettings:
 
 def work_on_records(batches: Iterable[pa.RecordBatch], *, turn: Turn) -> Iterator[pa.RecordBatch]:
     """For `mapInArrow`: the records of one partition of the input in their order, or of several one after the other."""
-    forget_archives()
+    discard_zip_importers()
     tables = [batch for batch in batches if batch.num_rows]
     if not tables:
         return
@@ -127,16 +127,16 @@ def work_on_records(batches: Iterable[pa.RecordBatch], *, turn: Turn) -> Iterato
 
 def work_on_silence(batches: Iterable[pa.RecordBatch], *, turn: Turn, partitions: list[int]) -> Iterator[pa.RecordBatch]:
     """For `mapInArrow` over numbers: partitions without records, of which a sweep is under way or a snapshot due."""
-    forget_archives()
+    discard_zip_importers()
     for batch in batches:
         for number in batch.column(0).to_pylist():
             yield Work(turn, partitions[number], turn.clock_us).on(None)
 
 
-def forget_archives() -> None:
-    """Spark's own archives are read again before each task (`importlib.invalidate_caches`), which takes a fifth of a second.
+def discard_zip_importers() -> None:
+    """Spark calls `importlib.invalidate_caches` before each task, which reads the directory of each of its archives again.
 
-    That is done for importers that are known. They are made again where something is imported.
+    That takes .2 s of CPU. It concerns cached importers only; an import re-creates them.
     """
     for path, finder in list(sys.path_importer_cache.items()):
         if isinstance(finder, zipimport.zipimporter):

@@ -88,6 +88,16 @@ def test_a_batch_that_the_broker_finds_too_large_is_split_and_each_part_is_waite
     assert there(kafka, topic, 0) == given
 
 
+def test_a_single_record_behind_a_batch_that_is_split_arrives_too(kafka: str) -> None:
+    topic, given = topic_of(kafka, **{"max.message.bytes": "30000"}), records(200)
+    with discarded(producer(Connection(kafka), None)) as client:
+        futures: list[Any] = []
+        send(client, topic, 0, given, futures)
+        futures.append(client.send(topic, b"alone", b"key", partition=0))
+        arrived(client, futures)
+    assert there(kafka, topic, 0) == [*given, (b"key", b"alone", [])]
+
+
 def test_a_record_that_no_topic_takes_is_an_error(kafka: str) -> None:
     topic = topic_of(kafka, **{"max.message.bytes": "30000"})
     with discarded(producer(Connection(kafka), None)) as client:

@@ -105,8 +105,8 @@ def answered_once(query: Query, events: list[Event]) -> Tags:
     return both
 
 
-@pytest.fixture(scope="module", name="told")
-def _told(kafka: str, spark: Spark, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture(scope="module", name="outcome")
+def _outcome(kafka: str, spark: Spark, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One session: a query that nothing disturbs, and others over the same input of which cables are pulled."""
     directory = tmp_path_factory.mktemp("spark")
     job, events = Job(kafka, directory, n_partitions=3), stream(4_000)
@@ -124,22 +124,24 @@ def _told(kafka: str, spark: Spark, tmp_path_factory: pytest.TempPathFactory) ->
     return {"events": events, "calm": calm, "pulled": pulled, "plain": plain, "failed": failed, "directory": directory}
 
 
-def test_all_that_is_read_is_tagged_once_and_derived_again(told: dict[str, Any]) -> None:
-    assert told["failed"][0] is None
-    answered_once(told["calm"], told["events"])
-    report = told["calm"].verify()
+def test_all_that_is_read_is_tagged_once_and_derived_again(outcome: dict[str, Any]) -> None:
+    assert outcome["failed"][0] is None
+    answered_once(outcome["calm"], outcome["events"])
+    report = outcome["calm"].verify()
     assert report.unread == []
-    assert report.records == len(told["events"])
+    assert report.records == len(outcome["events"])
 
 
-def test_drivers_and_workers_that_are_killed_leave_the_same_tags_once(told: dict[str, Any]) -> None:
-    calm, pulled = (answered_once(told[name], told["events"]) for name in ("calm", "pulled"))
-    assert [one is not None for one in told["failed"][1:5]] == [True, True, True, False]
-    assert {path.name for path in (told["directory"] / f"pulled-{told['pulled'].config['application']}").iterdir()} == POINTS
+def test_drivers_and_workers_that_are_killed_leave_the_same_tags_once(outcome: dict[str, Any]) -> None:
+    calm, pulled = (answered_once(outcome[name], outcome["events"]) for name in ("calm", "pulled"))
+    assert [one is not None for one in outcome["failed"][1:5]] == [True, True, True, False]
+    assert {
+        path.name for path in (outcome["directory"] / f"pulled-{outcome['pulled'].config['application']}").iterdir()
+    } == POINTS
     assert calm.keys() == pulled.keys()
     assert [at for at in calm if _what_it_says(calm[at][0]) != _what_it_says(pulled[at][0])] == []
-    assert told["calm"].segments() == told["pulled"].segments()
-    assert told["pulled"].verify().unread == []
+    assert outcome["calm"].segments() == outcome["pulled"].segments()
+    assert outcome["pulled"].verify().unread == []
 
 
 def _what_it_says(value: bytes) -> Any:
@@ -152,22 +154,22 @@ def _what_it_says(value: bytes) -> Any:
     return {key: body.get(key) for key in names} if isinstance(body, dict) else body
 
 
-def test_spark_s_own_sink_repeats_bytes_and_nothing_else(told: dict[str, Any]) -> None:
-    tags = told["plain"].tags()
+def test_spark_s_own_sink_repeats_bytes_and_nothing_else(outcome: dict[str, Any]) -> None:
+    tags = outcome["plain"].tags()
     assert [at for at, values in tags.items() if len(set(values)) > 1] == []
     assert max(len(values) for values in tags.values()) > 1, "nothing was repeated: the fault came too late"
-    assert tags.keys() | told["plain"].letters().keys() == expected(told["plain"].job, told["events"])
-    assert told["plain"].verify().unread == []
+    assert tags.keys() | outcome["plain"].letters().keys() == expected(outcome["plain"].job, outcome["events"])
+    assert outcome["plain"].verify().unread == []
 
 
 @pytest.fixture(name="copy")
-def _copy(told: dict[str, Any], tmp_path: Path) -> Path:
+def _copy(outcome: dict[str, Any], tmp_path: Path) -> Path:
     """A checkpoint, to be damaged: its `segments`."""
-    return Path(shutil.copytree(told["calm"].checkpoint, tmp_path / "copy")) / "segments"
+    return Path(shutil.copytree(outcome["calm"].checkpoint, tmp_path / "copy")) / "segments"
 
 
-def opened(told: dict[str, Any], copy: Path, **sections: Any) -> None:
-    loaded = Config.model_validate(told["calm"].config | sections)
+def opened(outcome: dict[str, Any], copy: Path, **sections: Any) -> None:
+    loaded = Config.model_validate(outcome["calm"].config | sections)
     with closing(open_checkpoint(loaded, str(copy.parent))) as reader:
         restored(loaded, reader)
 
@@ -180,44 +182,44 @@ def of(folder: Path, place: int = -1) -> Path:
 
 
 @pytest.mark.parametrize("what", ["heads", "model", "customers/0"])
-def test_a_file_of_a_checkpoint_that_is_cut_off_is_damage(told: dict[str, Any], copy: Path, what: str) -> None:
+def test_a_file_of_a_checkpoint_that_is_cut_off_is_damage(outcome: dict[str, Any], copy: Path, what: str) -> None:
     file = of(copy / what)
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(CorruptedError, match="restore the checkpoint from a backup"):
-        opened(told, copy)
+        opened(outcome, copy)
 
 
 @pytest.mark.parametrize("what", ["model", "customers/0"])
-def test_a_file_of_a_checkpoint_that_is_missing_is_damage(told: dict[str, Any], copy: Path, what: str) -> None:
+def test_a_file_of_a_checkpoint_that_is_missing_is_damage(outcome: dict[str, Any], copy: Path, what: str) -> None:
     of(copy / what, -2).unlink()
     with pytest.raises(StreamsegError) as caught:
-        opened(told, copy)
+        opened(outcome, copy)
     assert caught.value.hint
     assert caught.value.exit_code == CorruptedError.exit_code
 
 
-def test_a_folder_without_a_checkpoint_is_named(told: dict[str, Any], tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_named(outcome: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no state of segments in .*empty"):
-        opened(told, tmp_path / "empty" / "segments")
+        opened(outcome, tmp_path / "empty" / "segments")
 
 
-def test_a_checkpoint_of_other_settings_is_refused(told: dict[str, Any], copy: Path) -> None:
+def test_a_checkpoint_of_other_settings_is_refused(outcome: dict[str, Any], copy: Path) -> None:
     with pytest.raises(ConfigError, match="other settings"):
-        opened(told, copy, model={"segments": 5})
+        opened(outcome, copy, model={"segments": 5})
 
 
-def test_a_checkpoint_of_another_application_is_refused(told: dict[str, Any], copy: Path) -> None:
+def test_a_checkpoint_of_another_application_is_refused(outcome: dict[str, Any], copy: Path) -> None:
     with pytest.raises(ConfigError, match="application"):
-        opened(told, copy, application="somebody-else")
+        opened(outcome, copy, application="somebody-else")
 
 
-def test_a_checkpoint_of_another_version_is_refused(told: dict[str, Any], copy: Path) -> None:
+def test_a_checkpoint_of_another_version_is_refused(outcome: dict[str, Any], copy: Path) -> None:
     store = Store(str(copy.parent))
     head = store.head()
     assert head is not None
     store.put_head(msgspec.structs.replace(head, format_version=head.format_version + 1))
     with pytest.raises(ConfigError, match=r"format version 2, this program writes 1"):
-        opened(told, copy)
+        opened(outcome, copy)
 
 
 # -- What explores for longer ---------------------------------------------------------------------------------------------

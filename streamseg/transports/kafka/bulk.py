@@ -53,27 +53,30 @@ def _varint(n: int) -> bytes:
 
 
 class _RecordFutures:
-    """By record the future of its fate, which the client asks for where it splits a batch. Else one stands for all."""
+    """The futures of a batch's records. One stands for all until the client splits the batch, and rebinds each by itself."""
 
     def __init__(self, batch: ProducerBatch, n: int, futures: list[Any]) -> None:
         self._batch, self._n, self._futures = batch, n, futures
         self._first = self._new(0)
+        self._of_client: list[Any] = []
 
     def _new(self, i: int) -> Any:
         future = FutureRecordMetadata(self._batch.produce_future, i, None, None, -1, -1, -1)
-        # Who waits for the batch waits for it, too.
+        # The caller waits for the batch by this list.
         self._futures.append(future)
         return future
 
     def __len__(self) -> int:
-        return self._n
+        return self._n + len(self._of_client)
 
     def __getitem__(self, i: int) -> Any:
+        if i >= self._n:
+            return self._of_client[i - self._n]
         return self._new(i) if i else self._first
 
     def append(self, future: Any) -> None:
-        """Of a record that the client adds behind ours: whoever sent it has it."""
-        self._n += 1
+        """Of a single record that the client appends to the batch."""
+        self._of_client.append(future)
 
 
 def send_all(
@@ -124,16 +127,16 @@ def send_all(
 
 def _record(n: int, key: bytes | None, value: bytes | None, headers: Headers) -> bytes:
     """Attributes, time since the batch's first, number, key, value, headers; its length goes before it."""
-    begin = b"\x00\x00" + _varint(n)
-    begin += _NOTHING if key is None else _varint(len(key)) + key
-    begin += _NOTHING if value is None else _varint(len(value)) + value
+    body = b"\x00\x00" + _varint(n)
+    body += _NOTHING if key is None else _varint(len(key)) + key
+    body += _NOTHING if value is None else _varint(len(value)) + value
     if not headers:
-        return begin + b"\x00"
-    begin += _varint(len(headers))
+        return body + b"\x00"
+    body += _varint(len(headers))
     for name, content in headers:
-        told = name.encode()
-        begin += _varint(len(told)) + told + _varint(len(content)) + content
-    return begin
+        encoded = name.encode()
+        body += _varint(len(encoded)) + encoded + _varint(len(content)) + content
+    return body
 
 
 def _enqueue(client: KafkaProducer, place: TopicPartition, pieces: list[bytes], n: int, futures: list[Any]) -> None:
