@@ -26,7 +26,6 @@ from streamseg.config import load
 from streamseg.demo_data import EVENTS_FILE, write_demo
 from streamseg.processing.clock import SystemClock
 from streamseg.processing.rehearsal import Rehearsal
-from streamseg.processing.sweeps import boundary_of
 
 CHECKPOINTS = 10
 NUMBERS: tuple[int | str, ...] = (3, 4, 5, 8, "auto")
@@ -50,7 +49,7 @@ def judged(rehearsal: Rehearsal) -> Judged | None:
     if not state.ready or state.population is None:
         return None
     rows = np.array(list(task.table.index.values()), dtype=np.int64)
-    x = task.table.vectors(rows, boundary_of(task.mark.sweep, job.settings))
+    x = task.table.vectors(rows, task.mark.sweep.as_of)
     tagged = ~np.isnan(x[: spec.n_weighted]).any(axis=0)
     beyond = state.population.outliers(x[:, tagged])
     segment = task.table.column("segment")[rows[tagged]][~beyond]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from streamseg.processing.settings import JobSettings
 from streamseg.runtime.loop import Loop
-from tests.harness import Event, FixedClock, Recorder, partition_of
+from tests.harness import BAD, Event, FixedClock, Recorder, event, partition_of, shoppers
 from tests.hostile import Dead, HostileBroker, HostileTransport, never
 
 _DEADLINE_STEPS = 20_000
@@ -102,3 +102,25 @@ class Group:
             if all(done):
                 return
         raise AssertionError(f"not done: {self.broker.offsets}, fired {dict(self.broker.fired)}")
+
+
+RATES = {
+    "late visibility": 0.3,
+    "abort": 0.03,
+    "killed in a transaction": 0.03,
+    "killed before its offsets": 0.03,
+    "work while somebody reads": 0.05,
+    "empty look": 0.2,
+    "killed after the commit": 0.03,
+    "unknown, committed": 0.04,
+    "unknown, not committed": 0.04,
+    "rebalance in mid-commit": 0.05,
+    "fenced in mid-commit": 0.03,
+}
+
+
+def stream(n: int, customers: int, seed: int) -> list[Event]:
+    events = shoppers(n, customers, seed)
+    for i, other in enumerate([*BAD[:-1], event("c1", 9e4, erase=True), event("waits", 100.0, age=3.0)]):
+        events.insert((i * 37) % len(events), other)
+    return events

@@ -38,3 +38,14 @@ def table(tmp_path: Path, content: bytes | str, given: Config, name: str = "e.cs
 
 def times(decoded: Decoded) -> list[str]:
     return [pd.Timestamp(int(t), unit="us").isoformat() for t in decoded.times]
+
+
+def config_for(directory: Path, events: str = "events.jsonl", tags: str = "tags.jsonl") -> Config:
+    return Config.model_validate(
+        {
+            "input": {"path": str(directory / events), "batch_records": 100},
+            "output": {"path": str(directory / tags)},
+            "embedded": {"path": str(directory / "state.db")},
+            "model": {"segments": 3, "warm_up": 30},
+        }
+    )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from confluent_kafka import Producer
 
-from streamseg.processing.transport import Transport
+from streamseg.processing.transport import Log, Polled, Transport
 from streamseg.transports.kafka.client import Connection, KafkaAdminClient
 from streamseg.transports.kafka.topics import Names
 from streamseg.transports.kafka.transport import KafkaTransport
 from tests.broker import new_name
 
+PARTITIONS = 2
 Message = tuple[bytes | None, bytes | None, int | None]
 
 
@@ -81,3 +83,39 @@ def produce(servers: str, topic: str, partition: int, records: Iterable[Message]
         client.produce(topic, value, key, partition, told, timestamp=at_ms or 0)
     assert client.flush(60) == 0
     assert failed == []
+
+
+def join(transport: WritableStore) -> None:
+    """Until it owns all partitions."""
+    deadline = time.monotonic() + 60.0
+    while len(transport.ownership().partitions) < PARTITIONS:
+        assert time.monotonic() < deadline, transport.ownership()
+        transport.poll(1, 0.1)
+    transport.seek(dict.fromkeys(range(PARTITIONS), 0))
+
+
+Found = dict[int, list[tuple[int, bytes | None]]]
+
+
+def drained(transport: WritableStore, max_records: int, n: int, found: Found | None = None) -> Found:
+    """Polls until there were n records of each partition, beside those that were found. Offsets with values."""
+    found = {p: list((found or {}).get(p, ())) for p in range(PARTITIONS)}
+    for _ in range(200):
+        polled: Polled = transport.poll(max_records, 0.1)
+        assert polled.ownership == transport.ownership()
+        for partition, records in polled.partitions.items():
+            assert len(records.offsets) <= max_records
+            assert records.next_offset > records.offsets[-1]
+            found[partition] += zip(records.offsets, records.values, strict=True)
+        if all(len(records) >= n for records in found.values()):
+            break
+    return found
+
+
+def placed(transport: WritableStore, log: Log, partition: int, start: int = 0, n: int = 1) -> list[tuple[int, bytes]]:
+    found: list[tuple[int, bytes]] = []
+    for _ in range(100):
+        found = list(transport.read(log, partition, start, 0.1))
+        if len(found) >= n:
+            break
+    return found

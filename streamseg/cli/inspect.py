@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import typer
@@ -29,7 +29,7 @@ from streamseg.cli.common import (
 )
 from streamseg.config import Config, Loaded, as_written
 from streamseg.errors import ConfigError, DifferenceError, SettingsError
-from streamseg.model.state import ModelState
+from streamseg.features.aggregates import NO_TIME
 from streamseg.processing.catalog import segment_records
 from streamseg.processing.clock import SystemClock
 from streamseg.processing.explain import Explanation, FeatureValue
@@ -162,7 +162,7 @@ def model_in_words(job: Job) -> list[str]:
     if logged:
         lines.append(f"[dim]{escape(', '.join(logged))}: arithmetic means; --json has centers (geometric means) and ranges")
     lines += [
-        f"[dim]{_counting(state)}; {_counted(state.promotions, 'refit')}; model version {state.version}, metric epoch "
+        f"[dim]{_counting(job)}; {_counted(state.promotions, 'refit')}; model version {state.version}, metric epoch "
         f"{state.metric.epoch}",
     ]
     lines += drift_in_words(job)
@@ -179,12 +179,24 @@ def model_in_words(job: Job) -> list[str]:
     return lines
 
 
-def _counting(state: ModelState) -> str:
-    """Which customers the centers are means of."""
+def _counting(job: Job) -> str:
+    """Which customers the centers are means of, and as of when."""
+    state = job.state
     assert state.population is not None
-    sums = state.population.sums
-    counted = f"centers are the means of {int(sums.counts.sum()):,} of {state.customers:,} customers as they are now"
+    sums, as_of = state.population.sums, min((task.mark.sweep.as_of for task in job.tasks.values()), default=NO_TIME)
+    when = "are now"
+    if job.settings.layout.fades and as_of != NO_TIME:
+        when = f"were at {_minute(as_of)}, or at a later event"
+        for feature in job.settings.layout.features:
+            if feature.aggregate == "recency" and feature.period_us:
+                end = (as_of // feature.period_us + 1) * feature.period_us
+                when += f"; {escape(feature.name)}: days before {_minute(end)}"
+    counted = f"centers are the means of {int(sums.counts.sum()):,} of {state.customers:,} customers as they {when}"
     return f"{counted}; {sums.outliers:,} far beyond all others are not counted" if sums.outliers else counted
+
+
+def _minute(time_us: int) -> str:
+    return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def drift_in_words(job: Job) -> list[str]:

@@ -8,6 +8,7 @@ champion, and is promoted or dropped by them.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from streamseg.model.records import Appeared, Decision, Described, Dropped, Prom
 from streamseg.model.rules import rules_of
 from streamseg.model.spec import SETTLING_ROWS, ModelSpec
 from streamseg.model.state import ModelState, Search, Trial, profile_of, traits_now, traits_of
-from streamseg.model.table import table_step
+from streamseg.model.table import misnamed, table_step
 
 # A candidate has to lose so much less; and what is about the least.
 ADVANTAGE, ABOUT = 0.98, 1.01
@@ -120,7 +121,7 @@ def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision
         check_labels(len(state.segments) + len(state.unnamed))
         return Appeared(version, digest, [newcomer(label, version + 1) for label in sorted(state.unnamed)])
     if what == "names":
-        return _described(state, spec, digest)
+        return _described(state, spec, digest, state.to_name)
     if what == "half_life":
         better = better_half_life(state)
         assert better is not None
@@ -132,13 +133,22 @@ def decided(state: ModelState, spec: ModelSpec, digest: bytes = b"") -> Decision
     return None
 
 
-def _described(state: ModelState, spec: ModelSpec, digest: bytes) -> Described:
-    """Names in place of those that no longer fit, different from all others."""
+def names_at_end(state: ModelState, spec: ModelSpec, digest: bytes) -> Described | None:
+    """Names in place of those that do not fit when the input ends, at the first look: no second one will come. IN all."""
+    if not (state.ready and spec.table):
+        return None
+    described = _described(state, spec, digest, misnamed(state, spec))
+    renames = any(described.names.get(segment.id, segment.name) != segment.name for segment in state.segments)
+    return described if renames else None
+
+
+def _described(state: ModelState, spec: ModelSpec, digest: bytes, misfits: Collection[int]) -> Described:
+    """Names for the segments with ids `misfits`, different from all others."""
     traits = traits_now(state, spec)
-    taken = [segment.name for segment in state.segments if segment.id not in state.to_name]
+    taken = [segment.name for segment in state.segments if segment.id not in misfits]
     names: dict[int, str] = {}
     for place, segment in enumerate(state.segments):
-        if segment.id in state.to_name:
+        if segment.id in misfits:
             names[segment.id] = name_beside(traits, place, taken)
             taken.append(names[segment.id])
     return Described(state.version, digest, names)

@@ -76,8 +76,8 @@ class Traits(NamedTuple):
 def names_of(traits: Traits) -> list[str]:
     """A distinct name for each segment: its two strongest features, such as "High income, mostly gold". IN traits.
 
-    Names that say the same in another order count as equal; where two segments would share one, levels are told ("very",
-    "slightly"), then further features, then a number.
+    Names that say the same in another order count as equal. Where two segments would share one, features that say little are
+    named, too ("slightly"), then further features, then there is a number.
     """
     k = traits.z.shape[1]
     for depth, detailed in [(2, False), (2, True), (3, True), (len(traits.features), True)]:
@@ -132,8 +132,9 @@ def _fits(word: re.Match[str], z: float, share: float) -> bool:
         return False
     value = z if word["way"] in ("high", "often", "lapsed") else -z
     slightly = word["how"] in ("slightly", "fairly")
-    least = (_STRONG if word["how"] == "very" else _QUIET if slightly else _SLIGHT) - _SLACK
-    most = _SLIGHT + _SLACK if slightly else np.inf
+    very = word["how"] == "very"
+    least = (_STRONG if very else _QUIET if slightly else _SLIGHT) - _SLACK
+    most = np.inf if very else (_SLIGHT if slightly else _STRONG) + _SLACK
     return bool(least <= value <= most)
 
 
@@ -165,7 +166,7 @@ def _word(traits: Traits, i: int, j: int, detailed: bool) -> str:
     if not traits.recency[j]:
         return f"{_level(z, float(traits.shares[j, i]), detailed)} {feature}"
     way = "lapsed" if z > 0 else "recent"
-    way = f"very {way}" if detailed and abs(z) >= _STRONG else f"fairly {way}" if detailed and abs(z) < _SLIGHT else way
+    way = f"very {way}" if abs(z) >= _STRONG else f"fairly {way}" if detailed and abs(z) < _SLIGHT else way
     return way if np.count_nonzero(traits.recency) == 1 else f"{way} by {feature}"
 
 
@@ -183,7 +184,7 @@ def _level(z: float, share: float, detailed: bool) -> str:
     if share >= _MOSTLY:
         return "mostly"
     level = ("high" if z > 0 else "low") if np.isnan(share) else ("often" if z > 0 else "rarely")
-    if detailed and abs(z) >= _STRONG:
+    if abs(z) >= _STRONG:
         return f"very {level}"
     if detailed and abs(z) < _SLIGHT:
         return f"slightly {level}"

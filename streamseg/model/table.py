@@ -108,15 +108,20 @@ def _step(state: ModelState, spec: ModelSpec, changes: Sequence[Upserts]) -> Non
 
 def _look_at_names(state: ModelState, spec: ModelSpec) -> None:
     """Select for renaming the segments whose names did not fit their customers at two looks in a row. INOUT state."""
+    now = misnamed(state, spec)
+    state.to_name = [i for i in now if i in state.misnamed]
+    state.misnamed, state.looked = now, state.rows
+
+
+def misnamed(state: ModelState, spec: ModelSpec) -> list[int]:
+    """Ids of segments whose names, unless a person gave them, do not fit their customers. IN all."""
     traits = traits_now(state, spec)
-    given = [segment.name for segment in state.segments]
-    untrue = [
+    names = [segment.name for segment in state.segments]
+    return [
         segment.id
         for place, segment in enumerate(state.segments)
-        if not segment.given and outdated(segment.name, traits, place, given)
+        if not segment.given and outdated(segment.name, traits, place, names)
     ]
-    state.to_name = [i for i in untrue if i in state.misnamed]
-    state.misnamed, state.looked = untrue, state.rows
 
 
 def panel_rows(population: Population, keys: Ints, x: Array, places: Ints, far: Flags) -> PanelRows:

@@ -10,7 +10,6 @@ from streamseg.features.table import NO_SEGMENT
 from streamseg.kernel.types import Array
 from streamseg.model.tagging import Tags, tag
 from streamseg.processing.job import Job
-from streamseg.processing.sweeps import boundary_of
 from streamseg.processing.tags import ranked_drivers
 from streamseg.processing.task import Task
 from streamseg.processing.walk import REASONS
@@ -67,7 +66,7 @@ def explain(job: Job, customer_id: str) -> Explanation | None:
 def _explanation(job: Job, task: Task, customer_id: str, row: int) -> Explanation:
     settings, state = job.settings, job.state
     rows = np.array([row])
-    x = task.table.vectors(rows, boundary_of(task.mark.sweep, settings))
+    x = task.table.vectors(rows, task.mark.sweep.as_of)
     names = settings.model.names
     missing = [name for name, value in zip(names, x[: settings.layout.n_weighted, 0], strict=False) if np.isnan(value)]
     stored = {name: int(task.table.column(name)[row]) for name in ("time", "segment", "previous", "entered_at", "reason")}

@@ -15,7 +15,7 @@ import msgspec
 from streamseg.errors import ConfigError
 from streamseg.kernel.types import Array, Ints
 from streamseg.model.codec import pack
-from streamseg.model.decisions import decided, due
+from streamseg.model.decisions import decided, due, names_at_end
 from streamseg.model.drift import Drift
 from streamseg.model.records import Asked, Decision, Postponed, Renamed, Start
 from streamseg.model.search import search_table
@@ -132,19 +132,21 @@ class Job:
         record = self.batch_record(results, clock_us, closes=drained or reached, schemas=schemas)
         return self._planned(polled.ownership, results, record)
 
-    def plan_between(self, ownership: Ownership, *, idle: bool) -> Planned | None:
+    def plan_between(self, ownership: Ownership, *, idle: bool, ended: bool = False) -> Planned | None:
         """A slice of each sweep at a step; where the input is `idle`, the next slice at once, and the end of an open step.
 
-        None where nothing is pending.
+        Where the input has `ended`, all customers come to be seen as of its latest event. None where nothing is pending.
         """
         clock_us = self.clock.now_us()
         results: dict[int, PartitionResult] = {}
         unclosed = {part.partition for record in self.replica.open for part in record.manifest.partitions}
         for partition, task in sorted(self.tasks.items()):
-            sweep, accepted = next_sweep(task.mark, self.state, self.settings, len(task.table)), task.mark.accepted
+            accepted = task.mark.accepted
+            sweep = next_sweep(task.mark, self.state, self.settings, len(task.table), ended=ended)
             sweeps = sweep.active and (idle or (task.mark.closed_at == accepted and sweep.at != accepted))
             if sweeps or (idle and partition in unclosed):
-                results[partition] = PartitionJob(task, self.state, self.settings, clock_us).idle(sweeps=sweeps)
+                job = PartitionJob(task, self.state, self.settings, clock_us, ended=ended)
+                results[partition] = job.idle(sweeps=sweeps)
         if not results:
             return None
         return self._planned(ownership, results, self.batch_record(results, clock_us, closes=True))
@@ -232,7 +234,7 @@ class Job:
         if self.asks:
             return Asked(state.version, digest)
         if state.ready:
-            return decided(state, spec, digest)
+            return decided(state, spec, digest) or (names_at_end(state, spec, digest) if input_ended else None)
         if not warm_up_over(state, spec, input_ended=input_ended):
             return None
         return start_from_warm_up(state, spec, digest) or Postponed(state.version, digest)

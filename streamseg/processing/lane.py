@@ -129,7 +129,7 @@ class Lane:
     def rederive(self, job: Job, part: PartitionManifest, clock_us: int) -> PartitionResult | None:
         """Run a batch again, with the model it was made with, and compare its outputs. None where its input is gone."""
         verifier = self.verifier
-        make = partial(PartitionJob, self.task, job.state, verifier.settings, clock_us)
+        make = partial(PartitionJob, self.task, job.state, verifier.settings, clock_us, ended=part.ended)
         if part.next == part.first:
             result = make().idle(sweeps=part.sweep is not None)
         else:

@@ -25,7 +25,7 @@ from streamseg.records.frames import cut, frames
 from streamseg.records.wire import KnownSchema
 
 # Raised where records, or what is decided at a version, are no longer what they were: `verify` takes both again.
-FORMAT_VERSION = 12
+FORMAT_VERSION = 13
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class PartitionManifest(msgspec.Struct):
             mean, and duplicates, which `input.deduplicate` recognized, `records` together.
         tags_first, tags: how many records the partition had published before, and in this batch.
         letters_first: dead letters that the partition had before.
-        sweep: rows [first, end) that were re-tagged, at which epoch; None for no slice.
+        sweep: rows [first, end) that were re-tagged, at which epoch; None for no slice. ended: the input had ended.
         last_assigned_at: microseconds.
         newcomers: hashes of 1/16 of the new customers, so that one on two partitions is noticed.
     """
@@ -64,6 +64,7 @@ class PartitionManifest(msgspec.Struct):
     newcomers: list[int] = []
     dropped: int = 0
     duplicates: int = 0
+    ended: bool = False
 
 
 class Manifest(msgspec.Struct):
@@ -143,19 +144,20 @@ class Sweep(msgspec.Struct, frozen=True):
     """A pass over stored customers: rows [cursor, end) are still to be seen for `epoch`, the sweep's number.
 
     Attributes:
-        model_epoch, time_epoch: what customers are tagged with, and as of when; passes: of the model at the time.
-        before, time_before: number and time epoch of the sweep before; same: it was of the same model epoch.
+        model_epoch, as_of: what customers are tagged with, and the time (microseconds) that silent ones are seen at; passes:
+            of the model at the time.
+        before, before_as_of: number and time of the sweep before; same: it was of the same model epoch.
         at: records accepted when its last slice was seen.
     """
 
     epoch: int = 0
     model_epoch: int = 0
-    time_epoch: int = 0
+    as_of: int = NO_TIME
     cursor: int = 0
     end: int = 0
     passes: int = 0
     before: int = -1
-    time_before: int = 0
+    before_as_of: int = NO_TIME
     same: bool = False
     at: int = -1
 

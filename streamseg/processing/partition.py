@@ -26,7 +26,7 @@ from streamseg.processing.logs import CustomerDelta, Mark, PartitionManifest, Sw
 from streamseg.processing.rows_to_learn import Change, TableShare, ToWarmUp, losses_of, share_of, to_warm_up
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.steps import closed_at
-from streamseg.processing.sweeps import StoredCustomers, boundary_of, next_sweep
+from streamseg.processing.sweeps import StoredCustomers, next_sweep
 from streamseg.processing.tags import Subjects, assignments, counted, pick, sweep_subjects, transitions
 from streamseg.processing.task import Task
 from streamseg.processing.transport import Records, Tagged
@@ -79,11 +79,12 @@ class PartitionResult:
 class PartitionJob:
     """Processes one partition's share of one batch. Lives as long as the batch; reads the task, never changes it."""
 
-    def __init__(self, task: Task, state: ModelState, settings: JobSettings, clock_us: int) -> None:
-        self.task, self.state, self.settings, self.clock_us = task, state, settings, clock_us
+    def __init__(
+        self, task: Task, state: ModelState, settings: JobSettings, clock_us: int, *, ended: bool = False
+    ) -> None:
+        self.task, self.state, self.settings, self.clock_us, self.ended = task, state, settings, clock_us, ended
         self.mark = task.mark
-        self.sweep = next_sweep(self.mark, state, settings, len(task.table))
-        self.boundary = boundary_of(self.sweep, settings)
+        self.sweep = next_sweep(self.mark, state, settings, len(task.table), ended=ended)
         self.stored = StoredCustomers(task.table, state, settings, self.sweep)
         self.assigned_at = max(clock_us, self.mark.assigned_at + 1)
         self.traces: dict[int, bytes] = {}
@@ -115,7 +116,7 @@ class PartitionJob:
         n, n_decoded = len(records.offsets), len(decoded.ids)
         decoded, seen_ids = without_duplicates(self.task.seen, decoded, self.settings)
         events = Events(decoded.ids, decoded.times, decoded.erase, decoded.numbers, decoded.texts)
-        folded = fold(self.task.table, events, self.boundary)
+        folded = fold(self.task.table, events, self.sweep.as_of)
         self._tag_events(folded, decoded, _offsets(records)[decoded.at], records.traces)
         letters = [self._letter(records, reject) for reject in rejected]
         seen = watermark(self.mark, decoded.times[~decoded.erase], self.settings.model.max_ahead)
@@ -169,7 +170,7 @@ class PartitionJob:
         stale = (table.column("epoch")[rows] != sweep.epoch) & (table.column("time")[rows] > np.int64(NO_TIME))
         rows = rows[stale]
         epoch: Ints = table.column("epoch")[rows].astype(np.int64)
-        x = table.vectors(rows, self.boundary)
+        x = table.vectors(rows, self.sweep.as_of)
         complete = ~np.isnan(x[: self.settings.layout.n_weighted]).any(axis=0)
         unseen = int(np.count_nonzero(~self.stored.seen(epoch)))
         rows, x, epoch = rows[complete], x[:, complete], epoch[complete]
@@ -178,7 +179,7 @@ class PartitionJob:
         self.changes.append(self.stored.of_slice(rows, epoch, x, previous, segment, unseen))
         moved = segment != previous
         rows, x, segment, previous, epoch = rows[moved], x[:, moved], segment[moved], previous[moved], epoch[moved]
-        watermark = max(self.mark.clock_us or 0, self.boundary)
+        watermark = max(self.mark.clock_us or 0, self.sweep.as_of)
         reasons = self.stored.reasons(rows, previous, epoch)
         retag = Retag(sweep.cursor, end, sweep.epoch, rows, segment, watermark, reasons)
         self._count_moves(previous, segment)
@@ -345,6 +346,7 @@ class PartitionJob:
             newcomers=newcomers,
             dropped=dropped,
             duplicates=duplicates,
+            ended=self.ended,
         )
 
     def _result(

@@ -102,7 +102,7 @@ class Rehearsal:
         """What the loop does of an input that has ended: sweeps, and a model of those who are there."""
         while True:
             self._settle()
-            between = self.job.plan_between(self._ownership, idle=True)
+            between = self.job.plan_between(self._ownership, idle=True, ended=True)
             if between is not None:
                 self._commit(between)
                 continue

@@ -7,9 +7,7 @@ that has the row can subtract exactly that.
 from __future__ import annotations
 
 import numpy as np
-from msgspec.structs import replace
 
-from streamseg.features.aggregates import NO_TIME
 from streamseg.features.fold import Fold
 from streamseg.features.table import NO_SEGMENT, CustomerTable
 from streamseg.kernel.forgetting import NEVER
@@ -23,36 +21,33 @@ from streamseg.processing.settings import JobSettings
 from streamseg.processing.walk import MODEL_UPDATE, TIME
 
 
-def next_sweep(mark: Mark, state: ModelState, settings: JobSettings, n_rows: int) -> Sweep:
+def next_sweep(mark: Mark, state: ModelState, settings: JobSettings, n_rows: int, *, ended: bool = False) -> Sweep:
     """The sweep that a batch works on: the one under way, or a new one where model or time have moved on.
 
-    A change of the model restarts a sweep; time, and the model's passes, wait until it is done.
+    A change of the model restarts a sweep; time, and the model's passes, wait until it is done. `ended`: the input has, and
+    all customers are seen as of its latest event, instead of the last whole period.
     """
     sweep = mark.sweep
     if not state.ready:
         return sweep
-    time_epoch = sweep.time_epoch
-    if settings.retag_every_s is not None and state.clock != NEVER:
-        time_epoch = int(state.clock // settings.retag_every_s)
+    as_of, every_s = sweep.as_of, settings.retag_every_s
+    if every_s is not None and state.clock != NEVER:
+        latest = state.clock if ended else state.clock // every_s * every_s
+        as_of = max(as_of, int(latest * 1e6))
     same = state.epoch == sweep.model_epoch
-    if same and (sweep.active or (time_epoch, state.passes) == (sweep.time_epoch, sweep.passes)):
+    if same and (sweep.active or (as_of, state.passes) == (sweep.as_of, sweep.passes)):
         return sweep
     return Sweep(
         sweep.epoch + 1,
         state.epoch,
-        time_epoch,
+        as_of,
         0,
         n_rows,
         state.passes,
         before=sweep.epoch,
-        time_before=sweep.time_epoch,
+        before_as_of=sweep.as_of,
         same=same,
     )
-
-
-def boundary_of(sweep: Sweep, settings: JobSettings) -> int:
-    """The time (microseconds) that silent customers are seen at."""
-    return NO_TIME if settings.retag_every_s is None else int(sweep.time_epoch * settings.retag_every_s * 1e6)
 
 
 class StoredCustomers:
@@ -60,7 +55,6 @@ class StoredCustomers:
 
     def __init__(self, table: CustomerTable, state: ModelState, settings: JobSettings, sweep: Sweep) -> None:
         self._table, self._state, self._settings, self._sweep = table, state, settings, sweep
-        self._boundary = boundary_of(sweep, settings)
 
     def of_events(self, folded: Fold) -> Change:
         """The change of customers that have events in the batch. IN folded, with their tags after the batch."""
@@ -68,11 +62,11 @@ class StoredCustomers:
         earlier = np.flatnonzero(seen & (folded.epoch != self._sweep.epoch))
         if len(earlier) and self._settings.layout.fades:
             before = before.copy()
-            before[:, earlier] = self._table.vectors(folded.rows[earlier], self._boundary_before())
+            before[:, earlier] = self._table.vectors(folded.rows[earlier], self._sweep.before_as_of)
         lives = ~folded.erased
         time = folded.state["time"].astype(np.int64)
         segment = folded.state["segment"].astype(np.int64)
-        counts = lives & folded.complete[folded.last] & self._active(time, self._boundary)
+        counts = lives & folded.complete[folded.last] & self._active(time, self._sweep.as_of)
         counted = seen & folded.was_complete
         if self._settings.model.active_within is not None and len(counted):
             known = np.flatnonzero(counted)
@@ -96,11 +90,8 @@ class StoredCustomers:
             seen |= epoch == self._sweep.before
         return seen
 
-    def _boundary_before(self) -> int:
-        return boundary_of(replace(self._sweep, time_epoch=self._sweep.time_before), self._settings)
-
     def _boundaries(self, epoch: Ints) -> Ints:
-        return np.where(epoch == self._sweep.epoch, self._boundary, self._boundary_before())
+        return np.where(epoch == self._sweep.epoch, self._sweep.as_of, self._sweep.before_as_of)
 
     def _active(self, time: Ints, boundary: int | Ints) -> Flags:
         """Which customers count, as of the later of their last event and `boundary`, (n,). IN all, microseconds."""
@@ -117,9 +108,9 @@ class StoredCustomers:
         """
         table, seen = self._table, self.seen(epoch)
         time: Ints = table.column("time")[rows].astype(np.int64)
-        fades = self._settings.layout.fades and self._sweep.time_epoch != self._sweep.time_before
-        old_x = table.vectors(rows, self._boundary_before()) if fades and seen.any() else x
-        counts, counted = self._active(time, self._boundary), seen & self._active(time, self._boundary_before())
+        fades = self._settings.layout.fades and self._sweep.as_of != self._sweep.before_as_of
+        old_x = table.vectors(rows, self._sweep.before_as_of) if fades and seen.any() else x
+        counts, counted = self._active(time, self._sweep.as_of), seen & self._active(time, self._sweep.before_as_of)
         key = table.column("key")[rows].astype(np.int64)
         assert self._state.panel is not None
         same = seen & (segment == previous) & (counts == counted) & self._state.panel.has(key)
@@ -137,11 +128,11 @@ class StoredCustomers:
     def reasons(self, rows: Ints, previous: Ints, epoch: Ints) -> Ints:
         """Why a sweep moved customers, (n,): `time`, where this model would have left them as they were seen before."""
         reasons = np.full(len(rows), MODEL_UPDATE)
-        if not self._settings.layout.fades or self._sweep.time_epoch == self._sweep.time_before:
+        if not self._settings.layout.fades or self._sweep.as_of == self._sweep.before_as_of:
             return reasons
         known = np.flatnonzero((epoch == self._sweep.before) & (previous != NO_SEGMENT))
         if len(known):
-            old = self._table.vectors(rows[known], self._boundary_before())
+            old = self._table.vectors(rows[known], self._sweep.before_as_of)
             stays = kept_segment_of(self._state, self._settings.model, old, previous[known]) == previous[known]
             reasons[known[stays]] = TIME
         return reasons

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from streamseg.errors import CorruptedError, DifferenceError
 from streamseg.model.codec import pack, unpack
-from streamseg.model.decisions import decided, due
+from streamseg.model.decisions import decided, due, names_at_end
 from streamseg.model.records import Appeared, Asked, Decision, Described, Postponed, Refitted, Renamed, Rescaled, Start
 from streamseg.model.start import start_from_warm_up
 from streamseg.model.state import ModelState
@@ -127,8 +127,10 @@ class Verifier:
             right = not state.ready and start_from_warm_up(state, spec) is None
         elif isinstance(decision, Asked):
             right = base.asks
+        elif isinstance(decision, Described):
+            right = decision in (decided(state, spec, decision.base_digest), names_at_end(state, spec, decision.base_digest))
         else:
-            right = isinstance(decision, Appeared | Described) and decided(state, spec, decision.base_digest) == decision
+            right = isinstance(decision, Appeared) and decided(state, spec, decision.base_digest) == decision
         if not right:
             raise DifferenceError(
                 f"the model was {type(decision).__name__.lower()}, which does not follow from what was learned",

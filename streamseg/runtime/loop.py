@@ -153,7 +153,7 @@ class Loop:
             drained = sum(len(records.offsets) for records in rest.values()) < size and not any(lags.values())
             self._process(rest, polled.ownership, drained=drained)
             return False
-        between = self.job.plan_between(polled.ownership, idle=True)
+        between = self.job.plan_between(polled.ownership, idle=True, ended=polled.ended)
         if between is not None:
             self._commit(between, polled)
             self._measure_drift()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from streamseg.errors import CorruptedError, FencedError
-from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Ownership, Polled, Tagged, Topic
+from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Ownership, Tagged, Topic
 from streamseg.records.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.embedded import EmbeddedTransport
 from streamseg.transports.kafka.client import (
@@ -24,9 +23,7 @@ from streamseg.transports.kafka.client import (
 from tests.broker import new_name
 from tests.harness import Crash, crash_at, published
 from tests.hostile import HostileBroker, HostileTransport
-from tests.stores import KafkaStore, WritableStore
-
-PARTITIONS = 2
+from tests.stores import PARTITIONS, KafkaStore, WritableStore, drained, join, placed
 
 
 class EmbeddedStore(EmbeddedTransport):
@@ -49,50 +46,14 @@ def _transport(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writa
     transport.close()
 
 
-def join(transport: WritableStore) -> None:
-    """Until it owns all partitions."""
-    deadline = time.monotonic() + 60.0
-    while len(transport.ownership().partitions) < PARTITIONS:
-        assert time.monotonic() < deadline, transport.ownership()
-        transport.poll(1, 0.1)
-    transport.seek(dict.fromkeys(range(PARTITIONS), 0))
-
-
 def fill(transport: WritableStore, n: int = 5) -> None:
     for partition in range(PARTITIONS):
         transport.produce(partition, [(b"k%d" % i, b"v%d-%d" % (partition, i), 1000 + i) for i in range(n)])
 
 
-Found = dict[int, list[tuple[int, bytes | None]]]
-
-
-def drained(transport: WritableStore, max_records: int, n: int, found: Found | None = None) -> Found:
-    """Polls until there were n records of each partition, beside those that were found. Offsets with values."""
-    found = {p: list((found or {}).get(p, ())) for p in range(PARTITIONS)}
-    for _ in range(200):
-        polled: Polled = transport.poll(max_records, 0.1)
-        assert polled.ownership == transport.ownership()
-        for partition, records in polled.partitions.items():
-            assert len(records.offsets) <= max_records
-            assert records.next_offset > records.offsets[-1]
-            found[partition] += zip(records.offsets, records.values, strict=True)
-        if all(len(records) >= n for records in found.values()):
-            break
-    return found
-
-
 def values(transport: WritableStore, log: Log, partition: int, start: int = 0, n: int = 1) -> list[bytes]:
     """Records of a log, once at least n are there."""
     return [record for _, record in placed(transport, log, partition, start, n)]
-
-
-def placed(transport: WritableStore, log: Log, partition: int, start: int = 0, n: int = 1) -> list[tuple[int, bytes]]:
-    found: list[tuple[int, bytes]] = []
-    for _ in range(100):
-        found = list(transport.read(log, partition, start, 0.1))
-        if len(found) >= n:
-            break
-    return found
 
 
 def plan(

@@ -21,13 +21,11 @@ from streamseg.config import load
 from streamseg.config_sections import MetricsConfig
 from streamseg.telemetry.metrics import Metrics
 from streamseg.telemetry.serving import serving
+from tests.deployment import DASHBOARD, DEPLOY, RULES, metrics_in, queries
 from tests.exploring import some
 from tests.tools import tool
 
 ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-RULES = DEPLOY / "prometheus" / "alerts.yml"
-DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboards" / "streamseg.json").read_text(encoding="utf-8"))
 DOCS = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
 
 
@@ -45,16 +43,6 @@ def manifests(file: str) -> list[dict[str, Any]]:
 def alerts() -> list[dict[str, Any]]:
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
     return [rule for group in groups for rule in group["rules"] if "alert" in rule]
-
-
-def metrics_in(expression: str) -> set[str]:
-    """Names of metrics, without what histograms and counters add."""
-    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bstreamseg_\w+", expression)}
-
-
-def queries() -> list[tuple[str, str]]:
-    """Title of the panel, and query."""
-    return [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 
 
 KNOWN = set(re.findall(r"^\| `(streamseg_\w+)`", DOCS, re.MULTILINE))

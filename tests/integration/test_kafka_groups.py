@@ -25,11 +25,10 @@ from streamseg.transports.kafka.client import Connection, KafkaProducer, admin, 
 from streamseg.transports.kafka.topics import prepare
 from streamseg.transports.kafka.transactions import Transactions
 from streamseg.transports.kafka.transport import KafkaTransport
-from tests.groups import Impatient
+from tests.groups import RATES, Impatient
 from tests.harness import Event, FixedClock, Recorder
 from tests.hostile import Dead
 from tests.integration.kafka_jobs import Job, OutsideReader, check, stream
-from tests.property.test_groups import RATES
 from tests.waiting import until
 
 # Those that a test can bring about at a point of a commit; the broker brings about the others by itself.

@@ -29,10 +29,9 @@ from streamseg.transports.kafka.reader import KafkaReader
 from streamseg.transports.kafka.topics import prepare
 from streamseg.transports.kafka.transactions import Transactions
 from tests.broker import Broker, free_port, needed, new_name
-from tests.contract.test_transport import drained, join, placed
 from tests.harness import published
 from tests.integration.proxy import Proxy
-from tests.stores import KafkaStore, create_input, names_of
+from tests.stores import KafkaStore, create_input, drained, join, names_of, placed
 from tests.waiting import until
 
 # They share one broker behind a proxy.

@@ -29,7 +29,7 @@ import yaml
 from confluent_kafka import Producer
 
 from tests.broker import free_port, new_name
-from tests.deploy.test_deploy import DASHBOARD, RULES, metrics_in, queries
+from tests.deployment import DASHBOARD, RULES, metrics_in, queries
 from tests.stores import create_input, names_of
 from tests.tools import tool
 from tests.waiting import until

@@ -9,10 +9,9 @@ import pytest
 
 from streamseg.processing.restore import restore
 from streamseg.processing.transport import CommitPlan, CommitResult, Committed, Log, Topic
-from tests.groups import Group
+from tests.groups import RATES, Group, stream
 from tests.harness import FixedClock, fingerprint, published, settings_for, shoppers
 from tests.hostile import HostileBroker, HostileTransport
-from tests.property.test_groups import RATES, stream
 
 JOB = settings_for(2_000, 20, model={"segments": 3, "warm_up": 20})
 

@@ -22,24 +22,11 @@ from streamseg.processing.verify import verified
 from streamseg.records.frames import entries
 from tests.events import doubled, with_ids
 from tests.exploring import explored
-from tests.groups import Group
-from tests.harness import BAD, Event, FixedClock, event, fingerprint, published, settings_for, shoppers
+from tests.external import Bands, external_settings
+from tests.groups import RATES, Group, stream
+from tests.harness import Event, FixedClock, event, fingerprint, published, settings_for, shoppers
 from tests.hostile import HostileBroker, HostileTransport, never
-from tests.unit.model.test_external import Bands, external_settings
 
-RATES = {
-    "late visibility": 0.3,
-    "abort": 0.03,
-    "killed in a transaction": 0.03,
-    "killed before its offsets": 0.03,
-    "work while somebody reads": 0.05,
-    "empty look": 0.2,
-    "killed after the commit": 0.03,
-    "unknown, committed": 0.04,
-    "unknown, not committed": 0.04,
-    "rebalance in mid-commit": 0.05,
-    "fenced in mid-commit": 0.03,
-}
 HAZARDS = {
     *RATES,
     "rebalance",
@@ -51,13 +38,6 @@ HAZARDS = {
     "transaction of the dead ended",
 }
 FIRED: Counter[str] = Counter()
-
-
-def stream(n: int, customers: int, seed: int) -> list[Event]:
-    events = shoppers(n, customers, seed)
-    for i, other in enumerate([*BAD[:-1], event("c1", 9e4, erase=True), event("waits", 100.0, age=3.0)]):
-        events.insert((i * 37) % len(events), other)
-    return events
 
 
 def prove(group: Group) -> None:

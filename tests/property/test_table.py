@@ -15,7 +15,6 @@ from streamseg.model.newcomers import places_of
 from streamseg.model.population import Sums
 from streamseg.processing.catalog import segment_records
 from streamseg.processing.job import Job
-from streamseg.processing.sweeps import boundary_of
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.exploring import explored
 from tests.harness import Event, Recorder, event, loop, produce, restored, settings_for, shoppers, verified
@@ -41,8 +40,8 @@ def recounted(job: Job) -> Sums:
         rows = np.array(sorted(table.index.values()), dtype=np.int64)
         epochs = table.column("epoch")[rows]
         for number, boundary in (
-            (sweep.epoch, boundary_of(sweep, job.settings)),
-            (sweep.before if sweep.same else -2, before_of(sweep, job)),
+            (sweep.epoch, sweep.as_of),
+            (sweep.before if sweep.same else -2, sweep.before_as_of),
         ):
             here = rows[epochs == number]
             x, time = table.vectors(here, boundary), table.column("time")[here].astype(np.int64)
@@ -53,12 +52,6 @@ def recounted(job: Job) -> Sums:
             found = found.plus(population.contribution(x[:, counts], places[counts]))
             found.evaluated += len(here)
     return found
-
-
-def before_of(sweep: Any, job: Job) -> int:
-    every = job.settings.retag_every_s
-    assert every is not None
-    return int(sweep.time_before * every * 1e6)
 
 
 def check(job: Job) -> None:
@@ -138,7 +131,7 @@ def test_means_before_a_logarithm_are_those_of_the_customers_counted() -> None:
     assert state.population is not None
     assert state.raw_means is not None
     rows = np.array(sorted(task.table.index.values()), dtype=np.int64)
-    x, segment = task.table.vectors(rows, boundary_of(task.mark.sweep, settings)), task.table.column("segment")[rows]
+    x, segment = task.table.vectors(rows, task.mark.sweep.as_of), task.table.column("segment")[rows]
     counted = ~state.population.outliers(x)
     records = {record.segment_id: record for record in segment_records(state, settings.model, 0)}
     for place, segment_id in enumerate(state.ids):

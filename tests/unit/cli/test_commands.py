@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import jsonschema
 import numpy as np
@@ -26,30 +25,9 @@ from streamseg.config import Config
 from streamseg.config_sections import InputConfig, MetricsConfig
 from streamseg.errors import ConfigError
 from streamseg.processing.observe import Waiting
+from tests.commands import FEW, process, ran, streamseg
 from tests.harness import Recorder, shoppers, write_lines
 from tests.waiting import until
-
-ROOT = Path(__file__).parents[3]
-FEW = ["--set", "model.segments=3", "--set", "model.warm_up=30"]
-
-
-def streamseg(*arguments: str) -> Any:
-    """The result of a command, without the default port of its metrics: a test beside this one may hold that."""
-    return CliRunner(env={"STREAMSEG_METRICS__PORT": "0"}).invoke(app, arguments)
-
-
-def ran(*arguments: str) -> str:
-    result = streamseg(*arguments)
-    assert result.exit_code == 0, result.output + result.stderr
-    return str(result.output)
-
-
-def process(*arguments: str, **kwargs: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "streamseg", *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        **kwargs,
-    )  # fmt: skip
 
 
 def tagged(here: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.test_commands import FEW, ROOT, ran, streamseg
+from tests.commands import FEW, ROOT, ran, streamseg
 
 FULL = "/dev/full"
 

@@ -17,8 +17,8 @@ import pytest
 from streamseg.demo_data import CONFIG_FILE, write_demo
 from streamseg.errors import ConfigError
 from tests.broker import free_port
+from tests.commands import FEW, ROOT, ran, streamseg
 from tests.harness import event, shoppers, write_lines
-from tests.unit.cli.test_commands import FEW, ROOT, ran, streamseg
 from tests.waiting import until
 
 RUN = ("run", "-i", "events.jsonl", "-o", "tags.jsonl")

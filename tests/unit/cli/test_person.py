@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import ran, streamseg
 from tests.harness import event, shoppers, write_lines
-from tests.unit.cli.test_commands import ran, streamseg
 
 SETTINGS = ("--set", "model.segments=3", "--set", "model.warm_up=30", "--set", "metrics.port=0")
 PERSON = "person-77"

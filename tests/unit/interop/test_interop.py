@@ -34,8 +34,8 @@ from streamseg.interop import (
 )
 from streamseg.interop.arrays import arrays_of
 from streamseg.model.fitted import FittedModel, load_fitted
+from tests.commands import ran, streamseg
 from tests.tools import tool
-from tests.unit.cli.test_commands import ran, streamseg
 
 COLUMNS = ["age", "income", "purchases"]
 

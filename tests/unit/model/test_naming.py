@@ -25,7 +25,7 @@ def silent(z: Array) -> Traits:
 def test_customers_who_were_not_there_for_long_are_lapsed_and_others_recent() -> None:
     z = np.array([[0.8, -0.8, 1.4, 0.3, -1.4], [0.1, 0.9, 0.1, -0.1, 0.0]])
     names = names_of(silent(z))
-    assert names == ["Lapsed", "High total spend, recent", "Very lapsed", "Fairly lapsed", "Very recent"]
+    assert names == ["Lapsed", "High total spend, recent", "Very lapsed", "Average", "Very recent"]
     assert not any(outdated(name, silent(z), i, names) for i, name in enumerate(names))
     assert outdated("Recent", silent(z), 0)
     assert outdated("Very lapsed", silent(z), 0)
@@ -46,6 +46,8 @@ def test_of_several_recencies_the_name_says_which() -> None:
     ("name", "z", "others", "unfit"),
     [
         ("High total spend", [0.1, 0.8], [], False),
+        ("High total spend", [0.1, 1.3], [], False),
+        ("High total spend", [0.1, 1.4], [], True),
         ("High total spend, low recency", [-0.6, 0.8], [], False),
         # A word is kept a little beyond where it is assigned.
         ("High total spend", [0.0, 0.42], [], False),
@@ -99,7 +101,7 @@ def test_a_category_is_told_by_the_share_of_members_who_have_it() -> None:
     z = np.array([[1.5, 0.1, -1.0], [1.4, 0.6, -1.1], [-0.9, 0.3, -1.2], [-1.3, -0.9, 1.6]])
     traits = Traits.of(features, z, shares, np.array([False, True, True, True]), np.zeros(4, dtype=np.bool_))
     # The other categories of a field say no more where one is that of most.
-    assert names_of(traits) == ["High spend, mostly gold", "Rarely none, often gold", "Mostly none, low spend"]
+    assert names_of(traits) == ["Very high spend, mostly gold", "Rarely none, often gold", "Mostly none, low spend"]
     assert not any(outdated(name, traits, i) for i, name in enumerate(names_of(traits)))
     assert outdated("Mostly gold, high spend", traits, 1)
     assert outdated("Often gold, high spend", traits, 0)
@@ -116,3 +118,17 @@ def test_a_category_that_two_fields_have_is_told_with_its_field() -> None:
     )
     assert names_of(traits) == ["Mostly app yes"]
     assert not outdated("Mostly app yes", traits, 0)
+
+
+def test_after_one_round_at_the_end_no_name_is_outdated() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        then, now = rng.normal(scale=1.2, size=(2, 2, 4))
+        names = names_of(plain(then))
+        misfits = [i for i, name in enumerate(names) if outdated(name, plain(now), i, names)]
+        taken = [name for i, name in enumerate(names) if i not in misfits]
+        for i in misfits:
+            names[i] = name_beside(plain(now), i, taken)
+            taken.append(names[i])
+        assert len(set(names)) == 4
+        assert not any(outdated(names[i], plain(now), i, names) for i in misfits)

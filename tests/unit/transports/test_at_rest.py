@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import FEW, ran, streamseg
 from tests.harness import event, shoppers, write_lines
-from tests.unit.cli.test_commands import FEW, ran, streamseg
 
 
 def files(directory: Path) -> list[str]:
@@ -75,7 +75,7 @@ def killed_in_the_middle(directory: Path) -> None:
     """A run that is killed where it has committed, without any end."""
     code = """
 import os, sys
-from tests.unit.transports.test_embedded import config_for
+from tests.inputs import config_for
 from tests.harness import FixedClock, Recorder
 from streamseg.app import App
 from pathlib import Path

@@ -30,19 +30,9 @@ from streamseg.transports.files import JsonLinesSource, LineStream
 from streamseg.transports.reader import EmbeddedReader
 from streamseg.transports.sources import open_source
 from tests.harness import Crash, FixedClock, Recorder, crash_at, shoppers, write_lines
+from tests.inputs import config_for
 
 ROOT = Path(__file__).parents[3]
-
-
-def config_for(directory: Path, events: str = "events.jsonl", tags: str = "tags.jsonl") -> Config:
-    return Config.model_validate(
-        {
-            "input": {"path": str(directory / events), "batch_records": 100},
-            "output": {"path": str(directory / tags)},
-            "embedded": {"path": str(directory / "state.db")},
-            "model": {"segments": 3, "warm_up": 30},
-        }
-    )
 
 
 def run(config: Config, fault: Callable[[str], None] = lambda point: None) -> Recorder:
