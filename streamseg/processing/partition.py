@@ -79,9 +79,7 @@ class PartitionResult:
 class PartitionJob:
     """Processes one partition's share of one batch. Lives as long as the batch; reads the task, never changes it."""
 
-    def __init__(
-        self, task: Task, state: ModelState, settings: JobSettings, clock_us: int, *, ended: bool = False
-    ) -> None:
+    def __init__(self, task: Task, state: ModelState, settings: JobSettings, clock_us: int, *, ended: bool = False) -> None:
         self.task, self.state, self.settings, self.clock_us, self.ended = task, state, settings, clock_us, ended
         self.mark = task.mark
         self.sweep = next_sweep(self.mark, state, settings, len(task.table), ended=ended)

@@ -43,7 +43,7 @@ def days_before(time: pd.Timestamp, purchases: pd.DataFrame) -> pd.Series[float]
 
 
 @pytest.mark.parametrize("half_life", [None, "20d"])
-def test_profiles_are_what_groupby_gives_at_the_last_event(here: Path, purchases: pd.DataFrame, half_life: str | None) -> None:
+def test_profiles_are_what_groupby_gives(here: Path, purchases: pd.DataFrame, half_life: str | None) -> None:
     ran("init", "--template", "rfm")
     fading = f', half_life="{half_life}"' if half_life else ""
     features = (
@@ -57,7 +57,8 @@ def test_profiles_are_what_groupby_gives_at_the_last_event(here: Path, purchases
     segment = {tag["customer_id"]: tag["segment_id"] for tag in tags if tag["segment_id"] is not None}
 
     fades = 0.5 ** (days_before(purchases.event_time.max(), purchases) / 20.0) if half_life else 1.0
-    table = purchases.assign(days=days_before(end_of_day(purchases), purchases), worth=purchases.amount * fades).groupby("customer_id")
+    days = days_before(end_of_day(purchases), purchases)
+    table = purchases.assign(days=days, worth=purchases.amount * fades).groupby("customer_id")
     expected = pd.DataFrame({"recency": table.days.min(), "frequency": table.size(), "monetary": table.worth.sum()})
     expected["segment"] = [segment[str(customer)] for customer in expected.index]
     means, sizes = expected.groupby("segment").mean(), expected.groupby("segment").size()
