@@ -35,11 +35,13 @@ def purchases(here: Path) -> pd.DataFrame:
 
 def end_of_day(purchases: pd.DataFrame) -> pd.Timestamp:
     """Recency is as of the end of the day of the last event, for all alike."""
-    return purchases.event_time.max().ceil("D")
+    end: pd.Timestamp = purchases.event_time.max().ceil("D")
+    return end
 
 
 def days_before(time: pd.Timestamp, purchases: pd.DataFrame) -> pd.Series[float]:
-    return (time - purchases.event_time).dt.total_seconds() / 86_400
+    days: pd.Series[float] = (time - purchases.event_time).dt.total_seconds() / 86_400
+    return days
 
 
 @pytest.mark.parametrize("half_life", [None, "20d"])
