@@ -23,7 +23,7 @@ from benchmarks.speed import N_EVENTS, Quiet, workload
 from streamseg.config import Config
 from streamseg.processing.clock import SystemClock
 from streamseg.records.events import EventDecoder
-from streamseg.records.wire import KnownSchema, SchemaBook
+from streamseg.records.wire import KnownSchema, NoRegistry, SchemaBook
 from streamseg.runtime.loop import Loop
 from streamseg.transports.embedded import EmbeddedTransport
 from streamseg.transports.registry import descriptors_of
@@ -54,7 +54,7 @@ SCHEMAS = [
 ]
 
 
-class Known:
+class Known(NoRegistry):
     """A registry that is at hand."""
 
     def fetch(self, ids: object) -> list[KnownSchema]:

@@ -31,7 +31,7 @@ from streamseg.transports.csv_format import Columns, CsvWanted
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.files import LineStream, Source
 from streamseg.transports.files_doctor import examine_files
-from streamseg.transports.finding import Finding, Sample
+from streamseg.transports.finding import Finding, Sample, each, written_schemas
 from streamseg.transports.reader import EmbeddedReader
 from streamseg.transports.sinks import standard_output
 from streamseg.transports.sources import open_source
@@ -158,6 +158,7 @@ def examine(config: Config, clock: Clock) -> Iterator[Finding]:
         from streamseg.transports.kafka.doctor import examine as examine_kafka
 
         yield from examine_kafka(connection_of(config), names_of(config), sample, opening_of(config))
+        yield from each("output schemas", lambda: written_schemas(sample.schemas, config.job_settings().written))
         return
     if config.input.path is None:
         yield Finding("input", False, "none is named: set input.path, or give brokers with --kafka SERVERS")

@@ -5,25 +5,24 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
 from msgspec.structs import replace
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from streamseg.config_base import Section
 from streamseg.config_connections import KafkaConfig
+from streamseg.config_errors import explained
 from streamseg.config_sections import (
     READING,
-    REMOVED,
     EmbeddedConfig,
     FeatureConfig,
     InputConfig,
@@ -33,6 +32,7 @@ from streamseg.config_sections import (
     TracingConfig,
     WorkerConfig,
     event_fields,
+    written_schemas,
 )
 from streamseg.errors import ConfigError
 from streamseg.features.layout import Layout
@@ -83,6 +83,7 @@ class Config(Section):
             if (feature.field or feature.name) in reserved and not feature.feature().every_event:
                 raise ValueError(f"features: {feature.field or feature.name!r} is not a field for a feature")
         self._check_paths()
+        written_schemas(self.input, self.output)
         try:
             self.model_spec().check()
         except ValueError as error:
@@ -175,6 +176,7 @@ class Config(Section):
             emit=self.output.emit,
             max_record_bytes=self.input.max_record_bytes,
             deduplicate_us=self.input.deduplicate_us,
+            written=written_schemas(self.input, self.output),
         )
 
     def event_fields(self) -> EventFields:
@@ -189,6 +191,7 @@ class Config(Section):
         keys["features"] = [f["name"] for f in tree["features"]]
         keys |= {f"input.{key}": tree["input"][key] for key in READING}
         keys["output.emit"] = tree["output"]["emit"]
+        keys["output.format"] = tree["output"]["format"]
         keys["metrics.drift_horizon"] = tree["metrics"]["drift_horizon"]
         keys["application"] = self.application
         return msgspec.json.encode(dict(sorted(keys.items()))).decode()
@@ -218,7 +221,7 @@ def load(file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise _explained(error, origins) from None
+        raise explained(error, origins, Config) from None
     for key in flat_keys(config):
         origins.setdefault(key, "default")
     return Loaded(config, origins)
@@ -339,62 +342,3 @@ def _in_keys(text: str) -> str:
     text = re.sub(r"\bn_segments\b", "segments", text)
     keys = "|".join(ModelConfig.model_fields)
     return re.sub(rf"(?<![\w.])({keys})\b(?= |$|,)", r"model.\1", text).replace("or None", 'or "none"')
-
-
-# Of pydantic's errors, those whose words are not for who writes a configuration.
-_IN_WORDS = {
-    "missing": "is missing",
-    "tuple_type": 'a list is needed, such as [{name = "age"}]',
-    "model_type": 'a table is needed, such as {name = "age"}',
-    "model_attributes_type": 'a table is needed, such as {name = "age"}',
-    "string_type": 'a text is needed, in quotes ("90d")',
-}
-
-
-def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
-    # A key that is not known tells more than one that lacks for it, and of a value that may be one of several kinds the
-    # error about its kind more than that about a fixed word.
-    first = min(
-        error.errors(),
-        key=lambda one: (one["type"] != "extra_forbidden", one["type"] == "too_short", one["type"] == "literal_error"),
-    )
-    path = [str(part) for part in first["loc"] if not re.match(r"^(literal|constrained|function|float|int|str)", str(part))]
-    key = ".".join(path)
-    origin = next((origins[known] for known in sorted(origins, reverse=True) if _within(key, known)), "")
-    if first["type"] == "extra_forbidden":
-        if key in REMOVED:
-            return ConfigError(f"{key} is no key any more: {REMOVED[key]}", where=origin, hint=f"leave {key} out")
-        names = sorted(_section_of(path).model_fields)
-        near = difflib.get_close_matches(path[-1].lower(), names, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        return ConfigError(f"unknown key {key!r}", where=origin, hint=f"{meant}known there: {', '.join(names)}")
-    message = _IN_WORDS.get(first["type"]) or re.sub(r"^Value error, ", "", first["msg"])
-    hidden = first["type"] in ("value_error", "missing") or isinstance(first["input"], dict) or path[-1:] == ["password"]
-    value = "" if hidden else f" (it is {first['input']!r})"
-    return ConfigError(f"{key}: {message}{value}" if key else message, where=origin, hint=_meaning(path))
-
-
-def _within(key: str, known: str) -> bool:
-    """Whether one of two dotted keys is the other, or holds it."""
-    return f"{key}.".startswith(f"{known}.") or f"{known}.".startswith(f"{key}.")
-
-
-def _section_of(path: Sequence[str]) -> type[BaseModel]:
-    """The section that a key is in; that of the known part, where it is not known."""
-    section: type[BaseModel] = Config
-    for name in path[:-1]:
-        if name.isdigit():
-            section = FeatureConfig
-        elif name in section.model_fields:
-            annotation = section.model_fields[name].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                section = annotation
-    return section
-
-
-def _meaning(path: Sequence[str]) -> str:
-    """What a key is for, as its hint."""
-    field = _section_of(path).model_fields.get(path[-1]) if path else None
-    if field is None or not field.description:
-        return "`streamseg config show --origin` lists all keys, and where each is from"
-    return f"{path[-1]}: {field.description}"

@@ -168,6 +168,9 @@ class OutputConfig(Section):
     topic: str = Field("customer-segments", description="assignments")
     catalog_topic: str = Field("segments", description="what the segments are")
     dead_letter_topic: str = Field("customer-events-dead-letters", description="records that could not be used")
+    format: Literal["json", "avro"] = Field(
+        "json", description="of tags on Kafka; avro: with a schema of the registry input.registry"
+    )
     emit: Literal["every", "changes"] = Field("every", description="a record for every event, or only for changes")
     delivery: Literal["exactly-once", "at-least-once"] = Field(
         "exactly-once", description="Kafka: of tags and dead letters; state is always exactly once"
@@ -181,6 +184,21 @@ class OutputConfig(Section):
         if ending in (".csv", ".parquet"):
             raise ValueError(f"tags are written as JSON lines, not as {ending[1:]}: end {path!r} in .jsonl")
         return path
+
+
+def written_schemas(given: InputConfig, output: OutputConfig) -> dict[str, bytes]:
+    """By subject, the Avro schemas of the tags' keys and values; none where they are JSON. Raises ValueError."""
+    if output.format == "json":
+        return {}
+    if given.transport != "kafka":
+        raise ValueError('output.format "avro" is for topics: set input.transport = "kafka", or leave output.format out')
+    if given.registry is None:
+        raise ValueError('output.format "avro" needs a schema registry: set input.registry to its URL')
+    try:
+        from streamseg.records.avro_tags import written_under
+    except ImportError:
+        raise ValueError('output.format "avro" takes more packages: pip install "streamseg[registry]"') from None
+    return written_under(output.topic)
 
 
 class FeatureConfig(Section):

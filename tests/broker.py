@@ -37,6 +37,7 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
+from tests.maven import fetched
 from tests.waiting import pause
 
 VERSION = "4.1.0"
@@ -83,15 +84,8 @@ def unavailable() -> str:
 
 def libraries() -> Path:
     """The broker's jars, fetched once and kept."""
-    target = Path(tempfile.gettempdir()) / f"streamseg-test-kafka-{VERSION}"
-    done = target / "complete"
-    if not done.exists():
-        target.mkdir(exist_ok=True)
-        (target / "pom.xml").write_text(_POM.format(version=VERSION))
-        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"]
-        subprocess.run(command, cwd=target, check=True, timeout=600)
-        done.touch()
-    return target / "libs"
+    run = ["dependency:copy-dependencies", "-DoutputDirectory=libs"]
+    return fetched(f"streamseg-test-kafka-{VERSION}", [run], _POM.format(version=VERSION)) / "libs"
 
 
 def formatted() -> Path:

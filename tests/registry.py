@@ -8,8 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tarfile
-import tempfile
 import threading
 import urllib.error
 import urllib.parse
@@ -23,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.maven import copies, fetched
 from tests.waiting import until
 
 APICURIO = "3.0.9"
@@ -37,6 +36,8 @@ class SmallRegistry:
         self.subjects: dict[str, list[int]] = {}
         self.asked: list[str] = []
         self.away = False
+        # By subject, the status with which it refuses new schemas.
+        self.closed: dict[str, int] = {}
         self.needs: str | None = None
         registry = self
 
@@ -97,13 +98,16 @@ class SmallRegistry:
                 found = next((one for one in self.schemas if one["guid"] == guid), None)
                 if found is not None:
                     return 200, found
+            case ["subjects", subject, "versions"] if subject in self.closed:
+                return self.closed[subject], {"error_code": self.closed[subject], "message": "not this one"}
             case ["subjects", subject, "versions"] if body is not None:
                 return 200, self._described(
                     subject, self.register(subject, body["schema"], body.get("schemaType") or "AVRO", body.get("references"))
                 )
             case ["subjects", subject] if body is not None:
-                added = self.register(subject, body["schema"], body.get("schemaType") or "AVRO", body.get("references"))
-                return 200, self._described(subject, added)
+                for there in self.subjects.get(subject, ()):
+                    if self.schemas[there - 1]["schema"] == body["schema"]:
+                        return 200, self._described(subject, there)
             case ["subjects", subject, "versions", version] if subject in self.subjects:
                 versions = self.subjects[subject]
                 place = len(versions) if version == "latest" else int(version)
@@ -184,18 +188,7 @@ class Apicurio:
 
 def libraries() -> Path:
     """Apicurio's files, fetched once and kept."""
-    target = Path(tempfile.gettempdir()) / f"streamseg-test-apicurio-{APICURIO}"
-    if not (target / "complete").exists():
-        target.mkdir(exist_ok=True)
-        artifact = f"io.apicurio:apicurio-registry-app:{APICURIO}:tar.gz:all"
-        # Newer ones read the POM of its parent, which is not needed for it.
-        plugin = "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy"
-        command = ["mvn", "-q", "-B", plugin, f"-Dartifact={artifact}", f"-DoutputDirectory={target}"]
-        subprocess.run(command, check=True, timeout=600)
-        with tarfile.open(next(target.glob("*.tar.gz"))) as archive:
-            archive.extractall(target, filter="data")
-        (target / "complete").touch()
-    return target
+    return fetched(f"streamseg-test-apicurio-{APICURIO}", copies(f"io.apicurio:apicurio-registry-app:{APICURIO}:tar.gz:all"))
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.maven import copies, fetched
 
 ROOT = Path(__file__).parents[1]
 # Of a version of Spark: Scala's, and what the connector needs; not all mirrors serve each part in each version.
@@ -32,7 +32,6 @@ _ARTIFACTS = {
 }
 # For a JVM that lives for a minute, which the second compiler does not pay for.
 BRIEF = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
-_COPY = "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy"
 
 
 class Spark:
@@ -47,15 +46,7 @@ class Spark:
     def jars(self) -> str:
         """The connector's files, fetched once and kept."""
         minor = ".".join(self.version.split(".")[:2])
-        target = Path(tempfile.gettempdir()) / f"streamseg-test-spark-{minor}"
-        target.mkdir(exist_ok=True)
-        with (target / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for artifact in _ARTIFACTS[minor]:
-                _, name, version = artifact.split(":")
-                if not (target / f"{name}-{version}.jar").exists():
-                    command = ["mvn", "-q", "-B", _COPY, f"-Dartifact={artifact}", f"-DoutputDirectory={target}"]
-                    subprocess.run(command, check=True, timeout=300, cwd=target)
+        target = fetched(f"streamseg-test-spark-{minor}", copies(*_ARTIFACTS[minor]))
         return ",".join(str(path) for path in sorted(target.glob("*.jar")))
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -109,6 +109,7 @@ def backup(
 @process_edge
 def schema(
     what: Annotated[Literal["event", "assignment", "segment", "dead-letter"], typer.Argument(help="Which record.")],
+    avro: Annotated[bool, typer.Option("--avro", help="Avro's, as output.format = avro registers it.")] = False,
     config: ConfigFile = None,
     sets: Set = None,
 ) -> None:
@@ -118,6 +119,9 @@ def schema(
 
         streamseg schema event > event.schema.json
     """
+    if avro:
+        print(json.dumps(_in_avro(what), indent=2))
+        return
     loaded = configuration(config, sets).config
     schemas = {
         "event": lambda: event_schema(loaded.job_settings().fields),
@@ -126,3 +130,16 @@ def schema(
         "dead-letter": dead_letter_schema,
     }
     print(json.dumps(schemas[what](), indent=2))
+
+
+def _in_avro(what: str) -> dict[str, Any]:
+    """Raises ConfigError."""
+    if what != "assignment":
+        raise ConfigError(
+            f"there is no Avro schema of a {what}", hint="only tags are written in Avro: `schema assignment --avro`"
+        )
+    try:
+        from streamseg.records.avro_tags import tag_schema
+    except ImportError:
+        raise ConfigError("Avro takes more packages", hint='pip install "streamseg[registry]"') from None
+    return tag_schema()

@@ -46,7 +46,7 @@ from streamseg.processing.planned import (
 )
 from streamseg.processing.quarantine import process
 from streamseg.processing.replica import Replica
-from streamseg.processing.schemas import InputSchemas
+from streamseg.processing.schemas import Schemas
 from streamseg.processing.settings import JobSettings
 from streamseg.processing.shifts import Shifts
 from streamseg.processing.steps import cut, due_within, until_step
@@ -83,7 +83,7 @@ class Job:
         self.n_partitions = n_partitions
         self.replica = Replica(settings.model, settings.config)
         self.tasks: dict[int, Task] = {}
-        self.schemas = InputSchemas(settings.fields, self.replica)
+        self.schemas = Schemas(settings.fields, settings.written, self.replica)
         self.decoder: Decoder = EventDecoder(settings.fields, settings.max_record_bytes, self.schemas.book)
         self.model_snapshots: list[KeptSnapshot] = []
         self._shifts = Shifts()
@@ -194,6 +194,7 @@ class Job:
             {partition: result.dead_letters for partition, result in results.items() if result.dead_letters},
             internal,
             {p: (r.manifest.tags_first, r.manifest.letters_first) for p, r in results.items()},
+            self.schemas.of_tags(),
         )
         return Planned(plan, deltas, partial(batch_committed, results, record))
 

@@ -49,8 +49,8 @@ class Replica:
         self.watch = LossWatch()
         # Batches of the open step: the model is that of the last one that was closed.
         self.open: list[BatchRecord] = []
-        # Schemas that the log holds, by id.
-        self.schemas: dict[bytes, KnownSchema] = {}
+        # Schemas that the log holds.
+        self.schemas: dict[tuple[bytes, str], KnownSchema] = {}
         self._digests: dict[int, bytes] = {}
         self._remember()
 
@@ -91,7 +91,7 @@ class Replica:
                 self.watch.answer(record.decision.base_version)
         else:
             self._check_batch(record)
-            self.schemas |= {schema.id: schema for schema in record.schemas if schema.kind != "missing"}
+            self.schemas |= {schema.key: schema for schema in record.schemas if schema.kind != "missing"}
             self.open.append(record)
             if record.delta.closes:
                 self._close_step()
@@ -195,6 +195,6 @@ class Replica:
         self.homes = dict(snapshot.homes)
         self.watch = snapshot.watch
         self.open = list(snapshot.open)
-        self.schemas = {schema.id: schema for schema in snapshot.schemas}
+        self.schemas = {schema.key: schema for schema in snapshot.schemas}
         self._digests = {}
         self._remember()

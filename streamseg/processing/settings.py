@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from streamseg.features.layout import Layout
@@ -23,6 +24,7 @@ class JobSettings:
         snapshot_bytes: a snapshot is due when the deltas behind the last one are larger than it, and than this.
         snapshot_versions: or when the model has gone so far since the last one, whose version the model log must reach.
         step_records: accepted records of a partition in a step of the model.
+        written: by subject, the Avro schemas of the tags' keys and values, in this order; none for text and JSON.
         deduplicate_us: event time for which ids of events are remembered, so that one that is sent twice counts once.
     """
 
@@ -40,3 +42,4 @@ class JobSettings:
     snapshot_versions: int = 10_000
     step_records: int = STEP
     deduplicate_us: int | None = None
+    written: Mapping[str, bytes] = field(default_factory=dict)

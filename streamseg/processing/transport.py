@@ -134,6 +134,13 @@ class Tagged(NamedTuple):
     traces: Mapping[int, bytes] = {}
 
 
+class TagSchemas(NamedTuple):
+    """Ids under which a registry has the Avro schemas of the tags' keys and values."""
+
+    key: bytes
+    value: bytes
+
+
 @dataclass(frozen=True)
 class CommitPlan:
     """All that one commit publishes.
@@ -143,6 +150,7 @@ class CommitPlan:
         catalog: (key, value).
         internal: entries for internal logs: (log, partition, records), in this order; the model delta is last.
         offsets: the next input offset and metadata of each partition that the plan touches, moved or not.
+        tag_schemas: what assignments, which are JSON here, are published with; None: as they are.
     """
 
     ownership: Ownership
@@ -152,6 +160,7 @@ class CommitPlan:
     dead_letters: Mapping[int, Sequence[DeadLetter]] = field(default_factory=dict)
     internal: Sequence[tuple[Log, int, Iterable[bytes]]] = ()
     published: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    tag_schemas: TagSchemas | None = None
 
 
 class Outcome(Enum):

@@ -1,4 +1,4 @@
-"""Avro: payloads to objects. The only place that imports fastavro."""
+"""Avro: payloads to objects and back. The only place that imports fastavro."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import fastavro
 
 from streamseg.errors import DeadLetterCode, RecordError
 
+Write = Callable[[Any], bytes]
 _AS_IT_IS = frozenset({"null", "boolean", "int", "long", "float", "double", "string", "enum"})
 
 
@@ -42,6 +43,19 @@ def reader_of(body: bytes, name: str, wanted: frozenset[str]) -> Callable[[bytes
         return _as_json(found)
 
     return reader
+
+
+def writer_of(body: bytes) -> Write:
+    """Writes payloads of a schema. `body`: of KnownSchema."""
+    schema = fastavro.parse_schema(json.loads(body)[-1])
+    write = fastavro.schemaless_writer
+
+    def writer(value: Any) -> bytes:
+        stream = BytesIO()
+        write(stream, schema, value)
+        return stream.getvalue()
+
+    return writer
 
 
 def _check_bounded(kind: Any, named: dict[str, Any], within: tuple[str, ...]) -> None:

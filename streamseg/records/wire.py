@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from streamseg.errors import DeadLetterCode, RecordError
+from streamseg.errors import ConfigError, DeadLetterCode, RecordError
 
 FormatName = Literal["auto", "json", "avro", "protobuf"]
 SchemaKind = Literal["avro", "protobuf", "json", "missing"]
@@ -32,12 +32,19 @@ class KnownSchema(msgspec.Struct, frozen=True):
         body: Avro: a JSON array of schemas, each after those that it refers to; Protobuf: a FileDescriptorSet whose last
             file is the schema's; of one that is missing, why.
         subject: a subject and version that has it, for people.
+        written: the subject under which it is registered for what the job writes; "" for one that values name.
     """
 
     id: bytes
     kind: SchemaKind
     body: bytes = b""
     subject: str = ""
+    written: str = ""
+
+    @property
+    def key(self) -> tuple[bytes, str]:
+        """What tells it from others in a log."""
+        return self.id, self.written
 
     @property
     def name(self) -> str:
@@ -51,12 +58,26 @@ class SchemaSource(Protocol):
         """A schema for each id, of the kind "missing" where there is none. Raises RetriableError, ConfigError."""
         ...
 
+    def registered(self, subject: str, body: bytes) -> KnownSchema | None:
+        """An Avro schema as it stands under a subject. Raises RetriableError, ConfigError."""
+        ...
+
+    def register(self, subject: str, body: bytes) -> KnownSchema:
+        """The same, where it does not stand there yet, too. Raises RetriableError, ConfigError."""
+        ...
+
 
 class NoRegistry:
     """No registry is configured."""
 
     def fetch(self, ids: Sequence[bytes]) -> list[KnownSchema]:
         return [KnownSchema(one, "missing", b"no schema registry is set (input.registry)") for one in ids]
+
+    def registered(self, subject: str, body: bytes) -> KnownSchema | None:
+        return None
+
+    def register(self, subject: str, body: bytes) -> KnownSchema:
+        raise ConfigError("output.format avro needs a schema registry", where="input.registry", hint="set its URL")
 
 
 NO_REGISTRY = NoRegistry()
@@ -75,6 +96,11 @@ def framed(value: bytes | None) -> Framed | None:
         return None
     width = _GUID_BYTES if value[:1] == _MAGIC else ID_BYTES
     return Framed(value[1 : 1 + width], 1 + width) if len(value) > width else None
+
+
+def head_of(schema_id: bytes) -> bytes:
+    """What stands before the payload of a value that names a schema by its number."""
+    return b"\0" + schema_id
 
 
 def spoken(schema_id: bytes) -> str:

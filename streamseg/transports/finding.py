@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from streamseg.errors import StreamsegError
 from streamseg.records.events import Decoded, EventDecoder
-from streamseg.records.wire import NO_REGISTRY, SchemaSource
+from streamseg.records.wire import NO_REGISTRY, SchemaSource, spoken
 
 # Share of repeated events from which on it is worth saying.
 _REPEATED = 0.01
@@ -87,6 +87,16 @@ class Sample(NamedTuple):
                 yield Finding("schemas", False, f"records name {schema.name}: {schema.body.decode()}")
             else:
                 yield Finding("schemas", True, f"records name {schema.name}, which is {_KINDS[schema.kind]}")
+
+
+def written_schemas(schemas: SchemaSource, written: Mapping[str, bytes]) -> Iterator[Finding]:
+    """Whether a registry has the schemas that tags are written with. `written`: of JobSettings."""
+    for subject, body in written.items():
+        found = schemas.registered(subject, body)
+        if found is None:
+            yield Finding("output schemas", None, f"{subject}: not there yet, `streamseg run` registers it")
+        else:
+            yield Finding("output schemas", True, f"{subject}: {spoken(found.id)}")
 
 
 def _repeated(decoded: Decoded) -> int:

@@ -54,7 +54,8 @@ class Registry:
             raise ConfigError("it is no URL", where="input.registry", hint="as in http://localhost:8081") from None
         # The URL stands in errors and in the log, and so without a password.
         self._url = address._replace(auth=None).url.rstrip("/")
-        self._headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
+        kind = "application/vnd.schemaregistry.v1+json"
+        self._headers = {"Accept": f"{kind}, application/json", "Content-Type": kind}
         login = None if access.username is None else f"{access.username}:{access.password or ''}"
         login = login or (None if address.auth is None else unquote(address.auth))
         if access.token:
@@ -75,6 +76,26 @@ class Registry:
 
     def fetch(self, ids: Sequence[bytes]) -> list[KnownSchema]:
         return [self._schema(one) for one in ids]
+
+    def register(self, subject: str, body: bytes) -> KnownSchema:
+        # One that somebody registered for us needs no right to write.
+        found = self.registered(subject, body) or self._answered(subject, body, "/versions")
+        if found is None:
+            raise self._no_registry(f"subject {subject}", 404)
+        return found
+
+    def registered(self, subject: str, body: bytes) -> KnownSchema | None:
+        return self._answered(subject, body, "")
+
+    def _answered(self, subject: str, body: bytes, to: str) -> KnownSchema | None:
+        """What the registry says of a schema that is sent to a subject, or to its versions."""
+        path = f"/subjects/{quote(subject, safe='')}{to}"
+        found = self.get(path, {"schema": json.dumps(json.loads(body)[-1], separators=(",", ":"))})
+        if found is None:
+            return None
+        if not isinstance(found, dict) or not isinstance(found.get("id"), int):
+            raise self._no_registry(path, 200)
+        return KnownSchema(found["id"].to_bytes(ID_BYTES, "big"), "avro", body, written=subject)
 
     def _schema(self, schema_id: bytes) -> KnownSchema:
         if len(schema_id) == ID_BYTES:
@@ -127,10 +148,11 @@ class Registry:
         pairs = [pair for pair in found if isinstance(pair, dict)] if isinstance(found, list) else []
         return min((f"{pair['subject']} version {pair['version']}" for pair in pairs), default="")
 
-    def get(self, path: str) -> Any:
-        """A response's JSON; None where there is no such thing. Raises RetriableError, ConfigError."""
+    def get(self, path: str, sent: Any = None) -> Any:
+        """A response's JSON, to what is `sent`; None where there is no such thing. Raises RetriableError, ConfigError."""
+        method, body = ("GET", None) if sent is None else ("POST", json.dumps(sent))
         try:
-            answer = self._http.request("GET", self._url + path, headers=self._headers)
+            answer = self._http.request(method, self._url + path, headers=self._headers, body=body)
         except self._errors as error:
             raise RetriableError(
                 f"the schema registry cannot be reached: {type(error).__name__}",
@@ -154,6 +176,12 @@ class Registry:
             found = json.loads(data)
         except ValueError:
             found = None
+        if status in (409, 422) and isinstance(found, dict):
+            raise ConfigError(
+                f"the schema registry does not take our schema: {found.get('message', status)}",
+                where=f"{self._url}{path}",
+                hint="`streamseg schema assignment --avro` prints it; name another output.topic, or free the subject",
+            )
         if status != 200 or found is None:
             raise self._no_registry(path, status)
         return found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from confluent_kafka.schema_registry.avro import AvroSerializer
+from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -19,7 +22,7 @@ from streamseg.app import examine
 from streamseg.config import Config
 from streamseg.processing.clock import SystemClock
 from streamseg.transports.registry import descriptors_of
-from tests.harness import Event, shoppers
+from tests.harness import Event, event, shoppers
 from tests.integration.kafka_jobs import Job, OutsideReader, check
 from tests.registry import Apicurio
 from tests.registry import apicurio as apicurio
@@ -150,6 +153,60 @@ def test_a_job_waits_for_a_registry_that_is_away(job: Job, apicurio: Apicurio) -
         apicurio.start()
     until(job.done, "all is committed")
     assert job.verify().dead_letters == 0
+
+
+def test_tags_in_avro_are_those_that_verify_derives_and_a_restart_needs_no_registry(
+    kafka: str, apicurio: Apicurio, tmp_path: Path
+) -> None:
+    with closing(Job(kafka, tmp_path, 2, input={"registry": apicurio.url}, output={"format": "avro"})) as job:
+        examined = partial(examine, Config.model_validate(job.config), SystemClock())
+        assert {found.ok for found in examined() if found.what == "output schemas"} == {None}
+        plain = shoppers(1_200, CUSTOMERS)
+        job.start("w0")
+        job.until_working("w0")
+        job.produce(plain[:600])
+        until(job.done, "all is committed")
+        assert {found.ok for found in examined() if found.what == "output schemas"} == {True}
+        client = SchemaRegistryClient({"url": apicurio.url})
+        apicurio.stop()
+        try:
+            job.kill("w0")
+            job.start("w0")
+            job.produce([*plain[600:], event("c5", 3e5, erase=True)])
+            until(job.done, "a restart needs no registry")
+            assert job.verify().tags >= 1_200
+        finally:
+            apicurio.start()
+        read: Any = AvroDeserializer(client)
+        found: list[dict[str, Any]] = []
+        for key, value in committed_records(kafka, job.names.assignments):
+            customer = read(key, SerializationContext(job.names.assignments, MessageField.KEY))
+            tag = read(value, SerializationContext(job.names.assignments, MessageField.VALUE))
+            assert customer == ("c5" if tag is None else tag["customer_id"])
+            found.append(tag)
+        sources = [(tag["source"]["partition"], tag["source"]["offset"]) for tag in found if tag and tag["source"]]
+        assert len(sources) == len(set(sources)) == 1_200
+        assert found.count(None) == 1  # type: ignore[arg-type]
+
+
+def committed_records(servers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
+    """All of a topic, as another client reads it."""
+    reader = Consumer(
+        {"bootstrap.servers": servers, "group.id": topic, "isolation.level": "read_committed", "enable.partition.eof": True}
+    )
+    partitions = list(reader.list_topics(topic).topics[topic].partitions)
+    reader.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
+    found: list[tuple[bytes, bytes | None]] = []
+    ended = 0
+    while ended < len(partitions):
+        message = reader.poll(30.0)
+        assert message is not None
+        if message.error() is not None:
+            ended += 1
+        else:
+            found.append((message.key() or b"", message.value()))
+    reader.close()
+    return found
 
 
 def test_the_doctor_says_what_a_topic_holds_and_what_to_set(job: Job, apicurio: Apicurio) -> None:

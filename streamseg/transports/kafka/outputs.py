@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streamseg.processing.transport import CommitPlan
+from streamseg.processing.transport import CommitPlan, Tagged, TagSchemas
 from streamseg.transports.kafka.bulk import send_all
 from streamseg.transports.kafka.client import KafkaProducer
 from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, TRACE_HEADER
@@ -46,7 +46,16 @@ def outputs_of(names: Names, plan: CommitPlan) -> Iterator[Outputs]:
     for partition, tags in plan.assignments.items():
         traced = {i: [(TRACE_HEADER, trace)] for i, trace in tags.traces.items()}
         traced[0] = [(FIRST_HEADER, b"%d" % plan.published.get(partition, (0, 0))[0]), *traced.get(0, [])]
-        yield Outputs(names.assignments, partition, [customer.encode() for customer in tags.ids], tags.values, traced)
+        yield Outputs(names.assignments, partition, *_written(tags, plan.tag_schemas), traced)
+
+
+def _written(tags: Tagged, schemas: TagSchemas | None) -> tuple[Sequence[bytes], Sequence[bytes | None]]:
+    """Keys and values."""
+    if schemas is None:
+        return [customer.encode() for customer in tags.ids], tags.values
+    from streamseg.records.avro_tags import keys_in_avro, tags_in_avro
+
+    return keys_in_avro(tags.ids, schemas.key), tags_in_avro(tags.values, schemas.value)
 
 
 def messages_of(names: Names, plan: CommitPlan) -> Iterator[Message]:

@@ -65,3 +65,23 @@ def test_what_is_no_url_is_said_without_it() -> None:
     with pytest.raises(ConfigError, match="no URL") as caught:
         Registry(RegistryAccess("http://me:secret@[::1"))
     assert "secret" not in str(caught.value)
+
+
+BODY = b'["string"]'
+
+
+def test_a_schema_that_somebody_registered_needs_no_right_to_write(registry: SmallRegistry) -> None:
+    ours = Registry(RegistryAccess(registry.url))
+    assert ours.registered("tags-key", BODY) is None
+    number = registry.register("tags-key", '"string"')
+    registry.closed["tags-key"] = 403
+    assert ours.register("tags-key", BODY) == ours.registered("tags-key", BODY)
+    assert ours.register("tags-key", BODY).id == number.to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(("status", "said"), [(403, "refuses us"), (409, "not this one"), (422, "not this one")])
+def test_a_registry_that_does_not_take_our_schema_is_said(registry: SmallRegistry, status: int, said: str) -> None:
+    registry.closed["tags-key"] = status
+    with pytest.raises(ConfigError, match=said) as refused:
+        Registry(RegistryAccess(registry.url)).register("tags-key", BODY)
+    assert refused.value.hint
