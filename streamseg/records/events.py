@@ -121,7 +121,7 @@ class EventDecoder:
         """`book`: the schemas that are known, where values name theirs."""
         self.fields = fields
         self.book = SchemaBook(fields.outermost) if book is None else book
-        format = Format(fields.format, self.book)
+        format = self._format = Format(fields.format, self.book)
         self._anything = format.decoder(Any)
         self.max_bytes = max_bytes
         self._columns = [fields.customer_id, fields.event_time, _ERASE, _EVENT_ID, *fields.numbers, *fields.columns]
@@ -171,6 +171,7 @@ class EventDecoder:
         decoded = self._decoded(columns, at, times, numbers)
         if bad:
             decoded = without(decoded, bad)
+        rejected = [Rejected(i, self._format.naming_schema(error, values[i])) for i, error in rejected]
         return self._meant(decoded, sorted(rejected, key=operator.attrgetter("at")), values)
 
     def _meant(

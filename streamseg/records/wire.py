@@ -212,5 +212,13 @@ class Format(NamedTuple):
 
         return decode
 
+    def naming_schema(self, error: RecordError, value: bytes | None) -> RecordError:
+        """The same error, which says the schema that its value names."""
+        frame = framed(value)
+        known = None if frame is None else self.book.known.get(frame.id)
+        if known is None or known.name in error.message:
+            return error
+        return RecordError(error.code, f"{error.message} ({known.name})", error.field)
+
 
 PLAIN = Format("auto", SchemaBook())

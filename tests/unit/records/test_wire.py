@@ -292,6 +292,20 @@ def test_what_names_no_schema_or_an_unknown_one_is_a_dead_letter(registry: Small
     assert registry.url in rejected[1].error.message
 
 
+def test_what_is_wrong_with_an_event_is_said_with_its_schema(registry: SmallRegistry) -> None:
+    fields = [{"name": "customer_id", "type": "string"}, {"name": "age", "type": ["double", "string"]}]
+    write = avro(registry, {"type": "record", "name": "Event", "fields": fields})
+    values = [write({"customer_id": "c", "age": "many"}, CONTEXT), write({"customer_id": "", "age": 1.0}, CONTEXT)]
+    found, rejected = decoded(registry, values, at_ms=JAN_2_MS)
+    assert found.ids == []
+    assert [(one.error.code.value, one.error.field) for one in rejected] == [
+        ("wrong_type", "age"),
+        ("missing_customer_id", "customer_id"),
+    ]
+    for one in rejected:
+        assert one.error.message.endswith(f"(schema id 1 ({CONTEXT.topic}-value version 1))")
+
+
 @pytest.mark.parametrize("default", ["x", {}])
 def test_a_schema_that_does_not_compile_is_a_dead_letter(registry: SmallRegistry, default: Any) -> None:
     broken = {"type": "record", "name": "E", "fields": [{"name": "age", "type": "nowhere", "default": default}]}
