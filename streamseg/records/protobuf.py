@@ -10,13 +10,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from streamseg.errors import DeadLetterCode, RecordError
 
 _MOST_INDEXES = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Those that JSON is put into.
+_OF_ANY_SHAPE = frozenset({"google.protobuf.Struct", "google.protobuf.Value"})
 _TIMESTAMP, _WRAPPERS = "google.protobuf.Timestamp", "google.protobuf."
 Get = Callable[[Any], Any]
 
@@ -108,6 +110,9 @@ def _object_of(kind: Descriptor, wanted: frozenset[str], depth: int) -> Get:
 
 def _value_of(field: FieldDescriptor, depth: int) -> Get | None:
     """How a field's value becomes one of JSON; None where it is one."""
+    kind = field.message_type
+    if kind is not None and kind.GetOptions().map_entry:
+        return _map_of(kind, depth)
     if field.is_repeated:
         # Neither a number nor a text: what is configured for it says so.
         return lambda values: [str(value) for value in values]
@@ -116,10 +121,11 @@ def _value_of(field: FieldDescriptor, depth: int) -> Get | None:
         return lambda number: names.get(number, number)
     if field.type == FieldDescriptor.TYPE_BYTES:
         return lambda value: value.decode(errors="backslashreplace")
-    kind = field.message_type
     if kind is None:
         return None
     name = kind.full_name
+    if name in _OF_ANY_SHAPE:
+        return json_format.MessageToDict
     if name == _TIMESTAMP:
         return _time
     if name.startswith(_WRAPPERS) and name.endswith("Value") and "value" in kind.fields_by_name:
@@ -135,6 +141,12 @@ def _value_of(field: FieldDescriptor, depth: int) -> Get | None:
         return nested[0](message)
 
     return read
+
+
+def _map_of(entry: Descriptor, depth: int) -> Get:
+    """A map as an object, its keys as texts."""
+    convert = _value_of(entry.fields_by_name["value"], depth + 1)
+    return lambda values: {str(key): value if convert is None else convert(value) for key, value in values.items()}
 
 
 def _time(message: Any) -> str:

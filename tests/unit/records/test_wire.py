@@ -47,6 +47,7 @@ AVRO = {
 }
 PROTO = """syntax = "proto3";
 package shop;
+import "google/protobuf/struct.proto";
 import "google/protobuf/timestamp.proto";
 import "google/protobuf/wrappers.proto";
 import "shop/money.proto";
@@ -63,6 +64,9 @@ message Event {
   shop.Money total = 7;
   repeated int32 many = 8;
   int64 visits = 9;
+  map<string, double> carts = 10;
+  map<int32, Inner> shops = 11;
+  google.protobuf.Struct traits = 12;
 }
 """
 MONEY = 'syntax = "proto3";\npackage shop;\nmessage Money { int64 cents = 1; }\n'
@@ -195,6 +199,8 @@ def event_of(made: dict[str, Any]) -> Any:
     message.event_time.FromDatetime(datetime(2024, 1, 2, 10, tzinfo=UTC))
     message.age, message.inner.spend, message.score.value, message.total.cents = 41.5, 2.5, 0.0, 250
     message.many.extend([1, 2])
+    message.carts["web"], message.shops[7].spend = 1.5, 4.5
+    message.traits.update({"plan": {"seats": 12}})
     return message
 
 
@@ -210,6 +216,9 @@ FEATURES = [
     {"name": "score"},
     {"name": "cents", "field": "total.cents"},
     {"name": "visits"},
+    {"name": "carts.web"},
+    {"name": "shops.7.spend"},
+    {"name": "traits.plan.seats"},
     {"name": "plan", "one_hot": ["FREE", "GOLD"]},
 ]
 
@@ -233,7 +242,8 @@ def test_protobuf_by_the_text_that_java_registers_and_the_descriptor_that_python
     assert rejected == []
     assert (found.ids, times(found)) == (["c1", "c2"], [JAN_2] * 2)
     first = {name: column.tolist()[0] for name, column in found.numbers.items()}
-    assert first == {"age": 41.5, "inner.spend": 2.5, "score": 0.0, "total.cents": 250.0, "visits": 3.0}
+    of_one = {"age": 41.5, "inner.spend": 2.5, "score": 0.0, "total.cents": 250.0, "visits": 3.0}
+    assert first == of_one | {"carts.web": 1.5, "shops.7.spend": 4.5, "traits.plan.seats": 12.0}
     second = {name for name, column in found.numbers.items() if column[1] == column[1]}
     assert second == {"visits"}, "a field without presence has its default"
     assert found.texts["plan"] == ["GOLD", "FREE"]
