@@ -82,13 +82,14 @@ class Spark:
         return done.returncode, [json.loads(line)["failed"] for line in lines if line.startswith('{"failed"')]
 
 
-def installed() -> Spark:
-    """Skips where there is none."""
-    python = os.environ.get("TEST_SPARK_PYTHON")
-    if python is None:
-        reason = "needs Spark: TEST_SPARK_PYTHON names the Python of an environment with streamseg[spark]"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    assert python != sys.executable
-    return Spark(python)
+def installed(minor: str = "4.0") -> Spark:
+    """That of a version, of those that TEST_SPARK_PYTHON names with colons between. Skips where there is none."""
+    pythons = list(filter(None, os.environ.get("TEST_SPARK_PYTHON", "").split(":")))
+    assert sys.executable not in pythons
+    for found in map(Spark, pythons):
+        if found.version.startswith(f"{minor}."):
+            return found
+    reason = f"needs Spark {minor}: TEST_SPARK_PYTHON names the Python of an environment with streamseg[spark]"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.sparks import BRIEF
+from tests.sparks import BRIEF, installed
 from tests.tools import tool
 
 ROOT = Path(__file__).parents[2]
@@ -84,10 +83,7 @@ def test_kmeans_of_r(shop: Path) -> None:
 
 
 def test_a_pipeline_of_spark(shop: Path) -> None:
-    """With PySpark, which is large, from where TEST_SPARK_PYTHON says; else from here."""
-    python = os.environ.get("TEST_SPARK_PYTHON", sys.executable)
-    if python == sys.executable and importlib.util.find_spec("pyspark") is None:
-        pytest.skip("needs pyspark: TEST_SPARK_PYTHON names the Python of an environment that has it")
+    python = installed().python
     run(shop, python, str(EXAMPLES / "fit_spark.py"))
     through_a_stream(shop, "Spark MLlib")
     load = (

@@ -32,40 +32,10 @@ from streamseg.interop import (
     write_r,
     write_sklearn,
 )
-from streamseg.interop.arrays import arrays_of
-from streamseg.model.fitted import FittedModel, load_fitted
+from streamseg.model.fitted import load_fitted
 from tests.commands import ran, streamseg
+from tests.notebooks import COLUMNS, FRAME, customers, nearest, pipeline
 from tests.tools import tool
-
-COLUMNS = ["age", "income", "purchases"]
-
-
-def customers(n: int = 20_000, seed: int = 0) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    group = rng.integers(0, 5, n)
-    return pd.DataFrame(
-        {
-            "age": 30 + 8 * group + rng.normal(0, 4, n),
-            "income": 2e4 + 1e4 * (group % 3) + rng.normal(0, 3e3, n),
-            "purchases": rng.poisson(2 + 3 * (group % 4)).astype(float),
-        }
-    )
-
-
-FRAME = customers()
-
-
-def nearest(model: FittedModel, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """Ids of the nearest centers, by NumPy alone."""
-    there = arrays_of(model)
-    z = (frame[there.names].to_numpy() - there.mean) / there.scale
-    far = ((z[:, None, :] - there.z[None]) ** 2).sum(axis=2)
-    found: np.ndarray[Any, Any] = np.array(there.ids)[far.argmin(axis=1)]
-    return found
-
-
-def pipeline(k: int = 5) -> Any:
-    return make_pipeline(StandardScaler(), KMeans(n_clusters=k, random_state=0)).fit(FRAME)
 
 
 def test_a_pipeline_of_scikit_learn_comes_in_and_goes_out_with_the_same_labels(tmp_path: Path) -> None:
