@@ -6,7 +6,9 @@ from sklearn.cluster import KMeans
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-customers = pd.read_csv("customer_data.csv")[["age", "income", "purchases"]].dropna()
+table = pd.read_csv("customer_data.csv", index_col="customer_id")
+customers = table[["age", "income", "purchases"]].dropna()
 pipeline = make_pipeline(StandardScaler(), KMeans(n_clusters=5, random_state=0)).fit(customers)
 skops.io.dump(pipeline, "pipeline.skops")
+customers.assign(segment=pipeline.predict(customers)).to_csv("labels.csv")
 print(customers.groupby(pipeline.predict(customers)).mean())

@@ -7,7 +7,7 @@ from pyspark.sql import SparkSession
 
 columns = ["age", "income", "purchases"]
 spark = SparkSession.builder.master("local[2]").getOrCreate()
-customers = spark.read.csv("customer_data.csv", header=True, inferSchema=True).select(columns).dropna()
+customers = spark.read.csv("customer_data.csv", header=True, inferSchema=True).dropna(subset=columns)
 model = Pipeline(
     stages=[
         VectorAssembler(inputCols=columns, outputCol="raw"),
@@ -16,4 +16,6 @@ model = Pipeline(
     ]
 ).fit(customers)
 model.write().overwrite().save("spark-model")
-model.transform(customers).groupBy("prediction").count().show()
+labelled = model.transform(customers).withColumnRenamed("prediction", "segment")
+labelled.select("customer_id", "segment").toPandas().to_csv("labels.csv", index=False)
+labelled.groupBy("segment").count().show()

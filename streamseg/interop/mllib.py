@@ -56,7 +56,7 @@ def _read(path: Path, where: str) -> FittedModel:
         if kind == "feature.VectorAssembler":
             columns = params["inputCols"]
         elif kind == "feature.StandardScalerModel":
-            (row,) = arrow.parquet.read_table(stage / "data").to_pylist()
+            (row,) = _rows(arrow, stage / "data")
             mean, std = _values(row["mean"]), _values(row["std"])
             # What does not vary Spark maps to 0.
             scaling = (
@@ -70,7 +70,7 @@ def _read(path: Path, where: str) -> FittedModel:
                     where=where,
                     hint="fit it with euclidean",
                 )
-            rows = sorted(arrow.parquet.read_table(stage / "data").to_pylist(), key=lambda one: one["clusterIdx"])
+            rows = sorted(_rows(arrow, stage / "data"), key=lambda one: one["clusterIdx"])
             centers = [_values(one["clusterCenter"]) for one in rows]
         else:
             raise ConfigError(f"a stage {kind} has no counterpart here", where=where, hint=_HINT)
@@ -88,6 +88,14 @@ def _metadata(path: Path) -> Any:
     if not found:
         raise FileNotFoundError(f"no metadata in {path.name}")
     return json.loads(found[0].read_text(encoding="utf-8").splitlines()[0])
+
+
+def _rows(arrow: Any, folder: Path) -> list[dict[str, Any]]:
+    """Of all parts. One by one, as reading a folder at once imports pandas."""
+    parts = sorted(folder.glob("*.parquet"))
+    if not parts:
+        raise FileNotFoundError(f"no Parquet in {folder.parent.name}/{folder.name}")
+    return [row for part in parts for row in arrow.parquet.ParquetFile(part).read().to_pylist()]
 
 
 def _values(vector: dict[str, Any]) -> list[float]:

@@ -18,7 +18,8 @@ from tests.tools import tool
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 DOCS = (ROOT / "docs" / "interop.md").read_text(encoding="utf-8")
-COLUMNS = ["age", "income", "purchases"]
+# Percent: those at a border of two segments are few.
+LIKE_THE_NOTEBOOK = 90.0
 
 
 @pytest.fixture(name="shop")
@@ -61,6 +62,9 @@ def through_a_stream(shop: Path, heading: str) -> None:
         run(shop, sys.executable, "-W", "ignore", "-m", "streamseg", *arguments)
     tags = [json.loads(line) for line in (shop / "tags.jsonl").read_bytes().splitlines()]
     assert all(tag["segment_id"] is not None for tag in tags)
+    *_, said = run(shop, sys.executable, str(EXAMPLES / "compare.py")).splitlines()
+    assert said.endswith("customers have the same segment")
+    assert float(said.split("%")[0]) >= LIKE_THE_NOTEBOOK, said
 
 
 def test_a_pipeline_of_scikit_learn(shop: Path) -> None:
