@@ -30,6 +30,7 @@ from streamseg.cli.common import (
 from streamseg.config import Config, Loaded, as_written
 from streamseg.errors import ConfigError, DifferenceError, SettingsError
 from streamseg.features.aggregates import NO_TIME
+from streamseg.model.state import ModelState
 from streamseg.processing.catalog import segment_records
 from streamseg.processing.clock import SystemClock
 from streamseg.processing.explain import Explanation, FeatureValue
@@ -150,9 +151,7 @@ def model_in_words(job: Job) -> list[str]:
         if state.external.refused:
             number += f"; [yellow]{state.external.refused:,} events were left out, as its learn_one failed[/]"
     elif state.natural is None:
-        given = spec.n_segments if spec.n_segments is not None else len(state.segments)
-        number += ", as the start had" if spec.n_segments is None else ", as set"
-        number += f" to {given}, and some retired since" if given != len(state.segments) else ""
+        number += _of_a_start(state) if spec.n_segments is None else _as_set(state, spec.n_segments)
     elif state.natural:
         number += ": there are natural gaps between them"
     else:
@@ -177,6 +176,17 @@ def model_in_words(job: Job) -> list[str]:
         for one in state.retired[-10:]
     ]
     return lines
+
+
+def _as_set(state: ModelState, n_segments: int) -> str:
+    return ", as set" + (f" to {n_segments}, and some retired since" if n_segments != len(state.segments) else "")
+
+
+def _of_a_start(state: ModelState) -> str:
+    """A model that came in from a file finds more segments where there are gaps for them."""
+    first = min(one.born_version for one in (*state.segments, *state.retired))
+    found = sum(one.born_version > first for one in state.segments)
+    return f", {len(state.segments) - found} of the start and {found} found since" if found else ", as the start had"
 
 
 def _counting(job: Job) -> str:

@@ -77,6 +77,7 @@ def test_kmeans_of_r(shop: Path) -> None:
     rscript = tool("Rscript")
     run(shop, rscript, "--vanilla", str(EXAMPLES / "fit.R"))
     through_a_stream(shop, "R")
+    assert "3 of the start and 2 found since" in run(shop, sys.executable, "-m", "streamseg", "segments")
     run(shop, rscript, "--vanilla", str(EXAMPLES / "label.R"))
     labelled = pd.read_csv(shop / "labelled.csv")
     # Of the stream's segments: those of R, and those that were found since.
