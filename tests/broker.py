@@ -10,6 +10,7 @@ import base64
 import fcntl
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,11 +19,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka.admin import (
@@ -46,6 +47,9 @@ _numbers = itertools.count()
 # The cluster id of the folder that others are copied from.
 _FORMATTED = "AAAAAAAAAAAAAAAAAAAAAA"
 
+# Of a cluster: who is gone is missed within seconds.
+_QUICK = "broker.session.timeout.ms=4000\nbroker.heartbeat.interval.ms=500\nreplica.lag.time.max.ms=4000"
+
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>tests</groupId><artifactId>broker</artifactId><version>1</version><dependencies>
 <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version></dependency>
@@ -53,21 +57,23 @@ _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0
 </dependencies></project>"""
 
 _PROPERTIES = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={number}
+controller.quorum.voters={voters}
 listeners={listeners},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners={advertised}
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={logs}
-offsets.topic.replication.factor=1
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 log.retention.check.interval.ms=2000
@@ -95,9 +101,8 @@ def formatted() -> Path:
         draft = Path(tempfile.mkdtemp(dir=target.parent))
         properties = draft / "server.properties"
         listeners = "PLAINTEXT://127.0.0.1:1"
-        properties.write_text(
-            _PROPERTIES.format(controller=2, listeners=listeners, advertised=listeners, logs=draft / "logs", more="")
-        )
+        alone = Nodes((2,))
+        properties.write_text(alone.properties(0, listeners=listeners, advertised=listeners, logs=draft / "logs", more=""))
         command = ["java", "-cp", f"{libraries()}/*", "kafka.tools.StorageTool", "format"]
         subprocess.run(
             [*command, "-t", _FORMATTED, "-c", str(properties)], check=True, timeout=60, stdout=subprocess.DEVNULL
@@ -120,21 +125,54 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Nodes(NamedTuple):
+    """Nodes of one cluster, each a controller, too.
+
+    Attributes:
+        controllers: their ports; number i + 1 is that of place i.
+    """
+
+    controllers: tuple[int, ...]
+    cluster: str = _FORMATTED
+
+    def properties(self, place: int, **given: object) -> str:
+        """What server.properties of one of them says."""
+        replicas = len(self.controllers)
+        return _PROPERTIES.format(
+            number=place + 1,
+            voters=",".join(f"{i + 1}@127.0.0.1:{port}" for i, port in enumerate(self.controllers)),
+            controller=self.controllers[place],
+            replicas=replicas,
+            in_sync=min(2, replicas),
+            **given,
+        )
+
+
 class Broker:
     """One node on loopback. `stop` and `start` keep its data and its port."""
 
     def __init__(
-        self, directory: Path, more: str = "", listeners: tuple[str, ...] = (), advertised: int | None = None
+        self,
+        directory: Path,
+        more: str = "",
+        listeners: tuple[str, ...] = (),
+        advertised: int | None = None,
+        nodes: Nodes | None = None,
+        place: int = 0,
     ) -> None:
-        """`listeners`: protocols beside PLAINTEXT; `more`: lines for server.properties; `advertised`: PLAINTEXT's port."""
+        """`listeners`: protocols beside PLAINTEXT; `more`: lines for server.properties; `advertised`: PLAINTEXT's port.
+
+        `nodes`: of the cluster, in which it has this place; None: it is alone.
+        """
+        nodes = nodes or Nodes((free_port(),), _uuid())
         self.directory = directory
         self.ports = {name: free_port() for name in ("PLAINTEXT", *listeners)}
         self._properties = directory / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
         text = ",".join(f"{name}://127.0.0.1:{port}" for name, port in self.ports.items())
         self._properties.write_text(
-            _PROPERTIES.format(
-                controller=free_port(),
+            nodes.properties(
+                place,
                 listeners=text,
                 advertised=text.replace(str(self.ports["PLAINTEXT"]), str(advertised or self.ports["PLAINTEXT"])),
                 logs=directory / "logs",
@@ -144,13 +182,19 @@ class Broker:
         self._classes = f"{libraries()}/*"
         shutil.copytree(formatted(), directory / "logs")
         meta = directory / "logs" / "meta.properties"
-        meta.write_text(meta.read_text().replace(_FORMATTED, _uuid()))
+        told = meta.read_text().replace(_FORMATTED, nodes.cluster).replace("node.id=1", f"node.id={place + 1}")
+        meta.write_text(re.sub(r"(?m)^directory\.id=.*$", f"directory.id={_uuid()}", told))
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.ports['PLAINTEXT']}"
 
     def start(self) -> Broker:
+        self.begin()
+        self.until_it_listens()
+        return self
+
+    def begin(self) -> None:
         log = (self.directory / "broker.log").open("ab")
         command = [
             "java",
@@ -164,12 +208,13 @@ class Broker:
         ]
         self._process = subprocess.Popen(command, cwd=self.directory, stdout=log, stderr=log)
         log.close()
+
+    def until_it_listens(self) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
         while not all(_listens(port) for port in self.ports.values()):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the broker does not start:\n" + (self.directory / "broker.log").read_text()[-3000:])
             pause()
-        return self
 
     def add_scram_user(self, user: str, password: str) -> None:
         scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
@@ -202,6 +247,38 @@ class Broker:
                 self._process.kill()
                 self._process.wait()
         self._process = None
+
+
+class Cluster:
+    """Brokers that hold everything among them: three replicas, of which two have to have a record."""
+
+    def __init__(self, directory: Path, n_brokers: int = 3) -> None:
+        nodes = Nodes(tuple(free_port() for _ in range(n_brokers)), _uuid())
+        self.brokers = []
+        for place in range(n_brokers):
+            (directory / str(place)).mkdir(parents=True)
+            self.brokers.append(Broker(directory / str(place), _QUICK, nodes=nodes, place=place))
+
+    @property
+    def address(self) -> str:
+        return ",".join(broker.address for broker in self.brokers)
+
+    def start(self, places: Iterable[int] | None = None) -> Cluster:
+        """All, or some, at once: one alone has no quorum to begin with."""
+        wanted = [self.brokers[place] for place in (range(len(self.brokers)) if places is None else places)]
+        for broker in wanted:
+            broker.begin()
+        for broker in wanted:
+            broker.until_it_listens()
+        return self
+
+    def kill(self, places: Iterable[int]) -> None:
+        for place in places:
+            self.brokers[place].stop(signal.SIGKILL)
+
+    def stop(self) -> None:
+        # A broker that is asked waits for the others to take over, of which soon there is none.
+        self.kill(range(len(self.brokers)))
 
 
 def _uuid() -> str:

@@ -23,11 +23,21 @@ def id_of(cell: Any, field: str) -> str | int | None:
     if cell is None or isinstance(cell, str) or (isinstance(cell, int) and not isinstance(cell, bool)):
         return cell
     if isinstance(cell, float) and cell.is_integer():
-        if abs(cell) > _EXACT_INTEGERS:
-            message = f"{cell!r} is a float beyond 2^53, which stands for several ids: send it as a text or an integer"
-            raise RecordError(DeadLetterCode.WRONG_TYPE, message, field)
-        return int(cell)
+        return int(_exact(cell, field))
     raise _wrong(cell, "an id: a text or an integer", field)
+
+
+def event_id_of(cell: Any, field: str) -> str | None:
+    """What two events have in common that are the same one. Raises RecordError."""
+    return text_of(_exact(cell, field) if isinstance(cell, float) else cell, field)
+
+
+def _exact(cell: float, field: str) -> float:
+    """Raises RecordError."""
+    if abs(cell) > _EXACT_INTEGERS:
+        message = f"{cell!r} is a float beyond 2^53, which stands for several ids: send it as a text or an integer"
+        raise RecordError(DeadLetterCode.WRONG_TYPE, message, field)
+    return cell
 
 
 def number_of(cell: Any, field: str) -> float | None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from streamseg.errors import DeadLetterCode, RecordError
 from streamseg.kernel.types import MAX_MAGNITUDE
-from streamseg.records.cells import flag_of, id_of, number_of, text_of
+from streamseg.records.cells import event_id_of, flag_of, id_of, number_of, text_of
 from streamseg.records.envelopes import Deletions, Envelope, NotMeant, typed
 from streamseg.records.filters import Condition, Derived, Filter, ValueFilter
 from streamseg.records.json_faults import not_of_this_shape, parsed
@@ -313,7 +313,7 @@ class EventDecoder:
         customer, erase = id_of(cells[0], fields.customer_id), flag_of(cells[2], _ERASE)
         if erase and customer is not None:
             return self._erased(customer)
-        event_id = text_of(cells[3], _EVENT_ID)
+        event_id = event_id_of(cells[3], _EVENT_ID)
         numbers = [number_of(cell, name) for cell, name in zip(cells[4:], fields.numbers, strict=False)]
         texts = [text_of(cell, name) for cell, name in zip(cells[4 + n_numbers :], fields.columns, strict=True)]
         return (customer, time_of(cells[1], fields.times, fields.event_time), erase, event_id, *numbers, *texts)

@@ -10,6 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 from streamseg.app import open_reader
 from streamseg.config import Config
 from streamseg.processing.transport import Log, Topic
+from streamseg.processing.verify import verified
 from streamseg.transports.kafka.client import (
     ConfigResource,
     ConfigResourceType,
@@ -30,6 +33,7 @@ from streamseg.transports.kafka.client import (
 )
 from streamseg.transports.kafka.topics import create_topic, partitions_of, prepare
 from tests.broker import Broker, free_port, needed, new_name
+from tests.harness import FixedClock
 from tests.integration.kafka_jobs import Job, OutsideReader, check, expected, stream
 from tests.integration.proxy import Proxy
 from tests.stores import create_input
@@ -394,5 +398,14 @@ def test_a_broker_restart_and_broken_networks_are_survived(own: tuple[Broker, Pr
         job.produce(events[5_000:])
         check(job, outside, events)
         outside.close()
+        loaded = Config.model_validate(job.config)
+        reader = open_reader(loaded)
+        with ThreadPoolExecutor() as pool:
+            broker.stop(signal.SIGKILL)
+            verifying = pool.submit(partial(verified, reader, loaded.job_settings(), FixedClock()))
+            until(lambda: verifying.running(), "somebody verifies")
+            broker.start()
+            assert verifying.result(60).records == len(events)
+        reader.close()
     finally:
         job.close()

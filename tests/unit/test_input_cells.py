@@ -68,6 +68,7 @@ def test_cells_of_json_are_what_they_mean(tmp_path: Path, cells: str, customer: 
         ('"customer_id":1,"event_time":"05/02/2024"', "bad_time", "event_time"),
         ('"customer_id":1,"event_time":4102444800', "future_time", "event_time"),
         ('"customer_id":1,"event_time":"2024-01-01","erase":1', "wrong_type", "erase"),
+        ('"customer_id":1,"event_time":"2024-01-01","event_id":1e17', "wrong_type", "event_id"),
         ('"customer_id":1,"event_time":1' + "0" * 310, "bad_time", "event_time"),
         ('"customer_id":1,"event_time":1' + "0" * 9_999, "not_finite", "event_time"),
         ('"customer_id":1,"event_time":"2024-01-01","age":1' + "0" * 9_999, "not_finite", "age"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from streamseg.errors import ConfigError, RetriableError, TruncatedError
 from streamseg.processing.transport import Committed, Log, Published, Records, Topic, TopicIds
@@ -34,6 +35,8 @@ _POLL_MS = 200
 # Header of a dead letter that has neither key nor value, which the client cannot send: it has an empty value instead.
 EMPTY_HEADER = "streamseg.error.empty"
 _LOOK_S = 0.002
+# Between two questions to a broker that is away.
+_BETWEEN_S = 0.1
 # Without an answer for so long, reading is given up.
 _PATIENCE_S = 60.0
 # Consumers that are kept: each has a thread and a fetch of its own in memory.
@@ -41,9 +44,17 @@ _POOL = 6
 # Records of one turn of a stream; between turns its consumer serves others.
 _PORTION = 5_000
 
+T = TypeVar("T")
+
 
 class KafkaReader:
-    """The reading side. Streams that are open at a time take turns on a few consumers, so memory does not grow with them."""
+    """The reading side. Streams that are open at a time take turns on a few consumers, so memory does not grow with them.
+
+    Attributes:
+        patience_s: for how long a broker that is away is asked again where its topics begin and end, and how they are set.
+    """
+
+    patience_s = _PATIENCE_S
 
     def __init__(
         self, connection: Connection, names: Names, *, at_least_once: bool = False, opening: Opening = NOTHING
@@ -84,6 +95,10 @@ class KafkaReader:
     def topic_ids(self) -> TopicIds:
         return ids_of(self._admin, self.names, self.names.all)
 
+    def _answer(self, ask: Callable[[], T]) -> T:
+        """What the broker says. Raises RetriableError where it does not in time."""
+        return _answered(ask, self.patience_s)
+
     # -- Positions ----------------------------------------------------------------------------------------------------
 
     def committed(self) -> dict[int, Committed]:
@@ -91,24 +106,18 @@ class KafkaReader:
             self._group = consumer(self.connection, group_id=self.names.application)
         found = {}
         for partition in range(self.n_partitions):
-            there = self._committed(TopicPartition(self.names.input, partition))
+            # A transaction is open on it; a broker that is away looks the same.
+            ask = partial(self._committed, TopicPartition(self.names.input, partition))
+            there = _answered(ask, _PATIENCE_S, self._blocked)
             if there is not None:
                 found[partition] = there
         return found
 
     def _committed(self, place: TopicPartition) -> Committed | None:
         assert self._group is not None
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                with translated(f"committed offset of {place.topic}-{place.partition}"):
-                    there = self._group.committed(place, metadata=True, timeout_ms=1_000)
-                return None if there is None else Committed(there.offset, there.metadata or "")
-            except RetriableError:
-                # A transaction is open on it; a broker that is away looks the same.
-                self._blocked()
-                if time.monotonic() >= deadline:
-                    raise
+        with translated(f"committed offset of {place.topic}-{place.partition}"):
+            there = self._group.committed(place, metadata=True, timeout_ms=1_000)
+        return None if there is None else Committed(there.offset, there.metadata or "")
 
     def _blocked(self) -> None:
         """Somebody's transaction holds up an offset. Who only reads waits."""
@@ -123,22 +132,27 @@ class KafkaReader:
             yield from self._tail(place, start, wait_s)
             return
         with self._consumer(place) as stream:
-            with translated(f"reading {place.topic}-{place.partition}"):
-                first = stream.beginning_offsets([place])[place]
+            first = self._first(stream, place)
             if 0 < start < first:
                 raise TruncatedError(
                     f"offset {start} is not retained any more, the log begins at {first}",
                     where=f"topic {place.topic}, partition {place.partition}",
                     hint="a job that runs truncates its logs behind snapshots: read again from those",
                 )
-            end = end_of(stream, place)
+            end = self._end(stream, place)
         for record in self._records(place, max(start, first), end):
             yield record.offset, record.value
 
     def end(self, log: Log, partition: int) -> int:
         place = self.names.log(log, partition)
         with self._consumer(place) as stream:
-            return end_of(stream, place)
+            return self._end(stream, place)
+
+    def _first(self, stream: KafkaConsumer, place: TopicPartition) -> int:
+        return self._answer(lambda: first_of(stream, place))
+
+    def _end(self, stream: KafkaConsumer, place: TopicPartition) -> int:
+        return self._answer(lambda: end_of(stream, place))
 
     def _records(self, place: TopicPartition, start: int, end: int) -> Iterator[Any]:
         """Records from `start` to before `end`."""
@@ -193,16 +207,12 @@ class KafkaReader:
         """Offsets of the first input record that is there, and behind the last that is committed."""
         place = TopicPartition(self.names.input, partition)
         with self._consumer(place) as stream:
-            with translated(f"reading {place.topic}-{place.partition}"):
-                begin = stream.beginning_offsets([place])[place]
-            return int(begin), end_of(stream, place)
+            return self._first(stream, place), self._end(stream, place)
 
     def input_records(self, partition: int, first: int, next_offset: int) -> Records | None:
         place = TopicPartition(self.names.input, partition)
         with self._consumer(place) as stream:
-            with translated(f"reading {place.topic}-{place.partition}"):
-                begin = stream.beginning_offsets([place])[place]
-            if begin > first:
+            if self._first(stream, place) > first:
                 return None
         return columns(list(self._records(place, first, next_offset)), next_offset, self.opening)
 
@@ -210,7 +220,7 @@ class KafkaReader:
         if self.at_least_once and topic is not Topic.CATALOG:
             return None
         place = TopicPartition(self.names.topic(topic), partition)
-        policy = settings_of_topics(self._admin, [place.topic]).get(place.topic, {})
+        policy = self._answer(lambda: settings_of_topics(self._admin, [place.topic])).get(place.topic, {})
         if topic is Topic.CATALOG:
             compacted = "compact" in policy.get("cleanup.policy", "")
             return Published(1 if compacted else 0, (value for value, _ in self._values(topic, place, 0)))
@@ -224,19 +234,16 @@ class KafkaReader:
 
     def _uncompacted(self, place: TopicPartition, policy: dict[str, str]) -> int:
         """The offset from which on a compacted topic still has every record."""
-        with self._consumer(place) as stream, translated(f"reading {place.topic}"):
-            begin = stream.beginning_offsets([place])[place]
+        with self._consumer(place) as stream:
             if "compact" not in policy.get("cleanup.policy", ""):
-                return int(begin)
+                return self._first(stream, place)
             since_ms = int(time.time() * 1000) - int(policy.get("min.compaction.lag.ms", "0"))
-            found = stream.offsets_for_times({place: max(0, since_ms)})[place]
-            return int(found.offset if found is not None else stream.end_offsets([place])[place])
+            found = self._answer(lambda: _first_since(stream, place, max(0, since_ms)))
+            return self._end(stream, place) if found is None else found
 
     def _values(self, topic: Topic, place: TopicPartition, start: int) -> Iterator[tuple[bytes | None, int | None]]:
         with self._consumer(place) as stream:
-            with translated(f"reading {place.topic}"):
-                begin = max(start, stream.beginning_offsets([place])[place])
-            end = end_of(stream, place)
+            begin, end = max(start, self._first(stream, place)), self._end(stream, place)
         for record in self._records(place, begin, end):
             headers = dict(record.headers or ())
             first = headers.get(FIRST_HEADER)
@@ -258,9 +265,9 @@ class KafkaReader:
                 found = self._admin.list_partition_offsets(latest, isolation)
             return {place: there.offset for place, there in found.items()}
 
-        written = ends("read_uncommitted")
+        written = self._answer(lambda: ends("read_uncommitted"))
         deadline = time.monotonic() + _PATIENCE_S
-        while undecided := [p for p, end in ends("read_committed").items() if end < written[p]]:
+        while undecided := [p for p, end in self._answer(lambda: ends("read_committed")).items() if end < written[p]]:
             if time.monotonic() >= deadline:
                 place = min(undecided)
                 raise RetriableError("a transaction does not end", where=f"{place.topic}-{place.partition}")
@@ -271,6 +278,32 @@ class KafkaReader:
             if client is not None:
                 discard(client)
         self._idle, self._group, self._tails = [], None, {}
+
+
+def _answered(ask: Callable[[], T], patience_s: float, meanwhile: Callable[[], None] = lambda: None) -> T:
+    """What a broker says to a question that is asked again until it does. Raises RetriableError."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask()
+        except RetriableError:
+            meanwhile()
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_BETWEEN_S)
+
+
+def first_of(stream: KafkaConsumer, place: TopicPartition) -> int:
+    """Where records begin that are there."""
+    with translated(f"reading {place.topic}-{place.partition}"):
+        return int(stream.beginning_offsets([place])[place])
+
+
+def _first_since(stream: KafkaConsumer, place: TopicPartition, since_ms: int) -> int | None:
+    """The first offset that is not older; None where all are."""
+    with translated(f"reading {place.topic}-{place.partition}"):
+        found = stream.offsets_for_times({place: since_ms})[place]
+    return None if found is None else int(found.offset)
 
 
 def end_of(stream: KafkaConsumer, place: TopicPartition) -> int:

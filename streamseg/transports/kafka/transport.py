@@ -51,6 +51,9 @@ _LOOK_S = 5.0
 class KafkaTransport(KafkaReader):
     """The whole contract."""
 
+    # The loop itself tries again, and tells.
+    patience_s = 0.0
+
     def __init__(
         self,
         connection: Connection,
