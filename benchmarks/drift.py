@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from river.drift import ADWIN
 
-from streamseg.model.drift import LEAST_PSI, Yardstick, psi
-from streamseg.model.reference import Reference
-from streamseg.model.spec import ModelFeature, ModelSpec
+from streamseg.core.model.drift import LEAST_PSI, Yardstick, psi
+from streamseg.core.model.reference import Reference
+from streamseg.core.model.spec import ModelFeature, ModelSpec
 
 Array = npt.NDArray[np.float64]
 REFERENCE = 1_000

@@ -21,9 +21,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from benchmarks.speed import N_EVENTS, Quiet, workload
 from streamseg.config import Config
-from streamseg.processing.clock import SystemClock
-from streamseg.records.events import EventDecoder
-from streamseg.records.wire import KnownSchema, NoRegistry, SchemaBook
+from streamseg.engine.clock import SystemClock
+from streamseg.formats.events import EventDecoder
+from streamseg.formats.wire import KnownSchema, NoRegistry, SchemaBook
 from streamseg.runtime.loop import Loop
 from streamseg.transports.embedded import EmbeddedTransport
 from streamseg.transports.registry import descriptors_of

@@ -18,10 +18,10 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
 
 from benchmarks.kafka_rates import BATCH, PARTITIONS, SESSION_TIMEOUT_S, bare_output, event, fill, job, shoppers
-from streamseg.app import open_reader
+from streamseg.application.wiring import open_reader
 from streamseg.config import Config
-from streamseg.processing.logs import BatchRecord, decode_model_record
-from streamseg.processing.restore import model_entries
+from streamseg.engine.log_records import BatchRecord, decode_model_record
+from streamseg.engine.restore import model_entries
 from streamseg.transports.kafka.client import (
     Connection,
 )

@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 from confluent_kafka import Producer
 
+from streamseg.application.demo_data import CONFIG_FILE, EVENTS_FILE, write_demo
 from streamseg.config import Config, load
-from streamseg.demo_data import CONFIG_FILE, EVENTS_FILE, write_demo
-from streamseg.model.start import start_from_centers
-from streamseg.processing.clock import SystemClock
-from streamseg.processing.observe import Observation
-from streamseg.processing.transport import CommitPlan, CommitResult, Log
+from streamseg.core.model.initialization import start_from_centers
+from streamseg.engine.clock import SystemClock
+from streamseg.engine.events import Observation
+from streamseg.engine.ports import CommitPlan, CommitResult, Log
 from streamseg.runtime.loop import Loop
 from streamseg.transports.kafka.client import (
     Assignor,

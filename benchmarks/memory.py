@@ -21,10 +21,10 @@ import msgspec
 import numpy as np
 
 from benchmarks.speed import BATCH, FEATURES, FixedClock, K, Quiet
-from streamseg.app import App, open_reader, restored
+from streamseg.application.wiring import App, open_reader, restored
 from streamseg.config import Config
-from streamseg.processing.transport import Log, LogReader
-from streamseg.records.frames import entries
+from streamseg.engine.ports import Log, LogReader
+from streamseg.formats.frames import entries
 
 MILLION = 1_000_000
 REPEATS = 3

@@ -24,11 +24,11 @@ import msgspec
 import numpy as np
 from confluent_kafka import Consumer, Producer
 
-from streamseg.app import App
+from streamseg.application.wiring import App
 from streamseg.config import Config
-from streamseg.processing.observe import Observation, Observers
-from streamseg.runtime.told import DriftReports
-from streamseg.telemetry.serving import serving
+from streamseg.engine.events import Observation, Observers
+from streamseg.observability.serving import serving
+from streamseg.runtime.batch_report import DriftReports
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.broker import Broker, new_name
 from tests.harness import FixedClock, Recorder, loop, settings_for, shoppers

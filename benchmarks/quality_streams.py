@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.app import past
+from streamseg.application.demo_data import CONFIG_FILE, EVENTS_FILE, write_demo
+from streamseg.application.wiring import past
 from streamseg.config import load
-from streamseg.demo_data import CONFIG_FILE, EVENTS_FILE, write_demo
-from streamseg.processing.clock import SystemClock
-from streamseg.processing.rehearsal import Rehearsal
+from streamseg.engine.backtest import Rehearsal
+from streamseg.engine.clock import SystemClock
 
 Array = npt.NDArray[np.float64]
 # By which a row of a customer who was here lately weighs less.

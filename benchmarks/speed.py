@@ -22,13 +22,13 @@ import numpy as np
 from river import cluster, preprocessing
 
 from streamseg import Segmenter
-from streamseg.app import App
+from streamseg.application.wiring import App
 from streamseg.config import Config
-from streamseg.model.start import start_from_centers
-from streamseg.processing.job import Job
-from streamseg.processing.observe import Observation
-from streamseg.processing.restore import model_entries
-from streamseg.processing.transport import Ownership, Polled, Records
+from streamseg.core.model.initialization import start_from_centers
+from streamseg.engine.events import Observation
+from streamseg.engine.job import Job
+from streamseg.engine.ports import Ownership, Polled, Records
+from streamseg.engine.restore import model_entries
 from streamseg.runtime.loop import Loop
 from streamseg.transports.embedded import EmbeddedTransport
 

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.cluster import KMeans
 
-from streamseg.app import past
+from streamseg.application.demo_data import EVENTS_FILE, write_demo
+from streamseg.application.wiring import past
 from streamseg.config import load
-from streamseg.demo_data import EVENTS_FILE, write_demo
-from streamseg.processing.clock import SystemClock
-from streamseg.processing.rehearsal import Rehearsal
+from streamseg.engine.backtest import Rehearsal
+from streamseg.engine.clock import SystemClock
 
 CHECKPOINTS = 10
 NUMBERS: tuple[int | str, ...] = (3, 4, 5, 8, "auto")

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from streamseg.processing.settings import JobSettings
+from streamseg.engine.settings import JobSettings
 from tests.harness import settings_for
 
 

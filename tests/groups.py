@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Mapping
 
-from streamseg.processing.settings import JobSettings
+from streamseg.engine.settings import JobSettings
 from streamseg.runtime.loop import Loop
 from tests.harness import BAD, Event, FixedClock, Recorder, event, partition_of, shoppers
 from tests.hostile import Dead, HostileBroker, HostileTransport, never

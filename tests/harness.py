@@ -13,16 +13,16 @@ import msgspec
 import numpy as np
 
 from streamseg.config import Config
-from streamseg.model.codec import pack
-from streamseg.model.records import Start
-from streamseg.model.spec import STEP
-from streamseg.processing.job import Job
-from streamseg.processing.lane import Report
-from streamseg.processing.observe import Observation
-from streamseg.processing.restore import restore
-from streamseg.processing.settings import JobSettings
-from streamseg.processing.transport import LogReader, Topic
-from streamseg.processing.verify import Verifier
+from streamseg.core.model.codec import pack
+from streamseg.core.model.records import Start
+from streamseg.core.model.spec import STEP
+from streamseg.engine.events import Observation
+from streamseg.engine.job import Job
+from streamseg.engine.ports import LogReader, Topic
+from streamseg.engine.restore import restore
+from streamseg.engine.settings import JobSettings
+from streamseg.engine.verify import Verifier
+from streamseg.engine.verify_partition import Report
 from streamseg.runtime.loop import Loop
 from streamseg.transports.embedded import EmbeddedTransport
 

@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from streamseg.errors import TruncatedError
-from streamseg.processing.transport import (
+from streamseg.engine.ports import (
     CommitPlan,
     CommitResult,
     Committed,
@@ -28,7 +27,8 @@ from streamseg.processing.transport import (
     Topic,
     TopicIds,
 )
-from streamseg.records.outputs import dead_letter_line
+from streamseg.errors import TruncatedError
+from streamseg.formats.outputs import dead_letter_line
 
 Message = tuple[bytes | None, bytes | None, int | None]
 Draw = Callable[[str], int]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from streamseg.app import source_of
+from streamseg.application.wiring import source_of
 from streamseg.config import Config
-from streamseg.records.events import Decoded, EventDecoder, Rejected
+from streamseg.formats.events import Decoded, EventDecoder, Rejected
 
 NOW_US = 1_800_000_000_000_000
 

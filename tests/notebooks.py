@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from streamseg.core.model.model_file import FittedModel
 from streamseg.interop.arrays import arrays_of
-from streamseg.model.fitted import FittedModel
 
 COLUMNS = ["age", "income", "purchases"]
 

@@ -11,10 +11,10 @@ import sklearn.cluster as sklearn_cluster  # noqa: E402
 
 import streamseg.cli.main as cli  # noqa: E402
 import streamseg.transports.kafka.transport as kafka  # noqa: E402
-from streamseg.kernel import starts  # noqa: E402
-from streamseg.model import watch  # noqa: E402
+from streamseg.core.model import loss_monitor  # noqa: E402
+from streamseg.core.numeric import seeding  # noqa: E402
 
-watch.load()
-starts.load()
+loss_monitor.load()
+seeding.load()
 
 __all__ = ["cli", "kafka", "scipy_optimize", "sklearn_cluster"]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from confluent_kafka import Producer
 
-from streamseg.processing.transport import Log, Polled, Transport
+from streamseg.engine.ports import Log, Polled, Transport
 from streamseg.transports.kafka.client import Connection, KafkaAdminClient
 from streamseg.transports.kafka.topics import Names
 from streamseg.transports.kafka.transport import KafkaTransport

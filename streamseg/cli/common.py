@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from streamseg.config import Config, Loaded, load, parse_assignment
+from streamseg.core.model.external import hashes_are_fixed
 from streamseg.errors import ConfigError, RetriableError, StreamsegError
-from streamseg.model.external import hashes_are_fixed
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from streamseg.app import dead_letters_path, open_reader, restored
+from streamseg.application.wiring import dead_letters_path, open_reader, restored
 from streamseg.cli.common import err, out, process_edge
 from streamseg.cli.run import run_app, stop_on_signals
 from streamseg.config import Config, load
-from streamseg.processing.catalog import segment_records
-from streamseg.processing.clock import SystemClock
-from streamseg.processing.job import Job
-from streamseg.telemetry.status import number
+from streamseg.engine.catalog import segment_records
+from streamseg.engine.clock import SystemClock
+from streamseg.engine.job import Job
+from streamseg.observability.status import number
 
 _DIRECTORY = Path("streamseg-demo")
 
@@ -36,7 +36,7 @@ def demo(
         streamseg demo --write shop && cd shop && streamseg run
     """
     # Only here: pandas takes a second to import, which every command would wait for.
-    from streamseg.demo_data import CONFIG_FILE, CUSTOMERS_FILE, EVENTS_FILE, write_demo
+    from streamseg.application.demo_data import CONFIG_FILE, CUSTOMERS_FILE, EVENTS_FILE, write_demo
 
     if write is not None:
         n = write_demo(write)

@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 
 from streamseg.cli.common import ConfigFile, Set, configuration, out, process_edge
+from streamseg.core.model.model_file import FittedModel, save_fitted
 from streamseg.errors import ConfigError
-from streamseg.model.fitted import FittedModel, save_fitted
-from streamseg.telemetry.status import number
+from streamseg.observability.status import number
 
 
 @process_edge
@@ -34,7 +34,8 @@ def fit(
         streamseg run --input events.jsonl --output tags.jsonl --start model.json
     """
     # Only here: pandas and scikit-learn take seconds to import, which every command would wait for.
-    from streamseg.batch import fit_table, read_table
+    from streamseg.application.fit import fit_table
+    from streamseg.config.tables import read_table
 
     loaded = configuration(config, sets).config
     frame, left_out = read_table(file, loaded)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streamseg.app import open_state, rename_segment, restored
+from streamseg.application.wiring import open_state, rename_segment, restored
 from streamseg.cli.common import (
     AsJson,
     Checkpoint,
@@ -28,18 +28,18 @@ from streamseg.cli.common import (
     process_edge,
 )
 from streamseg.config import Config, Loaded, as_written
+from streamseg.core.customers.aggregates import NO_TIME
+from streamseg.core.model.state import ModelState
+from streamseg.engine.catalog import segment_records
+from streamseg.engine.clock import SystemClock
+from streamseg.engine.explain import Explanation, FeatureValue
+from streamseg.engine.explain import explain as explain_customer
+from streamseg.engine.job import Job
+from streamseg.engine.verify import verified
+from streamseg.engine.verify_partition import Report
 from streamseg.errors import ConfigError, DifferenceError, SettingsError
-from streamseg.features.aggregates import NO_TIME
-from streamseg.model.state import ModelState
-from streamseg.processing.catalog import segment_records
-from streamseg.processing.clock import SystemClock
-from streamseg.processing.explain import Explanation, FeatureValue
-from streamseg.processing.explain import explain as explain_customer
-from streamseg.processing.job import Job
-from streamseg.processing.lane import Report
-from streamseg.processing.verify import verified
-from streamseg.records.outputs import SegmentRecord, encode_json
-from streamseg.telemetry.status import bar, number, sigmas
+from streamseg.formats.outputs import SegmentRecord, encode_json
+from streamseg.observability.status import bar, number, sigmas
 
 T = TypeVar("T")
 

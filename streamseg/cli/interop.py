@@ -9,9 +9,9 @@ import typer
 
 from streamseg.cli.common import Checkpoint, ConfigFile, Kafka, Set, State, configuration, on_kafka, out, process_edge
 from streamseg.cli.inspect import of_state, read_job
+from streamseg.core.model.export import fitted_of
+from streamseg.core.model.model_file import FittedModel, load_fitted, save_fitted
 from streamseg.errors import ConfigError
-from streamseg.model.export import fitted_of
-from streamseg.model.fitted import FittedModel, load_fitted, save_fitted
 
 _Columns = Annotated[str | None, typer.Option(help="Names of the features, where the model knows none: a,b,c.")]
 

@@ -12,16 +12,16 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from streamseg import worker_id
-from streamseg.app import examine, source_of
+from streamseg.application import worker_id
+from streamseg.application.wiring import examine, source_of
 from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, configuration, on_kafka, out, process_edge
 from streamseg.cli.run import stop_on_signals
-from streamseg.connections import connection_of, names_of
+from streamseg.config.build import connection_of, names_of
+from streamseg.engine.clock import SystemClock
 from streamseg.errors import ConfigError, DeadLetterCode, RetriableError
-from streamseg.processing.clock import SystemClock
-from streamseg.records.events import EventDecoder
-from streamseg.records.outputs import encode_json
-from streamseg.telemetry.endpoint import look_at
+from streamseg.formats.events import EventDecoder
+from streamseg.formats.outputs import encode_json
+from streamseg.observability.endpoint import look_at
 from streamseg.transports.finding import Finding
 
 _PORTION = 500

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from streamseg.application.personal_data import erase_customer, personal_data
 from streamseg.cli.common import ConfigFile, Kafka, Set, State, configuration, on_kafka, out, process_edge
 from streamseg.cli.inspect import of_state
 from streamseg.errors import ConfigError
-from streamseg.personal_data import erase_customer, personal_data
-from streamseg.records.outputs import encode_json
+from streamseg.formats.outputs import encode_json
 
 _Customer = Annotated[str, typer.Argument(help="The customer's id.")]
 

@@ -10,13 +10,13 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streamseg.app import past, rehearse
+from streamseg.application.wiring import past, rehearse
 from streamseg.cli.common import AsJson, ConfigFile, Kafka, Set, configuration, err, on_kafka, out, process_edge
 from streamseg.config import Config, flat_keys
+from streamseg.engine.backtest import Comparison, Rehearsal, compared
 from streamseg.errors import ConfigError
-from streamseg.processing.rehearsal import Comparison, Rehearsal, compared
-from streamseg.records.outputs import encode_json
-from streamseg.telemetry.status import bar
+from streamseg.formats.outputs import encode_json
+from streamseg.observability.status import bar
 
 # Rows of the table of who would be where.
 _MOST_MOVES = 12

@@ -11,17 +11,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from streamseg.app import App, with_worker_id
+from streamseg.application.wiring import App, with_worker_id
 from streamseg.cli.common import ConfigFile, Kafka, Set, State, configuration, err, on_kafka, process_edge
 from streamseg.cli.workers import Supervisor, command_of_one
 from streamseg.config import Config
+from streamseg.engine.events import InputFormat, Observer, Observers, Waiting
 from streamseg.errors import ConfigError
-from streamseg.processing.observe import InputFormat, Observer, Observers, Waiting
+from streamseg.observability.logs import JsonLog
+from streamseg.observability.serving import Serving, serving
+from streamseg.observability.status import StatusLine
+from streamseg.observability.tracing import OtelTracer
 from streamseg.runtime.rejection import RejectionWatch
-from streamseg.telemetry.logs import JsonLog
-from streamseg.telemetry.serving import Serving, serving
-from streamseg.telemetry.status import StatusLine
-from streamseg.telemetry.tracing import OtelTracer
 from streamseg.transports.embedded import EmbeddedTransport
 from streamseg.transports.files import LineStream
 

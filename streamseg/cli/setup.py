@@ -11,9 +11,9 @@ from rich.table import Table
 
 from streamseg.cli.common import AsJson, ConfigFile, Set, State, configuration, out, process_edge
 from streamseg.config import flat_keys
-from streamseg.config_template import SCHEMA_FILE, Template, render_schema, render_template
+from streamseg.config.template import SCHEMA_FILE, Template, render_schema, render_template
 from streamseg.errors import ConfigError
-from streamseg.records.schemas import assignment_schema, dead_letter_schema, event_schema, segment_schema
+from streamseg.formats.schemas import assignment_schema, dead_letter_schema, event_schema, segment_schema
 from streamseg.transports.sqlite import back_up
 
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
@@ -139,7 +139,7 @@ def _in_avro(what: str) -> dict[str, Any]:
             f"there is no Avro schema of a {what}", hint="only tags are written in Avro: `schema assignment --avro`"
         )
     try:
-        from streamseg.records.avro_tags import tag_schema
+        from streamseg.formats.avro_tags import tag_schema
     except ImportError:
         raise ConfigError("Avro takes more packages", hint='pip install "streamseg[registry]"') from None
     return tag_schema()

@@ -11,11 +11,11 @@ import typer
 from streamseg.cli.common import ConfigFile, Kafka, Set, configuration, on_kafka, process_edge
 from streamseg.cli.run import served, stop_on_signals
 from streamseg.config import Config
-from streamseg.config_sections import WorkerConfig
+from streamseg.config.sections import WorkerConfig
+from streamseg.engine.events import Observers
 from streamseg.errors import ConfigError
-from streamseg.processing.observe import Observers
+from streamseg.observability.logs import JsonLog
 from streamseg.runtime.rejection import RejectionWatch
-from streamseg.telemetry.logs import JsonLog
 
 spark_app = typer.Typer(no_args_is_help=True, help="Run the segmenter on Apache Spark.")
 

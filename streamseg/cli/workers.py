@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 
 from streamseg.cli.common import err
-from streamseg.config_sections import MetricsConfig
+from streamseg.config.sections import MetricsConfig
 from streamseg.errors import ConfigError, CorruptedError, FencedError
-from streamseg.telemetry.endpoint import Endpoint
-from streamseg.telemetry.merged import Workers
+from streamseg.observability.endpoint import Endpoint
+from streamseg.observability.merged import Workers
 
 # What starting again does not mend.
 _FINAL = {error.exit_code for error in (ConfigError, CorruptedError, FencedError)}

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
+from streamseg.core.model.model_file import FittedModel
+from streamseg.core.model.spec import ModelFeature, ModelSpec, parse_forgetting, parse_speeds
 from streamseg.estimators.model_clusterer import Centers, ModelClusterer
-from streamseg.model.fitted import FittedModel
-from streamseg.model.spec import ModelFeature, ModelSpec, parse_forgetting, parse_speeds
 
 
 class Segmenter(ModelClusterer):

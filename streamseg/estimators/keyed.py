@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from streamseg.features.aggregates import Feature
-from streamseg.features.layout import Layout
-from streamseg.features.table import NO_SEGMENT
-from streamseg.kernel.types import Array
-from streamseg.model.codec import pack
-from streamseg.model.records import Start
-from streamseg.model.spec import ModelSpec
-from streamseg.model.state import ModelState
-from streamseg.model.tagging import kept_segment_of
-from streamseg.processing.logs import decode_customer_entry, decode_model_snapshot
-from streamseg.processing.planned import snapshot_pieces
-from streamseg.processing.rehearsal import Rehearsal
-from streamseg.processing.settings import JobSettings
-from streamseg.processing.task import Task, TaskState
-from streamseg.processing.transport import Records
-from streamseg.records.events import Decoded, EventFields, Rejected
+from streamseg.core.customers.aggregates import Feature
+from streamseg.core.customers.feature_layout import Layout
+from streamseg.core.customers.table import NO_SEGMENT
+from streamseg.core.model.assignment import kept_segment_of
+from streamseg.core.model.codec import pack
+from streamseg.core.model.records import Start
+from streamseg.core.model.spec import ModelSpec
+from streamseg.core.model.state import ModelState
+from streamseg.core.numeric.types import Array
+from streamseg.engine.backtest import Rehearsal
+from streamseg.engine.log_records import decode_customer_entry, decode_model_snapshot
+from streamseg.engine.pending_commit import snapshot_pieces
+from streamseg.engine.ports import Records
+from streamseg.engine.settings import JobSettings
+from streamseg.engine.task import Task, TaskState
+from streamseg.formats.events import Decoded, EventFields, Rejected
 
 _US = 1e6
 

@@ -12,23 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from streamseg.core.model.codec import from_json, to_json
+from streamseg.core.model.initialization import start_from_centers, start_from_fitted, start_from_warm_up, warm_up_over
+from streamseg.core.model.model_file import FittedModel
+from streamseg.core.model.policy import decided, due
+from streamseg.core.model.records import Delta, Start, WarmRows
+from streamseg.core.model.refit import search
+from streamseg.core.model.spec import STEP, ModelSpec
+from streamseg.core.model.state import Metric, ModelState
+from streamseg.core.model.training import Sampled, block_edges, collect, learn
+from streamseg.core.model.transitions import apply
+from streamseg.core.numeric.decay import NEVER
+from streamseg.core.numeric.metric import is_off
+from streamseg.core.numeric.types import Array
 from streamseg.estimators.keyed import KeyedModel
 from streamseg.estimators.model_reader import ModelReader
 from streamseg.estimators.rows import Frame, frame_of, number, times_of, weights_of
 from streamseg.estimators.since_start import Begun, since_start
-from streamseg.kernel.forgetting import NEVER
-from streamseg.kernel.metric import is_off
-from streamseg.kernel.types import Array
-from streamseg.model.apply import apply
-from streamseg.model.codec import from_json, to_json
-from streamseg.model.decisions import decided, due
-from streamseg.model.fitted import FittedModel
-from streamseg.model.learning import Sampled, block_edges, collect, learn
-from streamseg.model.records import Delta, Start, WarmRows
-from streamseg.model.search import search
-from streamseg.model.spec import STEP, ModelSpec
-from streamseg.model.start import start_from_centers, start_from_fitted, start_from_warm_up, warm_up_over
-from streamseg.model.state import Metric, ModelState
 
 Features = Sequence[Hashable]
 Centers = Mapping[int, Mapping[str, float]]

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 from river import base
 
+from streamseg.core.model.spec import ModelSpec
+from streamseg.core.model.state import ModelState
+from streamseg.core.numeric.clusters import margin, nearest, nearest_label
+from streamseg.core.numeric.metric import squared_distances_between
+from streamseg.core.numeric.moments import Moments, moments_of
 from streamseg.estimators.keyed import KeyedModel
 from streamseg.estimators.rows import frame_of, number
-from streamseg.kernel.clusters import margin, nearest, nearest_label
-from streamseg.kernel.metric import squared_distances_between
-from streamseg.kernel.moments import Moments, moments_of
-from streamseg.model.spec import ModelSpec
-from streamseg.model.state import ModelState
 
 NO_SEGMENT = -1
 # Numbers of all centers up to which one row is compared in Python.

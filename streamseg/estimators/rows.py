@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from streamseg.kernel.types import MAX_MAGNITUDE, Array, Flags
+from streamseg.core.numeric.types import MAX_MAGNITUDE, Array, Flags
 
 
 class Frame(NamedTuple):

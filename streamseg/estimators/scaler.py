@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 from river import base
 
+from streamseg.core.model.spec import parse_forgetting
+from streamseg.core.numeric.decay import NEVER
+from streamseg.core.numeric.moments import Moments, moments_of, side_by_side
+from streamseg.core.numeric.types import Array
 from streamseg.estimators.rows import frame_of, number, times_of, weights_of
-from streamseg.kernel.forgetting import NEVER
-from streamseg.kernel.moments import Moments, moments_of, side_by_side
-from streamseg.kernel.types import Array
-from streamseg.model.spec import parse_forgetting
 
 
 class StandardScaler(base.MiniBatchTransformer):

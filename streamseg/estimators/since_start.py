@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from streamseg.kernel.clusters import CenterDelta
-from streamseg.kernel.moments import Moments
-from streamseg.kernel.types import Ints
-from streamseg.model.records import CandidateDelta, Delta, Start
-from streamseg.model.spec import ModelSpec
-from streamseg.model.state import ModelState, Profile
+from streamseg.core.model.records import CandidateDelta, Delta, Start
+from streamseg.core.model.spec import ModelSpec
+from streamseg.core.model.state import ModelState, Profile
+from streamseg.core.numeric.clusters import CenterDelta
+from streamseg.core.numeric.moments import Moments
+from streamseg.core.numeric.types import Ints
 
 
 class Begun(msgspec.Struct):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.core.model.model_file import FittedFeature, FittedModel, FittedSegment
+from streamseg.core.model.spec import MAX_FEATURES, MAX_SEGMENTS
 from streamseg.errors import ConfigError
-from streamseg.model.fitted import FittedFeature, FittedModel, FittedSegment
-from streamseg.model.spec import MAX_FEATURES, MAX_SEGMENTS
 
 Array = npt.NDArray[np.float64]
 

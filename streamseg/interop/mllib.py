@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from streamseg.core.model.model_file import FittedModel
 from streamseg.errors import ConfigError
 from streamseg.interop.arrays import arrays_of, model_of, without_transforms
-from streamseg.model.fitted import FittedModel
 
 _ML = "org.apache.spark.ml."
 _HINT = "save a fitted Pipeline of VectorAssembler, StandardScaler and KMeans: model.write().overwrite().save(PATH)"

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from streamseg.core.model.model_file import FittedModel
 from streamseg.errors import ConfigError
 from streamseg.interop.arrays import arrays_of, without_transforms
 from streamseg.interop.sklearn_pipeline import to_sklearn
-from streamseg.model.fitted import FittedModel
 
 Precision = Literal["float64", "float32"]
 
@@ -36,7 +36,7 @@ def write_onnx(model: FittedModel, path: Path, *, precision: Precision = "float6
     converted = to_onnx(pipeline, initial_types=[("x", kind([None, len(there.names)]))])
     about = {
         "streamseg.segment_ids": json.dumps(there.ids),
-        "streamseg.features": json.dumps(there.names),
+        "streamseg.core.customers": json.dumps(there.names),
         "streamseg.not_in_it": "stickiness, re-tagging of silent customers, names",
     }
     for key, value in about.items():

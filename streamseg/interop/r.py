@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from streamseg.core.model.model_file import FittedModel
 from streamseg.errors import ConfigError
 from streamseg.interop.arrays import Array, arrays_of, model_of, without_transforms
-from streamseg.model.fitted import FittedModel
 
 _CENTER, _SCALE = ("scaled.center", "scaled:center", "center"), ("scaled.scale", "scaled:scale", "scale")
 _HINT = (

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from streamseg.core.model.model_file import FittedModel
 from streamseg.errors import ConfigError
 from streamseg.interop.arrays import Arrays, arrays_of, model_of
-from streamseg.model.fitted import FittedModel
 
 # In the pipeline, for others to run: our own tags use the kernel's.
 _LOG = np.log1p  # noqa: TID251

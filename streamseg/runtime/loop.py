@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import time
 
-from streamseg.errors import RetriableError, TruncatedError
-from streamseg.kernel import starts
-from streamseg.model import watch
-from streamseg.model.records import Start
-from streamseg.processing.clock import Clock
-from streamseg.processing.job import Job
-from streamseg.processing.observe import (
+from streamseg.core.model import loss_monitor
+from streamseg.core.model.records import Start
+from streamseg.core.numeric import seeding
+from streamseg.engine.clock import Clock
+from streamseg.engine.events import (
     CommitFailed,
     Observer,
     PartitionsMoved,
@@ -24,15 +22,17 @@ from streamseg.processing.observe import (
     Suspended,
     Waiting,
 )
-from streamseg.processing.planned import Planned
-from streamseg.processing.restore import model_entries, note_snapshots, restore_model, restore_tasks
-from streamseg.processing.settings import JobSettings
-from streamseg.processing.task import TaskState
-from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled, Records, Transport
-from streamseg.records.frames import entries
-from streamseg.records.wire import NO_REGISTRY, SchemaSource
+from streamseg.engine.job import Job
+from streamseg.engine.pending_commit import Planned
+from streamseg.engine.ports import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled, Records, Transport
+from streamseg.engine.restore import model_entries, note_snapshots, restore_model, restore_tasks
+from streamseg.engine.settings import JobSettings
+from streamseg.engine.task import TaskState
+from streamseg.errors import RetriableError, TruncatedError
+from streamseg.formats.frames import entries
+from streamseg.formats.wire import NO_REGISTRY, SchemaSource
+from streamseg.runtime.batch_report import DRIFT_EVERY_S, DriftReports, completed, missing_model, polling, traces_of
 from streamseg.runtime.stages import NoTracer, Stages, Stop, Tracer, collector_paused
-from streamseg.runtime.told import DRIFT_EVERY_S, DriftReports, completed, missing_model, polling, traces_of
 
 _POLL_TIMEOUT_S = 0.5
 _FIRST_PAUSE_S = 0.1
@@ -86,8 +86,8 @@ class Loop:
     def run(self) -> None:
         """Raises StreamsegError where the job cannot go on; what was committed stands."""
         reason = "signal"
-        watch.load()
-        starts.load()
+        loss_monitor.load()
+        seeding.load()
         try:
             while not self.stop.is_set():
                 if self.step():

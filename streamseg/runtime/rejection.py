@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from streamseg.engine.events import BatchCommitted, Observation, Observer, Waiting
 from streamseg.errors import RejectedInputError
-from streamseg.processing.observe import BatchCommitted, Observation, Observer, Waiting
-from streamseg.records.events import EventFields
-from streamseg.records.likely import likely_name, setting_of
+from streamseg.formats.events import EventFields
+from streamseg.formats.likely import likely_name, setting_of
 
 # After so many records, of which so many are dead letters, it is the input or the settings, and no single record.
 _RECORDS, _SHARE = 1_000, 0.99

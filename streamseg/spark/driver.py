@@ -17,19 +17,19 @@ import msgspec
 import numpy as np
 
 from streamseg.config import Config
-from streamseg.connections import connection_of, names_of
+from streamseg.config.build import connection_of, names_of
+from streamseg.core.model.records import Start
+from streamseg.core.model.reference import Reference
+from streamseg.engine.events import BatchCommitted, Observation, Observer, Started
+from streamseg.engine.job import Job
+from streamseg.engine.log_records import Mark, OffsetMetadata, encode_entry
+from streamseg.engine.ports import Committed, Log, Ownership, TopicIds
+from streamseg.engine.restore import restore_model
+from streamseg.engine.sweeps import next_sweep
+from streamseg.engine.window import WINDOW
 from streamseg.errors import ConfigError
-from streamseg.model.records import Start
-from streamseg.model.reference import Reference
-from streamseg.processing.job import Job
-from streamseg.processing.logs import Mark, OffsetMetadata, encode_entry
-from streamseg.processing.observe import BatchCommitted, Observation, Observer, Started
-from streamseg.processing.restore import restore_model
-from streamseg.processing.sweeps import next_sweep
-from streamseg.processing.transport import Committed, Log, Ownership, TopicIds
-from streamseg.processing.window import WINDOW
-from streamseg.records.frames import entries
-from streamseg.runtime.told import DriftReports
+from streamseg.formats.frames import entries
+from streamseg.runtime.batch_report import DriftReports
 from streamseg.spark.options import spark_options
 from streamseg.spark.publishing import Publisher
 from streamseg.spark.reader import StoredModel

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from streamseg.engine.log_records import OffsetMetadata
+from streamseg.engine.ports import Committed, Outcome
 from streamseg.errors import ConfigError, RetriableError
-from streamseg.processing.logs import OffsetMetadata
-from streamseg.processing.transport import Committed, Outcome
 from streamseg.transports.kafka.client import (
     Connection,
     ConsumerGroupMetadata,

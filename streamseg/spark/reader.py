@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from streamseg.engine.ports import Committed, Log, Published, Records, Topic, TopicIds
 from streamseg.errors import ConfigError
-from streamseg.processing.transport import Committed, Log, Published, Records, Topic, TopicIds
 from streamseg.spark.store import Head, Store
 from streamseg.spark.topics import Topics
 from streamseg.transports.kafka.client import Connection

@@ -11,8 +11,8 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streamseg import errors
+from streamseg.engine.events import Observer, Polling
 from streamseg.errors import ConfigError, StreamsegError
-from streamseg.processing.observe import Observer, Polling
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -20,11 +20,11 @@ from typing import TypeVar
 import fsspec
 import msgspec
 
+from streamseg.core.model.codec import pack, unpack
+from streamseg.engine.log_records import Mark, OffsetMetadata
+from streamseg.engine.ports import Committed, Log
 from streamseg.errors import ConfigError, CorruptedError, TruncatedError
-from streamseg.model.codec import pack, unpack
-from streamseg.processing.logs import Mark, OffsetMetadata
-from streamseg.processing.transport import Committed, Log
-from streamseg.records.frames import entries
+from streamseg.formats.frames import entries
 
 T = TypeVar("T")
 

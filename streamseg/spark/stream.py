@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamseg.config import Config
-from streamseg.connections import opening_of
+from streamseg.config.build import opening_of
+from streamseg.config.start_files import reference_of, warm_start_of
+from streamseg.engine.events import Observer
 from streamseg.errors import ConfigError
-from streamseg.model_files import reference_of, warm_start_of
-from streamseg.processing.observe import Observer
 from streamseg.spark.driver import BATCH_RECORDS, Driver
 from streamseg.spark.options import spark_options
 from streamseg.transports.kafka.opening import Opening

@@ -19,15 +19,12 @@ import pyarrow as pa
 import pyarrow.compute
 
 from streamseg.config import Config
-from streamseg.connections import connection_of, names_of, opening_of, schemas_of
-from streamseg.processing.job import Job
-from streamseg.processing.logs import Mark, OffsetMetadata, decode_model_snapshot
-from streamseg.processing.observe import BatchCommitted, Observation
-from streamseg.processing.planned import Planned
-from streamseg.processing.restore import restore_task
-from streamseg.processing.settings import JobSettings
-from streamseg.processing.task import Task
-from streamseg.processing.transport import (
+from streamseg.config.build import connection_of, names_of, opening_of, schemas_of
+from streamseg.engine.events import BatchCommitted, Observation
+from streamseg.engine.job import Job
+from streamseg.engine.log_records import Mark, OffsetMetadata, decode_model_snapshot
+from streamseg.engine.pending_commit import Planned
+from streamseg.engine.ports import (
     NO_TOPIC_IDS,
     CommitPlan,
     CommitResult,
@@ -38,7 +35,10 @@ from streamseg.processing.transport import (
     Polled,
     Records,
 )
-from streamseg.processing.window import latest_customers
+from streamseg.engine.restore import restore_task
+from streamseg.engine.settings import JobSettings
+from streamseg.engine.task import Task
+from streamseg.engine.window import latest_customers
 from streamseg.spark.publishing import Publisher
 from streamseg.spark.reader import StoredModel
 from streamseg.spark.store import Head, Part, Store, snapshot_in

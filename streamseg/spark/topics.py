@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from streamseg.engine.ports import Topic, TopicIds
 from streamseg.errors import ConfigError
-from streamseg.processing.transport import Topic, TopicIds
 from streamseg.transports.kafka.client import Connection, TopicPartition
 from streamseg.transports.kafka.opening import NOTHING, Opening
 from streamseg.transports.kafka.reader import KafkaReader

@@ -1,1 +1,1 @@
-"""The stores behind the contract of `streamseg.processing.transport`."""
+"""The stores behind the contract of `streamseg.engine.ports`."""

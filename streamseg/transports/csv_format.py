@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from streamseg.errors import ConfigError
-from streamseg.records.likely import likely_name, setting_of
+from streamseg.formats.likely import likely_name, setting_of
 
 # Of a file, from its beginning, that is looked at.
 SAMPLE_BYTES = 1_000_000

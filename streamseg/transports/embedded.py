@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from streamseg.errors import ConfigError, FencedError, RetriableError
-from streamseg.processing.transport import (
+from streamseg.engine.ports import (
     CommitPlan,
     CommitResult,
     Committed,
@@ -29,7 +28,8 @@ from streamseg.processing.transport import (
     Tagged,
     Topic,
 )
-from streamseg.records.outputs import DeadLetter, dead_letter_line, tombstone_line
+from streamseg.errors import ConfigError, FencedError, RetriableError
+from streamseg.formats.outputs import DeadLetter, dead_letter_line, tombstone_line
 from streamseg.transports import writer_lock
 from streamseg.transports.at_rest import OWNER_ONLY
 from streamseg.transports.files import LineStream, Source

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from streamseg.errors import StreamsegError
-from streamseg.records.events import Decoded, EventDecoder
-from streamseg.records.wire import NO_REGISTRY, SchemaSource, spoken
+from streamseg.formats.events import Decoded, EventDecoder
+from streamseg.formats.wire import NO_REGISTRY, SchemaSource, spoken
 
 # Share of repeated events from which on it is worth saying.
 _REPEATED = 0.01

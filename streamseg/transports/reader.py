@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from streamseg.engine.ports import NO_TOPIC_IDS, Committed, Log, Published, Records, Topic, TopicIds
 from streamseg.errors import ConfigError, TruncatedError
-from streamseg.processing.transport import NO_TOPIC_IDS, Committed, Log, Published, Records, Topic, TopicIds
 from streamseg.transports import writer_lock
 from streamseg.transports.files import Source, lines_from
 from streamseg.transports.rotation import RotatedFile, found_again, named

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from streamseg.errors import ConfigError, RetriableError
-from streamseg.records.wire import ID_BYTES, KnownSchema, spoken
+from streamseg.formats.wire import ID_BYTES, KnownSchema, spoken
 
 _RETRIES, _BACKOFF_S = 2, 0.2
 _MOST_REFERENCES = 1_000

@@ -7,8 +7,8 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
+from streamseg.engine.ports import Records
 from streamseg.errors import ConfigError, CorruptedError, RetriableError
-from streamseg.processing.transport import Records
 from streamseg.transports.at_rest import opened
 
 Connection = sqlite3.Connection

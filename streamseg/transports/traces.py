@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from streamseg.processing.transport import Topic
-from streamseg.records.outputs import tombstone_line
-from streamseg.records.subject import Subject
+from streamseg.engine.ports import Topic
+from streamseg.formats.outputs import tombstone_line
+from streamseg.formats.subject import Subject
 from streamseg.transports.embedded import EmbeddedTransport
 from streamseg.transports.reader import INPUT
 from streamseg.transports.sqlite import log_name, translated

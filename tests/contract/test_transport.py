@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
+from streamseg.engine.ports import CommitPlan, Committed, Log, Outcome, Ownership, Tagged, Topic
 from streamseg.errors import CorruptedError, FencedError
-from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Ownership, Tagged, Topic
-from streamseg.records.outputs import DeadLetter, dead_letter_line
+from streamseg.formats.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.embedded import EmbeddedTransport
 from streamseg.transports.kafka.client import (
     ConfigResource,

@@ -18,9 +18,9 @@ import yaml
 from prometheus_client import generate_latest
 
 from streamseg.config import load
-from streamseg.config_sections import MetricsConfig
-from streamseg.telemetry.metrics import Metrics
-from streamseg.telemetry.serving import serving
+from streamseg.config.sections import MetricsConfig
+from streamseg.observability.metrics import Metrics
+from streamseg.observability.serving import serving
 from tests.deployment import DASHBOARD, DEPLOY, RULES, metrics_in, queries
 from tests.exploring import some
 from tests.tools import tool

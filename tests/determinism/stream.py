@@ -11,9 +11,9 @@ import json
 import numpy as np
 
 from streamseg import KMeans, Segmenter, StandardScaler
-from streamseg.kernel.types import Array
-from streamseg.model.start import start_from_centers
-from streamseg.processing.transport import Topic
+from streamseg.core.model.initialization import start_from_centers
+from streamseg.core.numeric.types import Array
+from streamseg.engine.ports import Topic
 from tests.harness import BAD, event, fingerprint, published, restored, run_memory, settings_for, shoppers
 
 FEATURES = [

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from streamseg.app import open_reader
+from streamseg.application.wiring import open_reader
 from streamseg.cli.main import app
 from streamseg.config import Config, flat_keys, load
 from streamseg.errors import ConfigError, DeadLetterCode
-from streamseg.records.outputs import Assignment
+from streamseg.formats.outputs import Assignment
 from tests.broker import new_name
 from tests.harness import shoppers, write_lines
 from tests.waiting import until

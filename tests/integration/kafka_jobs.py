@@ -11,11 +11,11 @@ from typing import Any, TextIO
 
 from confluent_kafka import Consumer
 
-from streamseg.app import open_reader
+from streamseg.application.wiring import open_reader
 from streamseg.config import Config
+from streamseg.engine.verify import verified
+from streamseg.engine.verify_partition import Report
 from streamseg.errors import ConfigError
-from streamseg.processing.lane import Report
-from streamseg.processing.verify import verified
 from tests.broker import new_name
 from tests.harness import BAD, Event, FixedClock, event, partition_of, shoppers
 from tests.processes import Process

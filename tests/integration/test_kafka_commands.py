@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
-from streamseg.app import open_reader
+from streamseg.application.wiring import open_reader
 from streamseg.config import Config
-from streamseg.processing.transport import Log
+from streamseg.engine.ports import Log
 from streamseg.transports.kafka.client import ConfigResource, ConfigResourceType, Connection, admin, discarded
 from streamseg.transports.kafka.repartition import Repartition
 from tests.broker import new_name

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from streamseg.app import open_reader
+from streamseg.application.wiring import open_reader
 from streamseg.config import Config
-from streamseg.processing.transport import Log, Topic
-from streamseg.processing.verify import verified
+from streamseg.engine.ports import Log, Topic
+from streamseg.engine.verify import verified
 from streamseg.transports.kafka.client import (
     ConfigResource,
     ConfigResourceType,

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import Config
-from streamseg.connections import connection_of
+from streamseg.config.build import connection_of
+from streamseg.engine.ports import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled
+from streamseg.engine.settings import JobSettings
 from streamseg.errors import StreamsegError, TruncatedError
-from streamseg.processing.settings import JobSettings
-from streamseg.processing.transport import CommitPlan, CommitResult, Log, Outcome, Ownership, Polled
 from streamseg.runtime.loop import Loop
 from streamseg.transports.kafka.client import Connection, KafkaProducer, admin, discard, discarded, kafka_errors
 from streamseg.transports.kafka.topics import prepare

@@ -10,10 +10,10 @@ from contextlib import closing
 
 import pytest
 
+from streamseg.engine.ports import CommitPlan, Committed, Log, Outcome, Tagged, Topic
+from streamseg.engine.restore import model_entries
 from streamseg.errors import CorruptedError, RetriableError, TruncatedError
-from streamseg.processing.restore import model_entries
-from streamseg.processing.transport import CommitPlan, Committed, Log, Outcome, Tagged, Topic
-from streamseg.records.frames import MAX_FRAME_BYTES, cut, frames
+from streamseg.formats.frames import MAX_FRAME_BYTES, cut, frames
 from streamseg.transports.kafka.client import (
     Connection,
     ConsumerGroupMetadata,

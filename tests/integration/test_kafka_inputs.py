@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from streamseg.processing.transport import Topic
+from streamseg.engine.ports import Topic
 from streamseg.transports.kafka.client import Connection
 from streamseg.transports.kafka.reader import KafkaReader
 from tests.harness import published

@@ -18,9 +18,9 @@ from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from streamseg.app import examine
+from streamseg.application.wiring import examine
 from streamseg.config import Config
-from streamseg.processing.clock import SystemClock
+from streamseg.engine.clock import SystemClock
 from streamseg.transports.registry import descriptors_of
 from tests.harness import Event, event, shoppers
 from tests.integration.kafka_jobs import Job, OutsideReader, check

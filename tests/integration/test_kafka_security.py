@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from streamseg.config import Config
-from streamseg.connections import connection_of
-from streamseg.records.events import EventDecoder
+from streamseg.config.build import connection_of
+from streamseg.formats.events import EventDecoder
 from streamseg.transports.finding import Sample
 from streamseg.transports.kafka.doctor import examine
 from tests.broker import Broker, needed

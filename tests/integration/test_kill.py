@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from streamseg.app import open_reader
+from streamseg.application.wiring import open_reader
 from streamseg.config import Config
-from streamseg.processing.verify import Verifier
+from streamseg.engine.verify import Verifier
 from tests.exploring import some
 from tests.harness import BAD, FixedClock, event, shoppers, write_lines
 from tests.processes import Process

@@ -17,11 +17,11 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from streamseg.app import open_checkpoint, open_reader, restored
+from streamseg.application.wiring import open_checkpoint, open_reader, restored
 from streamseg.config import Config
+from streamseg.engine.verify import verified
+from streamseg.engine.verify_partition import Report
 from streamseg.errors import ConfigError, CorruptedError, StreamsegError
-from streamseg.processing.lane import Report
-from streamseg.processing.verify import verified
 from streamseg.spark.store import Store
 from tests.harness import Event, FixedClock, event, shoppers
 from tests.integration.kafka_jobs import Job, expected, stream

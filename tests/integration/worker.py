@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 
-from streamseg.app import App
+from streamseg.application.wiring import App
 from streamseg.config import Config
-from streamseg.processing.observe import BatchCommitted, Observation
+from streamseg.engine.events import BatchCommitted, Observation
 from tests.harness import FixedClock
 
 

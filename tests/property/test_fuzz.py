@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamseg.app import App
+from streamseg.application.wiring import App
 from streamseg.config import Config
+from streamseg.engine.events import BatchCommitted
+from streamseg.engine.ports import Topic
 from streamseg.errors import ConfigError
-from streamseg.processing.observe import BatchCommitted
-from streamseg.processing.transport import Topic
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.exploring import explored
 from tests.harness import T0_MS, FixedClock, Recorder, letters, published, run_memory, settings_for, verified

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from streamseg.processing.restore import restore
-from streamseg.processing.transport import CommitPlan, CommitResult, Committed, Log, Topic
+from streamseg.engine.ports import CommitPlan, CommitResult, Committed, Log, Topic
+from streamseg.engine.restore import restore
 from tests.groups import RATES, Group, stream
 from tests.harness import FixedClock, fingerprint, published, settings_for, shoppers
 from tests.hostile import HostileBroker, HostileTransport

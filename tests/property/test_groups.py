@@ -13,13 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamseg.model.records import Postponed, Start
-from streamseg.processing.logs import DecisionRecord, decode_model_record
-from streamseg.processing.restore import restore
-from streamseg.processing.task import Task
-from streamseg.processing.transport import Log, Topic
-from streamseg.processing.verify import verified
-from streamseg.records.frames import entries
+from streamseg.core.model.records import Postponed, Start
+from streamseg.engine.log_records import DecisionRecord, decode_model_record
+from streamseg.engine.ports import Log, Topic
+from streamseg.engine.restore import restore
+from streamseg.engine.task import Task
+from streamseg.engine.verify import verified
+from streamseg.formats.frames import entries
 from tests.events import doubled, with_ids
 from tests.exploring import explored
 from tests.external import Bands, external_settings

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamseg.model.start import start_from_centers
-from streamseg.processing.observe import BatchCommitted
-from streamseg.processing.transport import CommitPlan, CommitResult, Outcome, Topic
+from streamseg.core.model.initialization import start_from_centers
+from streamseg.engine.events import BatchCommitted
+from streamseg.engine.ports import CommitPlan, CommitResult, Outcome, Topic
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.exploring import explored
 from tests.harness import (

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamseg.kernel.elementary import signed_expm1
-from streamseg.model.apply import apply_step
-from streamseg.model.newcomers import places_of
-from streamseg.model.population import Sums
-from streamseg.processing.catalog import segment_records
-from streamseg.processing.job import Job
+from streamseg.core.model.new_segments import places_of
+from streamseg.core.model.population import Sums
+from streamseg.core.model.transitions import apply_step
+from streamseg.core.numeric.portable_math import signed_expm1
+from streamseg.engine.catalog import segment_records
+from streamseg.engine.job import Job
 from streamseg.transports.embedded import EmbeddedTransport
 from tests.exploring import explored
 from tests.harness import Event, Recorder, event, loop, produce, restored, settings_for, shoppers, verified

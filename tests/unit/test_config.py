@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from streamseg.config import Config, as_written, load, parse_assignment
-from streamseg.config_template import render_schema, render_template
+from streamseg.config.template import render_schema, render_template
 from streamseg.errors import ConfigError
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamseg.app import source_of
+from streamseg.application.wiring import source_of
 from streamseg.errors import ConfigError, RecordError
-from streamseg.records.times import TimeRules, microseconds, time_of
+from streamseg.formats.times import TimeRules, microseconds, time_of
 from tests.inputs import JAN_1_10H, config, table, times
 
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from streamseg.engine.ports import Outcome
 from streamseg.errors import ConfigError, RetriableError
-from streamseg.processing.transport import Outcome
 from streamseg.transports.kafka.client import (
     Connection,
     ConsumerGroupMetadata,

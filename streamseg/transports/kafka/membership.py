@@ -11,8 +11,8 @@ from collections.abc import Mapping, Set
 from contextlib import suppress
 from typing import Any
 
+from streamseg.engine.ports import Ownership
 from streamseg.errors import ConfigError, FencedError, RetriableError, StreamsegError
-from streamseg.processing.transport import Ownership
 from streamseg.transports.kafka.client import (
     CLOSE_S,
     Assignor,

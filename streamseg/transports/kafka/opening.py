@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamseg.errors import RecordError
-from streamseg.records.keys import KeyFormat, key_value
+from streamseg.formats.keys import KeyFormat, key_value
 
 Headers = Iterable[tuple[str, bytes]] | None
 

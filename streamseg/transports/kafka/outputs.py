@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streamseg.processing.transport import CommitPlan, Tagged, TagSchemas
+from streamseg.engine.ports import CommitPlan, Tagged, TagSchemas
 from streamseg.transports.kafka.bulk import send_all
 from streamseg.transports.kafka.client import KafkaProducer
 from streamseg.transports.kafka.reader import EMPTY_HEADER, FIRST_HEADER, TRACE_HEADER
@@ -53,7 +53,7 @@ def _written(tags: Tagged, schemas: TagSchemas | None) -> tuple[Sequence[bytes],
     """Keys and values."""
     if schemas is None:
         return [customer.encode() for customer in tags.ids], tags.values
-    from streamseg.records.avro_tags import keys_in_avro, tags_in_avro
+    from streamseg.formats.avro_tags import keys_in_avro, tags_in_avro
 
     return keys_in_avro(tags.ids, schemas.key), tags_in_avro(tags.values, schemas.value)
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from streamseg.engine.ports import Committed, Log, Published, Records, Topic, TopicIds
 from streamseg.errors import ConfigError, RetriableError, TruncatedError
-from streamseg.processing.transport import Committed, Log, Published, Records, Topic, TopicIds
-from streamseg.records.frames import ends_entry
-from streamseg.records.outputs import DeadLetter, dead_letter_line
+from streamseg.formats.frames import ends_entry
+from streamseg.formats.outputs import DeadLetter, dead_letter_line
 from streamseg.transports.kafka.client import (
     Connection,
     KafkaConsumer,
@@ -373,7 +373,7 @@ def _as_made(topic: Topic, record: Any, headers: dict[str, bytes]) -> bytes | No
         return _letter_line(record, headers)
     if topic is Topic.ASSIGNMENTS and value is not None and value[:1] == b"\0":
         # Only where it is needed: not every installation has Avro.
-        from streamseg.records.avro_tags import tag_as_json
+        from streamseg.formats.avro_tags import tag_as_json
 
         return tag_as_json(value)
     return value

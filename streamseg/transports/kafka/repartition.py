@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from streamseg.engine.ports import Outcome
 from streamseg.errors import ConfigError, RetriableError
-from streamseg.processing.transport import Outcome
 from streamseg.transports.kafka.client import (
     Connection,
     KafkaProducer,

@@ -10,8 +10,8 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from streamseg.engine.ports import Log, Topic, TopicIds
 from streamseg.errors import ConfigError
-from streamseg.processing.transport import Log, Topic, TopicIds
 from streamseg.transports.kafka.client import (
     ConfigResource,
     ConfigResourceType,

@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from streamseg.engine.ports import Outcome
 from streamseg.errors import ConfigError, CorruptedError, FencedError, RetriableError
-from streamseg.processing.transport import Outcome
 from streamseg.transports.kafka.client import (
     REQUEST_TIMEOUT_MS,
     Connection,

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from streamseg.errors import ConfigError, RetriableError
-from streamseg.processing.transport import (
+from streamseg.engine.ports import (
     CommitPlan,
     CommitResult,
     Committed,
@@ -20,6 +19,7 @@ from streamseg.processing.transport import (
     Polled,
     check_same,
 )
+from streamseg.errors import ConfigError, RetriableError
 from streamseg.transports.kafka.client import (
     TRANSACTION_TIMEOUT_MS,
     Connection,

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 from streamseg.cli.main import app
 from streamseg.cli.run import served
 from streamseg.config import Config
-from streamseg.config_sections import InputConfig, MetricsConfig
+from streamseg.config.sections import InputConfig, MetricsConfig
+from streamseg.engine.events import Waiting
 from streamseg.errors import ConfigError
-from streamseg.processing.observe import Waiting
 from tests.commands import FEW, process, ran, streamseg
 from tests.harness import Recorder, shoppers, write_lines
 from tests.waiting import until

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from streamseg.demo_data import CONFIG_FILE, write_demo
+from streamseg.application.demo_data import CONFIG_FILE, write_demo
 from streamseg.errors import ConfigError
 from tests.broker import free_port
 from tests.commands import FEW, ROOT, ran, streamseg

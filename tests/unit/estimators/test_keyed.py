@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from streamseg import KMeans, Segmenter
-from streamseg.kernel.types import Array
-from streamseg.model.spec import STEP
+from streamseg.core.model.spec import STEP
+from streamseg.core.numeric.types import Array
 from tests.harness import T0_MS, Event, event, run_memory, settings_for, tags
 
 FEATURES = ("age", "income", "purchases")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans as BatchKMeans
 
 from streamseg import KMeans, Segmenter
-from streamseg.kernel.types import Array
-from streamseg.model.fitted import FittedFeature, FittedModel, FittedSegment
+from streamseg.core.model.model_file import FittedFeature, FittedModel, FittedSegment
+from streamseg.core.numeric.types import Array
 
 OFF: dict[str, Any] = {"max_gain": None, "clip_sigmas": None, "max_ahead": None}
 

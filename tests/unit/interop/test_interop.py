@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from streamseg import Segmenter
+from streamseg.core.model.model_file import load_fitted
 from streamseg.errors import ConfigError
 from streamseg.interop import (
     from_sklearn,
@@ -32,7 +33,6 @@ from streamseg.interop import (
     write_r,
     write_sklearn,
 )
-from streamseg.model.fitted import load_fitted
 from tests.commands import ran, streamseg
 from tests.notebooks import COLUMNS, FRAME, customers, nearest, pipeline
 from tests.tools import tool

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from streamseg.engine.log_records import KeptCustomers, Mark, OffsetMetadata
+from streamseg.engine.ports import Log
 from streamseg.errors import CorruptedError, TruncatedError
-from streamseg.processing.logs import KeptCustomers, Mark, OffsetMetadata
-from streamseg.processing.transport import Log
 from streamseg.spark.store import FORMAT_VERSION, Head, Part, Store
 
 

@@ -77,7 +77,7 @@ def killed_in_the_middle(directory: Path) -> None:
 import os, sys
 from tests.inputs import config_for
 from tests.harness import FixedClock, Recorder
-from streamseg.app import App
+from streamseg.application.wiring import App
 from pathlib import Path
 seen = []
 def fault(point):

@@ -17,11 +17,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from streamseg.app import App, open_reader, restored, source_of
+from streamseg.application.wiring import App, open_reader, restored, source_of
 from streamseg.config import Config
+from streamseg.engine.events import BatchCommitted, Waiting
+from streamseg.engine.verify import verified
 from streamseg.errors import ConfigError, CorruptedError, RetriableError, StreamsegError
-from streamseg.processing.observe import BatchCommitted, Waiting
-from streamseg.processing.verify import verified
 from streamseg.runtime.loop import Loop
 from streamseg.transports.csv_file import CsvSource
 from streamseg.transports.csv_format import Columns

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from streamseg.errors import ConfigError
-from streamseg.records.events import EventDecoder
+from streamseg.formats.events import EventDecoder
 from streamseg.transports.finding import Finding, Sample, each
 from tests.harness import settings_for
 from tests.inputs import NOW_US

@@ -13,11 +13,11 @@ from typing import Any, Self
 
 import pytest
 
-from streamseg.app import source_of
+from streamseg.application.wiring import source_of
 from streamseg.config import Config
+from streamseg.engine.verify import Verifier
 from streamseg.errors import ConfigError
-from streamseg.processing.verify import Verifier
-from streamseg.records.outputs import iso_time
+from streamseg.formats.outputs import iso_time
 from streamseg.runtime.loop import Loop
 from streamseg.transports.embedded import EmbeddedTransport, Wiring
 from streamseg.transports.reader import EmbeddedReader
